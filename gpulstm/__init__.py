@@ -1,0 +1,12 @@
+"""gpulstm: the LSTM on a GPU, written by hand and explained to the bottom."""
+
+from . import nn, ops, training
+from .cell import LSTMCell
+from .config import show_config
+from .functional import lstm_backward, lstm_forward
+from .lstm import LSTM
+from .parameters import State
+
+__version__ = "0.1.0"
+
+__all__ = ["LSTM", "LSTMCell", "State", "lstm_backward", "lstm_forward", "nn", "ops", "show_config", "training"]

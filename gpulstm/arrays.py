@@ -1,0 +1,167 @@
+"""Whose arrays are these? The library, the device and the dtype of an array; and no mixtures.
+
+No array library but NumPy is imported here. A CuPy array can only exist after somebody imported cupy, so
+``sys.modules`` knows; for all others array-api-compat looks there in the same way.
+"""
+
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""An array of any library: there is no common base class to name."""
+
+KERNEL_DTYPES = ("float32", "float64")
+PORTABLE_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def is_numpy(x: object) -> bool:
+    """True for a NumPy array. Masked arrays are not: nothing here would honour the mask."""
+    return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
+
+
+def is_cupy(x: object) -> bool:
+    """True for a CuPy array."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
+
+
+def is_array(x: object) -> bool:
+    """True for an array of NumPy, CuPy or any library that follows the array-API standard."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return is_numpy(x)
+    if is_cupy(x):
+        return True
+    from array_api_compat import is_array_api_obj
+
+    return is_array_api_obj(x)
+
+
+def namespace(x: Array) -> ModuleType:
+    """The module whose functions work on ``x``: numpy, cupy, or what array-api-compat gives for the others."""
+    if is_numpy(x):
+        return np
+    if is_cupy(x):
+        return sys.modules["cupy"]
+    from array_api_compat import array_namespace
+
+    return array_namespace(x)
+
+
+def standard_namespace(xp: ModuleType) -> ModuleType:
+    """The namespace for a library that the user named by its plain module, such as ``torch`` or ``jax.numpy``."""
+    if xp is np or xp is sys.modules.get("cupy"):
+        return xp
+    from array_api_compat import array_namespace
+
+    return array_namespace(xp.asarray(0.0)) if hasattr(xp, "asarray") else xp
+
+
+def library(x: Array) -> str:
+    """The library's name for a message: "NumPy", "CuPy", "torch", "jax", ..."""
+    if is_numpy(x):
+        return "NumPy"
+    if is_cupy(x):
+        return "CuPy"
+    name = namespace(x).__name__
+    return name.removeprefix("array_api_compat.").partition(".")[0]
+
+
+def dtype_name(x: Array) -> str:
+    """The dtype as a plain word such as "float32", whatever the library prints before it."""
+    return str(x.dtype).rpartition(".")[2]
+
+
+def device(x: Array) -> Any:
+    """Something to compare devices with; None where the library places arrays itself (JAX under jit)."""
+    if is_numpy(x):
+        return "cpu"
+    if is_cupy(x):
+        return x.device
+    from array_api_compat import device as compat_device
+    from array_api_compat import is_jax_array
+
+    return None if is_jax_array(x) else compat_device(x)
+
+
+def describe(x: object) -> str:
+    """An argument as an error message shows it: type, shape and dtype, never the values."""
+    if not is_array(x):
+        return type(x).__name__
+    where = f" on {device(x)}" if is_cupy(x) else ""
+    return f"a {library(x)} array{where} of shape {tuple(x.shape)} and dtype {dtype_name(x)}"
+
+
+def require_array(name: str, x: object) -> None:
+    """Raises TypeError unless ``x`` is an array."""
+    if is_array(x):
+        return
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked array; fill it first: {name}.filled(0.0)")
+    hint = f"; numpy.asarray({name}) makes one" if isinstance(x, (list, tuple, int, float, np.generic)) else ""
+    raise TypeError(f"{name} must be an array (NumPy, CuPy or array-API), got {type(x).__name__}{hint}")
+
+
+def require_floating(name: str, x: Array) -> None:
+    """Raises TypeError unless ``x`` has a dtype that its library's path can compute in."""
+    allowed = KERNEL_DTYPES if is_numpy(x) or is_cupy(x) else PORTABLE_DTYPES
+    got = dtype_name(x)
+    if got not in allowed:
+        hint = (
+            "the bytes are in the other order; convert with .astype(x.dtype.newbyteorder('='))"
+            if is_numpy(x) and not x.dtype.isnative
+            else f"nothing is cast silently; convert it, for example with .astype('{KERNEL_DTYPES[0]}')"
+        )
+        raise TypeError(f"{name} must have dtype {' or '.join(allowed)}, got {got}; {hint}")
+
+
+def check_same(named: Mapping[str, Array]) -> None:
+    """Raises TypeError unless all arrays share library and dtype, ValueError unless they share the device.
+
+    The first one is what the others are compared with.
+    """
+    items = iter(named.items())
+    first_name, first = next(items)
+    require_array(first_name, first)
+    first_library, first_dtype, first_device = library(first), dtype_name(first), device(first)
+    for name, other in items:
+        require_array(name, other)
+        if library(other) != first_library:
+            raise TypeError(
+                f"{name} must be a {first_library} array like {first_name}, got {describe(other)}; "
+                f"nothing is copied between libraries silently, so convert one of them"
+            )
+        if dtype_name(other) != first_dtype:
+            raise TypeError(
+                f"{name} must have {first_name}'s dtype {first_dtype}, got {dtype_name(other)}; "
+                f"nothing is cast silently, so convert one of them"
+            )
+        if device(other) != first_device:
+            raise ValueError(
+                f"{name} must be on {first_name}'s device {first_device}, got {device(other)}; "
+                f"nothing is copied between devices silently, so move one of them"
+            )
+
+
+def zeros(shape: tuple[int, ...], like: Array) -> Array:
+    """Zeros of ``like``'s library, dtype and device."""
+    xp, where = namespace(like), device(like)
+    if is_numpy(like) or where is None:
+        return xp.zeros(shape, dtype=like.dtype)
+    if is_cupy(like):
+        with where:
+            return xp.zeros(shape, dtype=like.dtype)
+    return xp.zeros(shape, dtype=like.dtype, device=where)
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """A NumPy copy or view of any library's array, wherever it lives. For lengths, loading and tests: it may wait
+    for the device."""
+    if is_cupy(x):
+        return x.get()
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+    return np.asarray(x)

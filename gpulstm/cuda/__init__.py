@@ -1,0 +1,1 @@
+"""Finds, compiles and launches the CUDA kernels of ``kernels/``. Importing it touches no CUDA."""

@@ -1,0 +1,34 @@
+"""Engines run one layer in one direction, in place, on one library's arrays.
+
+Every engine is a module with the same functions, so `gpulstm.stack` works with any of them:
+
+- ``GATE_BUFFER_BYTES``: how large a gate buffer may grow in inference
+- ``device_of(x)``: a context in which new arrays land beside ``x``
+- ``contiguous(x)``, ``empty(shape, like)``, ``zeros(shape, like)``, ``lengths_like(lengths, x)``
+- ``without_padding(x, lengths)``: a copy of x (time, batch, inputs) with zeros where a sequence is over
+- ``forward(x, weights, h, c, y, lengths, reverse) -> saved``: training; h and c become the final state
+- ``inference(x, weights, h, c, y, gates, lengths, first_time, reverse)``: the same, and keeps nothing
+- ``backward(saved, x, y, h0, weights, dy, dh, dc, dx, add_to_dx, lengths, reverse) -> Weights``: dh and dc become
+  the initial state's gradients
+
+x (time, batch, inputs) contiguous; h, c, dh, dc (batch, hidden) contiguous; y and dy (time, batch, directions*hidden)
+contiguous, of which a direction owns the columns that `columns` names; lengths (batch,) int32 or None.
+"""
+
+from typing import NamedTuple
+
+
+class Columns(NamedTuple):
+    """Which columns of the output (time, batch, width) one direction writes: ``hidden`` of them from ``first``."""
+
+    first: int
+    hidden: int
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.first, self.first + self.hidden)
+
+
+def slots(time: int, reverse: bool) -> tuple[int, int]:
+    """Where the cell states before and after the step at ``time`` stand in a (steps + 1, batch, hidden) history."""
+    return (time + 1, time) if reverse else (time, time + 1)

@@ -1,0 +1,233 @@
+"""The LSTM on NumPy arrays: one large GEMM for the inputs, one small one per step, everything else in place.
+
+The equations are those of `gpulstm.equations`; the names too. See `gpulstm.engines` for what each function takes.
+"""
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import numpy as np
+
+from ..parameters import Weights
+from . import Columns, slots
+
+GATE_BUFFER_BYTES = 8 * 2**20  # half an L3 slice: a buffer that leaves the cache costs more than its GEMM gains
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs."""
+
+    gates: np.ndarray  # (time, batch, 4*hidden) activated
+    cells: np.ndarray  # (time + 1, batch, hidden)
+
+
+class Scratch:
+    """Every temporary of the time loop, allocated once."""
+
+    def __init__(self, batch: int, hidden: int, dtype: np.dtype) -> None:
+        self.gates = np.empty((batch, 4 * hidden), dtype)
+        self.a = np.empty((batch, hidden), dtype)
+        self.b = np.empty((batch, hidden), dtype)
+        self.c = np.empty((batch, hidden), dtype)
+
+
+def device_of(x):
+    return nullcontext()
+
+
+def contiguous(x):
+    return np.ascontiguousarray(x)
+
+
+def empty(shape, like):
+    return np.empty(shape, like.dtype)
+
+
+def zeros(shape, like):
+    return np.zeros(shape, like.dtype)
+
+
+def lengths_like(lengths, x):
+    return lengths
+
+
+def without_padding(x, lengths):
+    running = np.arange(x.shape[0])[:, None] < lengths  # (time, batch)
+    return np.where(running[:, :, None], x, x.dtype.type(0))
+
+
+def forward(x, weights: Weights, h, c, y, columns: Columns, lengths, reverse: bool) -> Saved:
+    steps, batch, _ = x.shape
+    gates = np.empty((steps, batch, 4 * columns.hidden), x.dtype)
+    cells = np.empty((steps + 1, batch, columns.hidden), x.dtype)
+    cells[-1 if reverse else 0] = c
+    _run(x, weights, h, cells, y[:, :, columns.slice], gates, lengths, 0, reverse)
+    c[...] = cells[0 if reverse else -1]
+    return Saved(gates, cells)
+
+
+def inference(x, weights: Weights, h, c, y, columns: Columns, gates, lengths, first_time: int, reverse: bool) -> None:
+    _run(x, weights, h, c[None], y[:, :, columns.slice], gates, lengths, first_time, reverse)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # infinities and NaNs travel as IEEE says, without a warning per step
+def _run(x, weights, h, cells, y, gates, lengths, first_time, reverse) -> None:
+    """cells holds one slot per time and one more, or a single slot that is updated in place."""
+    steps, batch, inputs = x.shape
+    hidden = h.shape[1]
+    np.matmul(x.reshape(-1, inputs), weights.input.T, out=gates.reshape(-1, 4 * hidden))
+    if weights.bias is not None:
+        gates += weights.bias
+    scratch = Scratch(batch, hidden, x.dtype)
+    scale, shift = _activation_affine(hidden, x.dtype)
+    recurrent = weights.recurrent.T
+    everyone_until = steps if lengths is None else int(lengths.min(initial=steps)) - first_time
+    for t in range(steps)[:: -1 if reverse else 1]:
+        np.matmul(h, recurrent, out=scratch.gates)
+        np.add(gates[t], scratch.gates, out=gates[t])
+        _activate(gates[t], scale, shift)
+        before, after = slots(t, reverse) if len(cells) > 1 else (0, 0)
+        if t < everyone_until:
+            _update(gates[t], cells[before], cells[after], h, scratch, True)
+            y[t] = h
+        else:
+            running = (first_time + t < lengths)[:, None]
+            if before != after:
+                cells[after] = cells[before]
+            _update(gates[t], cells[before], cells[after], h, scratch, running)
+            y[t] = 0
+            np.copyto(y[t], h, where=running)
+
+
+def _activation_affine(hidden: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """sigmoid(a) = tanh(a / 2) / 2 + 1 / 2 and tanh(a) = tanh(a * 1) * 1 + 0: one tanh over all four gates, with these
+    factors before and after it, touches memory that is contiguous and calls NumPy four times instead of twelve."""
+    scale = np.full(4 * hidden, 0.5, dtype)
+    shift = np.full(4 * hidden, 0.5, dtype)
+    scale[2 * hidden : 3 * hidden] = 1
+    shift[2 * hidden : 3 * hidden] = 0
+    return scale, shift
+
+
+def _activate(gates, scale, shift) -> None:
+    gates *= scale
+    np.tanh(gates, out=gates)
+    gates *= scale
+    gates += shift
+
+
+def _update(gates, c_before, c_after, h, scratch: Scratch, running) -> None:
+    """c' = f * c + i * g and h' = o * tanh(c'), for the running sequences only."""
+    i, f, g, o = _split(gates)
+    np.multiply(f, c_before, out=c_after, where=running)
+    np.multiply(i, g, out=scratch.a)
+    np.add(c_after, scratch.a, out=c_after, where=running)
+    np.tanh(c_after, out=scratch.a)
+    np.multiply(o, scratch.a, out=h, where=running)
+
+
+def _split(gates):
+    """Views of i, f, g, o, each (batch, hidden)."""
+    hidden = gates.shape[1] // 4
+    return (gates[:, k * hidden : (k + 1) * hidden] for k in range(4))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def backward(
+    saved: Saved,
+    x,
+    y,
+    h0,
+    weights: Weights,
+    dy,
+    dh,
+    dc,
+    dx,
+    add_to_dx: bool,
+    columns: Columns,
+    lengths,
+    reverse: bool,
+) -> Weights:
+    gates, cells = saved
+    _backward_steps(gates, cells, weights, dy if dy is None else dy[:, :, columns.slice], dh, dc, lengths, reverse)
+
+    rows = gates.reshape(-1, gates.shape[2])  # (time * batch, 4*hidden), gradients of the pre-activations by now
+    flat_dx = dx.reshape(-1, dx.shape[2])
+    if add_to_dx:
+        flat_dx += rows @ weights.input
+    else:
+        np.matmul(rows, weights.input, out=flat_dx)
+    d_input = rows.T @ x.reshape(-1, x.shape[2])
+    d_recurrent = _recurrent_gradient(gates, y[:, :, columns.slice], h0, lengths, reverse)
+    return Weights(d_input, d_recurrent, None if weights.bias is None else rows.sum(axis=0))
+
+
+def _backward_steps(gates, cells, weights, dy, dh, dc, lengths, reverse) -> None:
+    """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's."""
+    steps, batch, _ = gates.shape
+    scratch = Scratch(batch, dh.shape[1], gates.dtype)
+    everyone_until = steps if lengths is None else int(lengths.min(initial=steps))
+    for t in range(steps)[:: 1 if reverse else -1]:
+        before, after = slots(t, reverse)
+        running = True if t < everyone_until else (t < lengths)[:, None]
+        if dy is not None:
+            np.add(dh, dy[t], out=dh, where=running)
+        _update_backward(gates[t], cells[before], cells[after], dh, dc, scratch, running)
+        if running is True:
+            np.matmul(gates[t], weights.recurrent, out=dh)
+        else:
+            np.copyto(gates[t], 0, where=~running)
+            np.matmul(gates[t], weights.recurrent, out=scratch.a)
+            np.copyto(dh, scratch.a, where=running)
+
+
+def _update_backward(gates, c_before, c_after, dh, dc, scratch: Scratch, running) -> None:
+    """`equations.step_backward` without temporaries. Each gate's slot is read for the last time before it is
+    overwritten, which fixes the order: o with dc, then g, i, f."""
+    i, f, g, o = _split(gates)
+    tanh_c, slope, value = scratch.a, scratch.b, scratch.c
+    np.tanh(c_after, out=tanh_c)
+
+    np.multiply(tanh_c, tanh_c, out=slope)  # dc += dh * o * (1 - tanh(c)^2)
+    np.subtract(1, slope, out=slope)
+    slope *= o
+    slope *= dh
+    np.add(dc, slope, out=dc, where=running)
+
+    np.subtract(1, o, out=slope)  # da_o = dh * tanh(c) * o * (1 - o)
+    o *= slope
+    o *= tanh_c
+    o *= dh
+
+    np.multiply(g, g, out=value)  # da_g = dc * i * (1 - g^2), kept aside: da_i still needs g
+    np.subtract(1, value, out=value)
+    value *= i
+    value *= dc
+
+    np.subtract(1, i, out=slope)  # da_i = dc * g * i * (1 - i)
+    i *= slope
+    i *= g
+    i *= dc
+    g[...] = value
+
+    np.multiply(dc, f, out=value)  # dc of the step before, kept aside: da_f still needs dc
+    np.subtract(1, f, out=slope)  # da_f = dc * c_before * f * (1 - f)
+    f *= slope
+    f *= c_before
+    f *= dc
+    np.copyto(dc, value, where=running)
+
+
+def _recurrent_gradient(gates, y, h0, lengths, reverse: bool):
+    """dW_hh = sum over t of da[t]^T h[t-1]. h[t-1] is the output one step earlier, but at a sequence's first step,
+    where it is h0: those gate gradients stand at time 0, or in reverse at each sequence's own last time."""
+    width, hidden = gates.shape[2], y.shape[2]
+    da, h_previous = (gates[:-1], y[1:]) if reverse else (gates[1:], y[:-1])
+    gradient = da.reshape(-1, width).T @ h_previous.reshape(-1, hidden)
+    if h0 is None:
+        return gradient
+    if lengths is None:
+        return gradient + gates[-1 if reverse else 0].T @ h0
+    # An empty sequence wraps around to the last time, where its gradient is zero; its h0 takes no part.
+    first = gates[lengths - 1, np.arange(len(lengths))] if reverse else gates[0]
+    return gradient + first.T @ np.where(lengths[:, None] > 0, h0, h0.dtype.type(0))

@@ -1,0 +1,260 @@
+"""The LSTM as functions of its parameters: check the arguments, hand over to an engine.
+
+NumPy and CuPy arrays go through `gpulstm.stack` and their engine; every other array-API library goes through
+`gpulstm.array_api_stack`, which is to say through the equations themselves.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from . import array_api_stack, arrays, stack
+from . import lengths as lengths_module
+from .arrays import Array
+from .parameters import Layout, State
+
+
+@dataclass
+class Cache:
+    """What one forward pass hands to its backward pass. Opaque, and good for one use."""
+
+    layout: Layout
+    saved: Any  # of the stack that ran; None where there was nothing to compute
+    x: Array  # (time, batch, inputs)
+    params: Mapping[str, Array]
+    batched: bool
+    batch_first: bool
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Checked arguments, time first and with a batch axis."""
+
+    layout: Layout
+    x: Array
+    initial: State | None
+    lengths: Array | None
+    batched: bool
+    engine: ModuleType | None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.x.shape[0] == 0 or self.x.shape[1] == 0
+
+
+def lstm_forward(
+    x: Array,
+    params: Mapping[str, Array],
+    state: State | tuple[Array, Array] | None = None,
+    *,
+    lengths: Any = None,
+    batch_first: bool = False,
+) -> tuple[Array, State, Cache]:
+    """Runs an LSTM for training.
+
+    Parameters
+    ----------
+    x : (time, batch, inputs), or (batch, time, inputs) with ``batch_first``, or (time, inputs).
+    params : parameters as `LSTM.params` names them; the number of layers and directions is read off the names.
+    state : ``(h, c)``, each (layers * directions, batch, hidden); None is zeros. Without a batch axis in x there is
+        none here either.
+    lengths : (batch,) integers, the time steps of each sequence, in any order, 0 allowed. Outputs past a sequence's
+        end are zero, its final state is the one at its own last step, the reverse direction starts at its own end.
+
+    Returns
+    -------
+    y : (time, batch, directions * hidden), laid out as x is.
+    state : `State`, the final h and c.
+    cache : for `lstm_backward`, once. It refers to x, y and params: do not write to them before.
+
+    Raises TypeError or ValueError that names the argument, what was expected and what came.
+    Equations: `gpulstm.equations`.
+    """
+    call = _check(x, params, state, lengths, batch_first)
+    weights = call.layout.weights(params)
+    if call.is_empty:
+        y, final, saved = *_nothing(call), None
+    elif call.engine is None:
+        y, final, saved = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
+    else:
+        with call.engine.device_of(call.x):
+            y, final, saved = stack.forward(
+                call.engine, call.layout, weights, call.x, call.initial, call.lengths
+            )
+    cache = Cache(call.layout, saved, call.x, params, call.batched, batch_first)
+    return _outward(y, call.batched, batch_first), _state_outward(final, call.batched), cache
+
+
+def lstm_inference(
+    x: Array,
+    params: Mapping[str, Array],
+    state: State | tuple[Array, Array] | None = None,
+    *,
+    lengths: Any = None,
+    batch_first: bool = False,
+) -> tuple[Array, State]:
+    """`lstm_forward` without a cache: whatever the number of time steps, memory beyond x and y stays bounded."""
+    call = _check(x, params, state, lengths, batch_first)
+    weights = call.layout.weights(params)
+    if call.is_empty:
+        y, final = _nothing(call)
+    elif call.engine is None:
+        y, final, _ = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
+    else:
+        with call.engine.device_of(call.x):
+            y, final = stack.inference(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
+    return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
+
+
+def lstm_backward(
+    cache: Cache, dy: Array | None = None, dstate: State | tuple[Array | None, Array | None] | None = None
+) -> tuple[Array, dict[str, Array], State]:
+    """Backpropagation through time for one `lstm_forward`.
+
+    ``dy`` is the gradient of y, ``dstate`` of the final state; either may be None, and so may each half of ``dstate``.
+
+    Returns dx, a dict of gradients under the parameters' names, and the gradient of the initial state.
+    Raises ValueError when the cache has been used before: its memory holds the gradients by then.
+    """
+    if not isinstance(cache, Cache):
+        raise TypeError(f"cache must be what forward returned last, got {type(cache).__name__}")
+    if cache.used:
+        raise ValueError("cache was used by an earlier backward, which works in its memory; run forward again")
+    dy, dstate = _check_gradients(cache, dy, dstate)
+    cache.used = True
+    saved, cache.saved = cache.saved, None
+    if saved is None:
+        dx, gradients, dinitial = _no_gradients(cache, dstate)
+    elif isinstance(saved, array_api_stack.Saved):
+        dx, weights, dinitial = array_api_stack.backward(saved, dy, dstate)
+        gradients = cache.layout.named(weights)
+    else:
+        with saved.engine.device_of(cache.x):
+            dx, weights, dinitial = stack.backward(saved, dy, dstate)
+        gradients = cache.layout.named(weights)
+    return _outward(dx, cache.batched, cache.batch_first), gradients, _state_outward(dinitial, cache.batched)
+
+
+def _check(x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool) -> _Call:
+    arrays.require_array("x", x)
+    arrays.require_floating("x", x)
+    layout = Layout.of(params)
+    arrays.check_same({"x": x, **params})
+    if x.ndim not in (2, 3):
+        axes = "(batch, time, inputs)" if batch_first else "(time, batch, inputs)"
+        raise ValueError(f"x must have shape {axes}, or (time, inputs) without a batch, got {tuple(x.shape)}")
+    if x.shape[-1] != layout.input_size:
+        raise ValueError(
+            f"x must have inputs = {layout.input_size} on its last axis as weight_ih_l0 has, got shape {tuple(x.shape)}"
+        )
+    batched = x.ndim == 3
+    inward = _inward(x, batched, batch_first)
+    initial = _check_state("state", state, x, layout, inward.shape[1], batched)
+    steps = lengths_module.checked(lengths, inward, batched=batched)
+    return _Call(layout, inward, initial, steps, batched, _engine(x))
+
+
+def _check_state(name: str, state: Any, x: Array, layout: Layout, batch: int, batched: bool) -> State | None:
+    """The pair (h, c) with a batch axis, or None."""
+    if state is None:
+        return None
+    h, c = _pair(name, state)
+    if h is None or c is None:
+        raise TypeError(f"{name} must have both h and c, got None for one; pass zeros, or None for the pair")
+    arrays.check_same({"x": x, f"{name}.h": h, f"{name}.c": c})
+    return State(*(_with_batch(f"{name}.{part}", a, layout, batch, batched) for part, a in (("h", h), ("c", c))))
+
+
+def _pair(name: str, state: Any) -> tuple[Any, Any]:
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        got = f"{len(state)} items" if isinstance(state, (tuple, list)) else arrays.describe(state)
+        raise TypeError(f"{name} must be a pair (h, c), got {got}")
+    return tuple(state)
+
+
+def _with_batch(name: str, array: Array, layout: Layout, batch: int, batched: bool) -> Array:
+    count = layout.num_layers * layout.directions
+    shape = (count, batch, layout.hidden_size) if batched else (count, layout.hidden_size)
+    if tuple(array.shape) != shape:
+        words = "(layers*directions, batch, hidden)" if batched else "(layers*directions, hidden)"
+        raise ValueError(f"{name} must have shape {words} = {shape}, got {tuple(array.shape)}")
+    return array if batched else array[:, None, :]
+
+
+def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, tuple[Array | None, Array | None]]:
+    """Both gradients time first and with a batch axis."""
+    steps, batch, _ = cache.x.shape
+    if dy is not None:
+        arrays.check_same({"x": cache.x, "dy": dy})
+        middle = ((batch, steps) if cache.batch_first else (steps, batch)) if cache.batched else (steps,)
+        shape = (*middle, cache.layout.output_size)
+        if tuple(dy.shape) != shape:
+            raise ValueError(f"dy must have y's shape {shape}, got {tuple(dy.shape)}")
+        dy = _inward(dy, cache.batched, cache.batch_first)
+    if dstate is None:
+        return dy, (None, None)
+    parts = []
+    for part, array in zip(("h", "c"), _pair("dstate", dstate), strict=True):
+        if array is not None:
+            arrays.check_same({"x": cache.x, f"dstate.{part}": array})
+            array = _with_batch(f"dstate.{part}", array, cache.layout, batch, cache.batched)
+        parts.append(array)
+    return dy, (parts[0], parts[1])
+
+
+def _engine(x: Array) -> ModuleType | None:
+    """The in-place engine for x's library, or None: then the equations run as they stand."""
+    if arrays.is_numpy(x):
+        from .engines import numpy_engine
+
+        return numpy_engine
+    if arrays.is_cupy(x):
+        from .engines import cupy_engine
+
+        return cupy_engine
+    return None
+
+
+def _inward(x: Array, batched: bool, batch_first: bool) -> Array:
+    """(time, batch, features) from the caller's layout, as a view."""
+    if not batched:
+        return x[:, None, :]
+    return _swap_first_axes(x) if batch_first else x
+
+
+def _outward(y: Array, batched: bool, batch_first: bool) -> Array:
+    """The caller's layout from (time, batch, features), as a view."""
+    if not batched:
+        return y[:, 0, :]
+    return _swap_first_axes(y) if batch_first else y
+
+
+def _swap_first_axes(x: Array) -> Array:
+    if arrays.is_numpy(x) or arrays.is_cupy(x):
+        return x.swapaxes(0, 1)
+    return arrays.namespace(x).permute_dims(x, (1, 0, 2))
+
+
+def _state_outward(state: State, batched: bool) -> State:
+    return state if batched else State(state.h[:, 0, :], state.c[:, 0, :])
+
+
+def _nothing(call: _Call) -> tuple[Array, State]:
+    """No sequence or no time step: an empty output, and the state as it was."""
+    steps, batch, _ = call.x.shape
+    layout = call.layout
+    shape = (layout.num_layers * layout.directions, batch, layout.hidden_size)
+    zero = arrays.zeros(shape, call.x)
+    final = State(zero, zero + 0) if call.initial is None else State(call.initial.h + 0, call.initial.c + 0)
+    return arrays.zeros((steps, batch, layout.output_size), call.x), final
+
+
+def _no_gradients(cache: Cache, dstate: tuple[Array | None, Array | None]) -> tuple[Array, dict[str, Array], State]:
+    """The backward of `_nothing`: the state's gradient passes through, everything else is zero."""
+    layout = cache.layout
+    shape = (layout.num_layers * layout.directions, cache.x.shape[1], layout.hidden_size)
+    dinitial = State(*(arrays.zeros(shape, cache.x) if d is None else d + 0 for d in dstate))
+    gradients = {name: arrays.zeros(tuple(p.shape), p) for name, p in cache.params.items()}
+    return arrays.zeros(tuple(cache.x.shape), cache.x), gradients, dinitial

@@ -1,0 +1,173 @@
+"""The LSTM layer: parameters, layers x directions, forward, backward."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import arrays, initialisers, state_dict
+from .arrays import Array
+from .functional import Cache, lstm_backward, lstm_forward, lstm_inference
+from .parameters import GATES, Layout, State
+
+
+class Gate(NamedTuple):
+    """One gate as the textbook writes it: ``activation(weight @ [h, x] + bias)``."""
+
+    weight: Array  # (hidden, hidden + inputs)
+    bias: Array  # (hidden,)
+
+
+class LSTM:
+    """A stack of LSTM layers, in one or both directions of time.
+
+    Parameters
+    ----------
+    input_size, hidden_size : features of the input and of the hidden state.
+    num_layers : each layer's output is the next one's input.
+    bias : whether the gates have one.
+    batch_first : x and y are (batch, time, features) instead of (time, batch, features). State is not affected.
+    bidirectional : a second direction reads each sequence from its end; the outputs stand side by side.
+    dtype : of the parameters, and so of what the layer takes and gives: "float32" or "float64".
+    xp : the library that the parameters live in: numpy, cupy, or any array-API library such as torch.
+    rng : seed or numpy Generator for the parameters; the same seed gives the same ones in every library.
+
+    ``params`` is a dict of arrays under PyTorch's names and shapes, with one bias; it may be written to and its arrays
+    may be replaced. Gate order along the 4*hidden axis is i, f, g, o. Parameters begin uniform in
+    +-1/sqrt(hidden_size), as PyTorch's do.
+
+    The equations are `gpulstm.equations`' (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        dtype: Any = "float32",
+        xp: ModuleType = np,
+        rng: Any = None,
+    ) -> None:
+        require = initialisers.require_size
+        self.layout = Layout(
+            require("input_size", input_size),
+            require("hidden_size", hidden_size),
+            require("num_layers", num_layers),
+            bool(bidirectional),
+            bool(bias),
+        )
+        self.batch_first = bool(batch_first)
+        bound = self.layout.hidden_size**-0.5
+        self.params: dict[str, Array] = initialisers.uniform(self.layout.shapes(), bound, dtype, xp, rng)
+
+    def __call__(
+        self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None
+    ) -> tuple[Array, State]:
+        """Inference: the output and the final state. Keeps nothing, and needs a bounded buffer beyond x and y.
+
+        Arguments are those of `forward`.
+        """
+        return lstm_inference(x, self.params, state, lengths=lengths, batch_first=self.batch_first)
+
+    def forward(
+        self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None
+    ) -> tuple[Array, State, Cache]:
+        """Training: the output, the final state, and a cache for one `backward`.
+
+        Parameters
+        ----------
+        x : (time, batch, inputs), (batch, time, inputs) with ``batch_first``, or (time, inputs).
+        state : (h, c), each (layers * directions, batch, hidden), or None for zeros.
+        lengths : (batch,) integers, time steps of each sequence; see `gpulstm.lstm_forward`.
+
+        Returns ``y`` (time, batch, directions * hidden) laid out as x is, the final `State`, and the cache, which
+        refers to x, y and the parameters: do not write to them before `backward`.
+        """
+        return lstm_forward(x, self.params, state, lengths=lengths, batch_first=self.batch_first)
+
+    def backward(
+        self, cache: Cache, dy: Array | None = None, dstate: State | tuple[Array | None, Array | None] | None = None
+    ) -> tuple[Array, dict[str, Array], State]:
+        """Gradients of x, of the parameters (same keys and shapes as ``params``) and of the initial state.
+
+        ``dy`` is the gradient of y and ``dstate`` that of the final state; either may be None. A cache serves once.
+        """
+        return lstm_backward(cache, dy, dstate)
+
+    def gate(self, name: str, layer: int = 0, *, reverse: bool = False) -> Gate:
+        """A copy of one gate's parameters as the textbook writes them.
+
+        ``name`` is "input", "forget", "candidate" or "output". ``weight`` (hidden, hidden + inputs) multiplies the
+        concatenation [h, x]; ``bias`` (hidden,) is zeros for an LSTM without bias.
+        """
+        if name not in GATES:
+            raise ValueError(f"name must be one of {', '.join(map(repr, GATES))}, got {name!r}")
+        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
+            raise TypeError(f"layer must be an integer, got {type(layer).__name__}")
+        if not 0 <= layer < self.layout.num_layers:
+            raise ValueError(f"layer must be between 0 and {self.layout.num_layers - 1}, got {layer}")
+        if reverse and not self.layout.bidirectional:
+            raise ValueError("reverse must be False for an LSTM with one direction, got True")
+        suffix = f"_l{layer}" + ("_reverse" if reverse else "")
+        hidden, row = self.layout.hidden_size, GATES.index(name) * self.layout.hidden_size
+        recurrent = self.params["weight_hh" + suffix][row : row + hidden, :]
+        of_input = self.params["weight_ih" + suffix][row : row + hidden, :]
+        xp = arrays.namespace(recurrent)
+        weight = (xp.concatenate if hasattr(xp, "concatenate") else xp.concat)([recurrent, of_input], axis=1)
+        bias = self.params.get("bias" + suffix)
+        return Gate(weight, arrays.zeros((hidden,), weight) if bias is None else bias[row : row + hidden] + 0)
+
+    def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
+        """Copies parameters from a mapping under our names or PyTorch's, whose two biases are added up.
+
+        Values may be arrays of any library that speaks DLPack or NumPy's array protocol; they are brought to this
+        layer's library, device and dtype. Raises one ValueError that lists every missing, unexpected and mis-shaped
+        key; in that case nothing has been changed.
+        """
+        self.params = state_dict.load(mapping, self.layout, self.params)
+
+    @classmethod
+    def from_torch(
+        cls, module_or_state_dict: Any, *, batch_first: bool | None = None, dtype: Any = None, xp: ModuleType = np
+    ) -> "LSTM":
+        """An LSTM with the parameters of a ``torch.nn.LSTM`` or of its ``state_dict()``, copied.
+
+        The layout is read off the names and shapes, ``batch_first`` off the module, unless given here. ``dtype`` None
+        keeps PyTorch's. Raises ValueError for what this layer does not have: projection, and dropout between layers.
+        """
+        mapping, found_batch_first = state_dict.of_torch(module_or_state_dict)
+        layout = state_dict.layout_of_torch(mapping)
+        dtype = dtype or arrays.dtype_name(next(iter(mapping.values())))
+        lstm = cls(
+            layout.input_size,
+            layout.hidden_size,
+            layout.num_layers,
+            bias=layout.bias,
+            batch_first=found_batch_first if batch_first is None else batch_first,
+            bidirectional=layout.bidirectional,
+            dtype=dtype,
+            xp=xp,
+            rng=0,
+        )
+        lstm.load_state_dict(mapping)
+        return lstm
+
+    def __repr__(self) -> str:
+        size = self.layout
+        flags = "".join(
+            f", {name}={value}"
+            for name, value, usual in (
+                ("num_layers", size.num_layers, 1),
+                ("bias", size.bias, True),
+                ("batch_first", self.batch_first, False),
+                ("bidirectional", size.bidirectional, False),
+            )
+            if value != usual
+        )
+        dtype = arrays.dtype_name(self.params["weight_hh_l0"])
+        return f"LSTM({size.input_size}, {size.hidden_size}{flags}, dtype={dtype!r})"

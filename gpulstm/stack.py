@@ -1,0 +1,172 @@
+"""Layers x directions over an engine that works in place: NumPy and CuPy.
+
+Each layer's output (time, batch, directions * hidden) is one buffer; each direction writes its own columns of it, so
+nothing is concatenated. `gpulstm.array_api_stack` is the same for libraries whose arrays cannot be written to.
+"""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+from .arrays import Array
+from .engines import Columns
+from .parameters import Layout, State, Weights
+
+
+class Saved(NamedTuple):
+    """What `backward` needs, layer by layer and direction by direction."""
+
+    engine: ModuleType
+    layout: Layout
+    weights: list[Weights]
+    inputs: list[Array]  # per layer: (time, batch, inputs)
+    outputs: list[Array]  # per layer: (time, batch, directions*hidden)
+    initial: State | None
+    runs: list  # what the engine saved, per layer and direction
+    lengths: Array | None
+
+
+def forward(
+    engine: ModuleType, layout: Layout, weights: list[Weights], x: Array, initial: State | None, lengths: Array | None
+) -> tuple[Array, State, Saved]:
+    """Training: output, final state and what `backward` needs."""
+    weights, x, initial = _contiguous(engine, weights, x, initial)
+    final = _state(engine, layout, x, initial)
+    steps, batch, _ = x.shape
+    inputs, outputs, runs = [], [], []
+    layer_input = x if lengths is None else engine.without_padding(x, lengths)
+    for layer in range(layout.num_layers):
+        y = engine.empty((steps, batch, layout.output_size), x)
+        for index, columns, reverse in _directions(layout, layer):
+            h, c = final.h[index], final.c[index]
+            runs.append(engine.forward(layer_input, weights[index], h, c, y, columns, lengths, reverse))
+        inputs.append(layer_input)
+        outputs.append(y)
+        layer_input = y
+    return layer_input, final, Saved(engine, layout, weights, inputs, outputs, initial, runs, lengths)
+
+
+def backward(saved: Saved, dy: Array | None, dstate: State) -> tuple[Array, list[Weights], State]:
+    """Gradients of the input, of each layer's and direction's weights, and of the initial state.
+
+    ``dstate`` is a pair of arrays or None for the final state's gradients.
+    """
+    engine, layout, lengths = saved.engine, saved.layout, saved.lengths
+    dstate = _gradient_state(engine, layout, saved.outputs[-1], dstate)
+    gradients: list[Weights] = [None] * len(saved.runs)
+    dy = None if dy is None else engine.contiguous(dy)
+    for layer in reversed(range(layout.num_layers)):
+        x, y = saved.inputs[layer], saved.outputs[layer]
+        dx = engine.empty(x.shape, x)
+        for index, columns, reverse in _directions(layout, layer):
+            gradients[index] = engine.backward(
+                saved.runs[index],
+                x,
+                y,
+                None if saved.initial is None else saved.initial.h[index],
+                saved.weights[index],
+                dy,
+                dstate.h[index],
+                dstate.c[index],
+                dx,
+                reverse,  # the second direction adds to what the first one left
+                columns,
+                lengths,
+                reverse,
+            )
+        dy = dx
+    return dy, gradients, dstate
+
+
+def inference(
+    engine: ModuleType, layout: Layout, weights: list[Weights], x: Array, initial: State | None, lengths: Array | None
+) -> tuple[Array, State]:
+    """Output and final state alone. Beyond x, y and the state it needs one gate buffer of bounded size.
+
+    Forward-only layers pass a stretch of time from layer to layer before the next stretch, so what lies between
+    layers is bounded too. A bidirectional layer needs the whole of the layer below: there it is one more y.
+    """
+    steps, batch, _ = x.shape
+    weights, _, initial = _contiguous(engine, weights, None, initial)
+    final = _state(engine, layout, x, initial)
+    y = engine.empty((steps, batch, layout.output_size), x)
+    tile_steps, tile_batch = tile(layout, steps, batch, x.dtype.itemsize, engine.GATE_BUFFER_BYTES)
+    scratch = engine.empty((tile_steps * tile_batch * 4 * layout.hidden_size,), x)
+
+    def run(source: Array, target: Array, index: int, columns: Columns, reverse: bool, t: slice, n: slice) -> None:
+        shape = (t.stop - t.start, n.stop - n.start, 4 * layout.hidden_size)
+        gates = scratch[: shape[0] * shape[1] * shape[2]].reshape(shape)
+        of_tile = None if lengths is None else lengths[n]
+        h, c = final.h[index][n], final.c[index][n]
+        engine.inference(source, weights[index], h, c, target, columns, gates, of_tile, t.start, reverse)
+
+    if layout.bidirectional:
+        between = [y, engine.empty(y.shape, y) if layout.num_layers > 1 else None]
+        source = x
+        for layer in range(layout.num_layers):
+            target = between[(layout.num_layers - 1 - layer) % 2]  # the last layer's is y
+            for index, columns, reverse in _directions(layout, layer):
+                for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse):
+                    run(engine.contiguous(source[t, n]), target[t, n], index, columns, reverse, t, n)
+            source = target
+        return y, final
+
+    hidden = layout.hidden_size
+    between = [engine.empty((tile_steps, tile_batch, hidden), x) for _ in range(min(layout.num_layers - 1, 2))]
+    for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse=False):
+        source = engine.contiguous(x[t, n])
+        for layer in range(layout.num_layers):
+            last = layer == layout.num_layers - 1
+            target = y[t, n] if last else between[layer % 2][: t.stop - t.start, : n.stop - n.start]
+            run(source, target, layer, Columns(0, hidden), False, t, n)
+            source = target
+    return y, final
+
+
+def tile(layout: Layout, steps: int, batch: int, itemsize: int, limit: int) -> tuple[int, int]:
+    """(steps, sequences) of gates that stay within ``limit`` bytes: many steps of the whole batch, or where one step
+    alone is larger, a part of the batch for one step. Either way the rows of a tile follow each other in memory."""
+    row = 4 * layout.hidden_size * itemsize
+    if batch * row <= limit:
+        return min(steps, limit // (batch * row)), batch
+    return 1, max(1, limit // row)
+
+
+def _tiles(steps: int, batch: int, tile_steps: int, tile_batch: int, reverse: bool) -> Iterator[tuple[slice, slice]]:
+    """(time, batch) slices in the order in which a direction needs them."""
+    for first in range(0, steps, tile_steps)[:: -1 if reverse else 1]:
+        for n in range(0, batch, tile_batch):
+            yield slice(first, min(first + tile_steps, steps)), slice(n, min(n + tile_batch, batch))
+
+
+def _directions(layout: Layout, layer: int) -> Iterator[tuple[int, Columns, bool]]:
+    """(index into state and weights, output columns, reverse) of a layer's directions."""
+    for direction in range(layout.directions):
+        columns = Columns(direction * layout.hidden_size, layout.hidden_size)
+        yield layer * layout.directions + direction, columns, direction == 1
+
+
+def _contiguous(engine: ModuleType, weights: list[Weights], x: Array | None, initial: State | None):
+    """Copies only what is not C-contiguous already: the kernels and cuBLAS know no other layout."""
+    weights = [Weights(*(None if a is None else engine.contiguous(a) for a in w)) for w in weights]
+    x = None if x is None else engine.contiguous(x)
+    initial = None if initial is None else State(*(engine.contiguous(a) for a in initial))
+    return weights, x, initial
+
+
+def _state(engine: ModuleType, layout: Layout, x: Array, initial: State | None) -> State:
+    """The state that the engines update in place: a copy of the initial one, or zeros."""
+    shape = (layout.num_layers * layout.directions, x.shape[1], layout.hidden_size)
+    state = State(engine.zeros(shape, x), engine.zeros(shape, x))
+    if initial is not None:
+        state.h[...], state.c[...] = initial
+    return state
+
+
+def _gradient_state(engine: ModuleType, layout: Layout, like: Array, dstate: State) -> State:
+    """The final state's gradients, which the engines turn into the initial state's in place."""
+    state = _state(engine, layout, like, None)
+    for target, given in zip(state, dstate, strict=True):
+        if given is not None:
+            target[...] = given
+    return state

@@ -1,0 +1,111 @@
+"""Parameters from elsewhere: our names or PyTorch's, arrays of any library."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import arrays
+from .arrays import Array
+from .parameters import Layout, shape_problem
+
+
+def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]) -> dict[str, Array]:
+    """New parameters in ``params``' library, device and dtype with the values of ``mapping``.
+
+    Raises ValueError that lists everything missing, unexpected or mis-shaped.
+    """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"mapping must be a dict of arrays such as module.state_dict(), got {type(mapping).__name__}")
+    shapes = layout.shapes()
+    torch_names = any(re.match(r"bias_(ih|hh)_l\d", str(name)) for name in mapping)
+    expected = {name: _sources(name, torch_names) for name in shapes}
+    wanted = {source: shapes[name] for name, sources in expected.items() for source in sources}
+
+    problems = [f"missing {source} {shape}" for source, shape in wanted.items() if source not in mapping]
+    problems += [f"unexpected {name}" for name in mapping if name not in wanted]
+    values = {source: _host(source, mapping[source]) for source in wanted if source in mapping}
+    found = (shape_problem(source, value, wanted[source], layout) for source, value in values.items())
+    problems += [problem for problem in found if problem]
+    if problems:
+        raise ValueError(f"the state dict does not fit this LSTM: {'; '.join(problems)}")
+
+    def combined(name: str) -> np.ndarray:
+        first, *rest = (values[source] for source in expected[name])
+        return first + rest[0] if rest else first
+
+    return {name: _like(combined(name), params[name]) for name in shapes}
+
+
+def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], bool]:
+    """(state dict, batch_first) of a ``torch.nn.LSTM`` or of a state dict itself."""
+    if isinstance(module_or_state_dict, Mapping):
+        return module_or_state_dict, False
+    module = module_or_state_dict
+    if not hasattr(module, "state_dict") or not hasattr(module, "hidden_size"):
+        raise TypeError(f"expected a torch.nn.LSTM or its state_dict(), got {type(module).__name__}")
+    if getattr(module, "mode", "LSTM") != "LSTM":
+        raise TypeError(f"expected a torch.nn.LSTM, got a recurrent module of mode {module.mode!r}")
+    if getattr(module, "proj_size", 0):
+        raise ValueError(f"proj_size must be 0: this LSTM has no projection, got {module.proj_size}")
+    if getattr(module, "dropout", 0.0):
+        raise ValueError(
+            f"dropout must be 0: this LSTM has none between its layers, got {module.dropout}; "
+            f"set module.dropout = 0.0 first if it is for inference"
+        )
+    return module.state_dict(), bool(getattr(module, "batch_first", False))
+
+
+def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
+    """The layout of a state dict under our names or PyTorch's."""
+    if any(str(name).startswith("weight_hr_l") for name in mapping):
+        raise ValueError("the state dict has weight_hr_l0, a projection: this LSTM has none")
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        if name not in mapping:
+            raise ValueError(f"the state dict must have '{name}', got {', '.join(map(str, mapping)) or 'nothing'}")
+    layers = [int(m[1]) for name in mapping if (m := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
+    return Layout(
+        input_size=int(mapping["weight_ih_l0"].shape[1]),
+        hidden_size=int(mapping["weight_hh_l0"].shape[1]),
+        num_layers=max(layers) + 1,
+        bidirectional="weight_ih_l0_reverse" in mapping,
+        bias="bias_l0" in mapping or "bias_ih_l0" in mapping,
+    )
+
+
+def _sources(name: str, torch_names: bool) -> tuple[str, ...]:
+    """The keys that make up one of our parameters."""
+    if torch_names and name.startswith("bias_l"):
+        suffix = name.removeprefix("bias")
+        return ("bias_ih" + suffix, "bias_hh" + suffix)
+    return (name,)
+
+
+def _host(name: str, value: Any) -> np.ndarray:
+    """The values as a NumPy array. float16 and bfloat16 widen, so that two biases are added in float32."""
+    if hasattr(value, "detach"):  # a PyTorch parameter requires grad, which DLPack refuses
+        value = value.detach().cpu()
+        value = value.float() if arrays.dtype_name(value) in ("float16", "bfloat16") else value
+    if arrays.is_array(value):
+        host = arrays.to_numpy(value)
+    elif hasattr(value, "__dlpack__"):
+        host = np.from_dlpack(value)
+    else:
+        host = np.asarray(value)
+    if host.dtype.kind != "f":
+        raise TypeError(f"{name} must be an array of floating-point numbers, got {arrays.describe(host)}")
+    return host.astype(np.float32) if host.dtype == np.float16 else host
+
+
+def _like(host: np.ndarray, like: Array) -> Array:
+    """A copy of ``host`` in the library, device and dtype of ``like``."""
+    if arrays.is_numpy(like):
+        return np.array(host, dtype=like.dtype, order="C")
+    xp, where = arrays.namespace(like), arrays.device(like)
+    host = np.array(host, order="C")
+    if arrays.is_cupy(like):
+        with where:
+            return xp.asarray(host, dtype=like.dtype)
+    placed = {} if where is None else {"device": where}
+    return xp.asarray(host, dtype=like.dtype, **placed)
