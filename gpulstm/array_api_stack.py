@@ -4,7 +4,7 @@ It does what `gpulstm.stack` does, with the same arguments but for the engine, s
 differentiation and compiler see nothing but its own operations.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import equations
 from .arrays import Array, namespace, zeros
@@ -51,8 +51,9 @@ def backward(
     layout, weights, runs, lengths = saved
     like = runs[0][0].h_previous
     xp = namespace(like)
-    gradients: list[Weights] = [None] * len(runs)
-    dh_initial, dc_initial = [None] * len(runs), [None] * len(runs)
+    gradients: list[Any] = [None] * len(runs)
+    dh_initial: list[Any] = [None] * len(runs)
+    dc_initial: list[Any] = [None] * len(runs)
     for layer in reversed(range(layout.num_layers)):
         dx_parts = []
         for index, reverse in _directions(layout, layer):

@@ -87,7 +87,7 @@ def device(x: Array) -> Any:
     return None if is_jax_array(x) else compat_device(x)
 
 
-def describe(x: object) -> str:
+def describe(x: Any) -> str:
     """An argument as an error message shows it: type, shape and dtype, never the values."""
     if not is_array(x):
         return type(x).__name__

@@ -50,8 +50,10 @@ def _cupy_lines() -> list[str]:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy has one exception type for each CUDA library
         return [f"CuPy arrays: none; CuPy {cupy.__version__} finds no GPU: {error}"]
-    lines = [f"CuPy arrays: CuPy engine; CUDA runtime {_cuda(cupy.cuda.runtime.runtimeGetVersion())}, "
-             f"driver {_cuda(cupy.cuda.runtime.driverGetVersion())}"]
+    lines = [
+        f"CuPy arrays: CuPy engine; CUDA runtime {_cuda(cupy.cuda.runtime.runtimeGetVersion())}, "
+        f"driver {_cuda(cupy.cuda.runtime.driverGetVersion())}"
+    ]
     for number in range(count):
         lines.append(f"GPU {number}: {_gpu(cupy, number)}; kernels {_compiles(cupy, number)}")
     return lines

@@ -12,7 +12,7 @@ Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9(8), 199
 Schmidhuber and Cummins, Learning to forget, Neural Computation 12(10), 2000.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .arrays import Array, namespace
 from .parameters import Weights
@@ -125,7 +125,7 @@ def sequence(
     """
     xp = namespace(x)
     outputs: list[Array] = [h] * x.shape[0]
-    steps: list[Step] = [None] * x.shape[0]
+    steps: list[Any] = [None] * x.shape[0]
     for t in times(x.shape[0], reverse):
         h_next, c_next, steps[t] = step(x[t, ...], h, c, weights)
         if lengths is None:

@@ -74,15 +74,14 @@ def lstm_forward(
     """
     call = _check(x, params, state, lengths, batch_first)
     weights = call.layout.weights(params)
+    saved: Any = None
     if call.is_empty:
-        y, final, saved = *_nothing(call), None
+        y, final = _nothing(call)
     elif call.engine is None:
         y, final, saved = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
     else:
         with call.engine.device_of(call.x):
-            y, final, saved = stack.forward(
-                call.engine, call.layout, weights, call.x, call.initial, call.lengths
-            )
+            y, final, saved = stack.forward(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
     cache = Cache(call.layout, saved, call.x, params, call.batched, batch_first)
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched), cache
 

@@ -1,5 +1,6 @@
 """How parameters begin."""
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ def generator(rng: Any) -> np.random.Generator:
 
 
 def uniform(
-    shapes: dict[str, tuple[int, ...]], bound: float, dtype: Any, xp: ModuleType, rng: Any
+    shapes: Mapping[str, tuple[int, ...]], bound: float, dtype: Any, xp: ModuleType, rng: Any
 ) -> dict[str, Array]:
     """Parameters drawn from (-bound, bound), PyTorch's way.
 

@@ -21,7 +21,7 @@ from .arrays import Array
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:
     """1 / (1 + exp(-x)) of every element, without overflow for any x."""
     named = {"x": x}
-    return _one_result(named, tuple(_shape(named)), out, "sigmoid", _sigmoid)
+    return _one_result(named, _shape(named), out, "sigmoid", _sigmoid)
 
 
 def sigmoid_backward(y: Array, dy: Array, *, out: Array | None = None) -> Array:
@@ -213,9 +213,7 @@ def _delivered(result: Array, out: Array | None) -> Array:
     return out
 
 
-def _launch(
-    entry: str, threads: int, inputs: tuple, shapes: tuple, outs: tuple, sizes: tuple
-) -> tuple[Array, ...]:
+def _launch(entry: str, threads: int, inputs: tuple, shapes: tuple, outs: tuple, sizes: tuple) -> tuple[Array, ...]:
     """One kernel launch over C-contiguous arrays; an ``out`` with other strides is filled afterwards."""
     import cupy
 

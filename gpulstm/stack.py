@@ -6,7 +6,7 @@ nothing is concatenated. `gpulstm.array_api_stack` is the same for libraries who
 
 from collections.abc import Iterator
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .arrays import Array
 from .engines import Columns
@@ -46,14 +46,16 @@ def forward(
     return layer_input, final, Saved(engine, layout, weights, inputs, outputs, initial, runs, lengths)
 
 
-def backward(saved: Saved, dy: Array | None, dstate: State) -> tuple[Array, list[Weights], State]:
+def backward(
+    saved: Saved, dy: Array | None, dstate: tuple[Array | None, Array | None]
+) -> tuple[Array, list[Weights], State]:
     """Gradients of the input, of each layer's and direction's weights, and of the initial state.
 
     ``dstate`` is a pair of arrays or None for the final state's gradients.
     """
     engine, layout, lengths = saved.engine, saved.layout, saved.lengths
     dstate = _gradient_state(engine, layout, saved.outputs[-1], dstate)
-    gradients: list[Weights] = [None] * len(saved.runs)
+    gradients: list[Any] = [None] * len(saved.runs)
     dy = None if dy is None else engine.contiguous(dy)
     for layer in reversed(range(layout.num_layers)):
         x, y = saved.inputs[layer], saved.outputs[layer]
@@ -163,7 +165,9 @@ def _state(engine: ModuleType, layout: Layout, x: Array, initial: State | None) 
     return state
 
 
-def _gradient_state(engine: ModuleType, layout: Layout, like: Array, dstate: State) -> State:
+def _gradient_state(
+    engine: ModuleType, layout: Layout, like: Array, dstate: tuple[Array | None, Array | None]
+) -> State:
     """The final state's gradients, which the engines turn into the initial state's in place."""
     state = _state(engine, layout, like, None)
     for target, given in zip(state, dstate, strict=True):

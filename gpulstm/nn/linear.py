@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, initialisers
 from ..arrays import Array
 
 
@@ -16,7 +16,7 @@ class Linear:
     ``params`` has ``weight`` (output_size, input_size) and, unless ``bias`` is False, ``bias`` (output_size,),
     drawn uniformly between -1/sqrt(input_size) and 1/sqrt(input_size).
 
-    ``xp`` is the array library (numpy, cupy, torch, jax.numpy, ...), ``rng`` a `numpy.random.Generator`.
+    ``xp`` is the array library (numpy, cupy, torch, jax.numpy, ...), ``rng`` a seed or a `numpy.random.Generator`.
     """
 
     def __init__(
@@ -27,17 +27,12 @@ class Linear:
         bias: bool = True,
         dtype: Any = "float32",
         xp: ModuleType = np,
-        rng: np.random.Generator | None = None,
+        rng: Any = None,
     ) -> None:
-        self.input_size = _positive("input_size", input_size)
-        self.output_size = _positive("output_size", output_size)
-        shapes = {"weight": (output_size, input_size)} | ({"bias": (output_size,)} if bias else {})
-        bound = 1 / math.sqrt(input_size)
-        rng = np.random.default_rng() if rng is None else rng
-        library = arrays.standard_namespace(xp)
-        self.params = {
-            name: library.asarray(rng.uniform(-bound, bound, shape).astype(dtype)) for name, shape in shapes.items()
-        }
+        self.input_size = initialisers.require_size("input_size", input_size)
+        self.output_size = initialisers.require_size("output_size", output_size)
+        shapes = {"weight": (self.output_size, self.input_size)} | ({"bias": (self.output_size,)} if bias else {})
+        self.params = initialisers.uniform(shapes, self.input_size**-0.5, dtype, xp, rng)
 
     def __call__(self, x: Array) -> Array:
         """x (..., input_size) -> out (..., output_size); keeps nothing."""
@@ -78,11 +73,3 @@ class Linear:
         if "bias" in self.params:
             grads["bias"] = xp.sum(flat_dout, axis=0)
         return dout @ weight, grads
-
-
-def _positive(name: str, size: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {type(size).__name__}")
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return int(size)

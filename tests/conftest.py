@@ -1,0 +1,52 @@
+"""Which arrays the tests run on, and what the summary says about those that did not run."""
+
+import os
+
+# One BLAS thread for each worker, set before NumPy loads its BLAS: more would fight over the same cores.
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import pytest  # noqa: E402
+
+from tests import backends  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--gpu",
+        action="store_true",
+        help="run the same test bodies on a real GPU through CuPy too; without a usable GPU this is an error",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--gpu"):
+        reason = backends.why_no_gpu()
+        if reason:
+            raise pytest.UsageError(f"--gpu was asked for and there is no GPU to run on: {reason}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes ``backend`` runs once on each of them, or on those that its class or module names in
+    ``BACKENDS``."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    wanted = getattr(metafunc.cls, "BACKENDS", None) or getattr(metafunc.module, "BACKENDS", backends.ALL)
+    gpu = metafunc.config.getoption("--gpu")
+    names = [name for name in wanted if name != backends.GPU or gpu]
+    metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest):
+    """A `backends.Backend`, open for the length of one test."""
+    with backends.open_backend(request.param) as opened:
+        yield opened
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if config.getoption("--gpu"):
+        line = f"GPU tests ran on {backends.gpu_name()}"
+    else:
+        line = "GPU tests did not run: they need a GPU and the option --gpu. The kernels ran on the CPU."
+    terminalreporter.write_sep("-", line)

@@ -1,0 +1,39 @@
+"""The table of kernels agrees with the files and with the page that describes them."""
+
+import re
+
+from gpulstm.cuda import catalogue, sources
+
+DEFINITION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(')
+
+
+def defined(file: str) -> list[str]:
+    return DEFINITION.findall((sources.kernel_folder() / file).read_text(encoding="utf-8"))
+
+
+def test_every_kernel_of_every_file_is_in_the_catalogue():
+    found = {(entry, file) for file in sources.names() for entry in defined(file)}
+    assert found == {(entry, file) for entry, (file, _) in catalogue.KERNELS.items()}
+
+
+def test_switches_are_those_that_the_file_reads():
+    for entry, (file, switches) in catalogue.KERNELS.items():
+        text = (sources.kernel_folder() / file).read_text(encoding="utf-8")
+        assert set(re.findall(r"#if (\w+)", text)) == set(switches), entry
+
+
+def test_specialisations_are_all_different_and_complete():
+    every = list(catalogue.specialisations())
+    assert len(set(every)) == len(every)
+    expected = sum(len(catalogue.REAL_OF_DTYPE) * 2 ** len(switches) for _, switches in catalogue.KERNELS.values())
+    assert len(every) == expected
+    assert len({(s.source, s.options) for s in every}) < len(every), "entries of one file share a translation unit"
+
+
+def test_kernel_readme_has_one_row_per_kernel():
+    page = (sources.kernel_folder() / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+\.cu)` \|(.*)\|$", page, flags=re.MULTILINE)
+    assert [(entry, file) for entry, file, _ in rows] == [(e, file) for e, (file, _) in catalogue.KERNELS.items()]
+    for entry, _, rest in rows:
+        listed = {word for word in re.findall(r"[A-Z]{2,}", rest.rsplit("|", 1)[1])}
+        assert listed == set(catalogue.KERNELS[entry][1]), entry

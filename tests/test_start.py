@@ -1,0 +1,96 @@
+"""start.py: what it installs and starts, and what it says where it cannot."""
+
+import builtins
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """start.py as a module that writes down its commands instead of running them."""
+    spec = importlib.util.spec_from_file_location("start", ROOT / "start.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.commands, module.ROOT = [], str(tmp_path)
+
+    def note(command, **_):
+        module.commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    monkeypatch.setattr(os, "chdir", lambda folder: None)
+    return module
+
+
+def outside_any_environment(monkeypatch):
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+
+
+def test_inside_a_virtual_environment_that_one_is_used(start, monkeypatch):
+    monkeypatch.setattr(sys, "base_prefix", "/somewhere/else")
+    start.main(["test", "-k", "nothing"])
+    assert start.commands == [
+        [sys.executable, "-m", "pip", "install", "--quiet", "--editable", ".[test,kernelcheck]"],
+        [sys.executable, "-m", "pytest", "-k", "nothing"],
+    ]
+
+
+def test_elsewhere_an_environment_is_made_first(start, monkeypatch, tmp_path):
+    outside_any_environment(monkeypatch)
+    start.main(["course"])
+    made, installed, opened = start.commands
+    assert made == [sys.executable, "-m", "venv", "--clear", str(tmp_path / ".venv")]
+    assert Path(installed[0]).is_relative_to(tmp_path / ".venv") and installed[-1] == ".[course]"
+    assert opened[1:] == ["-m", "jupyterlab", "course/00_first_forecast.ipynb"]
+    assert (ROOT / opened[-1]).is_file()
+
+
+def test_an_environment_that_works_is_kept(start, monkeypatch, tmp_path):
+    outside_any_environment(monkeypatch)
+    python = tmp_path / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python.parent.mkdir(parents=True)
+    python.touch()
+    start.main(["course"])
+    assert not any("venv" in command for command in start.commands)
+
+
+def test_a_python_without_ensurepip_says_what_to_install(start, monkeypatch):
+    outside_any_environment(monkeypatch)
+    real_import = builtins.__import__
+
+    def without_ensurepip(name, *rest, **more):
+        if name == "ensurepip":
+            raise ImportError(name)
+        return real_import(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without_ensurepip)
+    with pytest.raises(SystemExit, match="sudo apt install python3-venv"):
+        start.main(["course"])
+    assert start.commands == []
+
+
+def test_an_old_python_is_named(start, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 1))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer, and this is 3\.9 "):
+        start.main(["course"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["lesson"], ["--help"]])
+def test_anything_else_is_answered_with_the_two_jobs(start, arguments):
+    with pytest.raises(SystemExit, match="start.py course(.|\n)*start.py test"):
+        start.main(arguments)
+
+
+def test_a_failed_step_ends_the_run_with_its_status(start, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: SimpleNamespace(returncode=3))
+    with pytest.raises(SystemExit) as stopped:
+        start.run(["anything"])
+    assert stopped.value.code == 3
