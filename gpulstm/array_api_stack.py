@@ -25,6 +25,10 @@ def forward(
 ) -> tuple[Array, State, Saved]:
     """Output, final state and what `backward` needs."""
     xp = namespace(x)
+    if lengths is not None:
+        # A nan in the padding would reach the gradients of automatic differentiation as 0 * nan.
+        running = xp.stack([equations.running_at(t, lengths) for t in range(x.shape[0])])  # (time, batch, 1)
+        x = xp.where(running, x, xp.zeros_like(x))
     if initial is None:
         zero = zeros((layout.num_layers * layout.directions, x.shape[1], layout.hidden_size), x)
         initial = State(zero, zero)

@@ -6,6 +6,7 @@ No array library but NumPy is imported here. A CuPy array can only exist after s
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -87,6 +88,11 @@ def device(x: Array) -> Any:
     return None if is_jax_array(x) else compat_device(x)
 
 
+def on_device_of(x: Array) -> AbstractContextManager:
+    """A context in which CuPy computes, and puts new arrays, on x's device; nothing for the other libraries."""
+    return x.device if is_cupy(x) else nullcontext()
+
+
 def describe(x: Any) -> str:
     """An argument as an error message shows it: type, shape and dtype, never the values."""
     if not is_array(x):
@@ -148,13 +154,20 @@ def check_same(named: Mapping[str, Array]) -> None:
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Zeros of ``like``'s library, dtype and device."""
-    xp, where = namespace(like), device(like)
-    if is_numpy(like) or where is None:
-        return xp.zeros(shape, dtype=like.dtype)
-    if is_cupy(like):
-        with where:
-            return xp.zeros(shape, dtype=like.dtype)
-    return xp.zeros(shape, dtype=like.dtype, device=where)
+    with on_device_of(like):
+        return namespace(like).zeros(shape, dtype=like.dtype, **_placed(like))
+
+
+def beside(values: np.ndarray, like: Array, dtype: Any = None) -> Array:
+    """NumPy values as an array of ``like``'s library and device."""
+    with on_device_of(like):
+        return namespace(like).asarray(values, dtype=dtype, **_placed(like))
+
+
+def _placed(like: Array) -> dict[str, Any]:
+    """The argument that creates an array on like's device, for libraries that take one."""
+    where = None if is_numpy(like) or is_cupy(like) else device(like)
+    return {} if where is None else {"device": where}
 
 
 def to_numpy(x: Array) -> np.ndarray:

@@ -75,12 +75,12 @@ def lstm_forward(
     call = _check(x, params, state, lengths, batch_first)
     weights = call.layout.weights(params)
     saved: Any = None
-    if call.is_empty:
-        y, final = _nothing(call)
-    elif call.engine is None:
-        y, final, saved = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
-    else:
-        with call.engine.device_of(call.x):
+    with arrays.on_device_of(x):
+        if call.is_empty:
+            y, final = _nothing(call)
+        elif call.engine is None:
+            y, final, saved = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
+        else:
             y, final, saved = stack.forward(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
     cache = Cache(call.layout, saved, call.x, params, call.batched, batch_first)
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched), cache
@@ -97,12 +97,12 @@ def lstm_inference(
     """`lstm_forward` without a cache: whatever the number of time steps, memory beyond x and y stays bounded."""
     call = _check(x, params, state, lengths, batch_first)
     weights = call.layout.weights(params)
-    if call.is_empty:
-        y, final = _nothing(call)
-    elif call.engine is None:
-        y, final, _ = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
-    else:
-        with call.engine.device_of(call.x):
+    with arrays.on_device_of(x):
+        if call.is_empty:
+            y, final = _nothing(call)
+        elif call.engine is None:
+            y, final, _ = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
+        else:
             y, final = stack.inference(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
 
@@ -124,15 +124,13 @@ def lstm_backward(
     dy, dstate = _check_gradients(cache, dy, dstate)
     cache.used = True
     saved, cache.saved = cache.saved, None
-    if saved is None:
-        dx, gradients, dinitial = _no_gradients(cache, dstate)
-    elif isinstance(saved, array_api_stack.Saved):
-        dx, weights, dinitial = array_api_stack.backward(saved, dy, dstate)
-        gradients = cache.layout.named(weights)
-    else:
-        with saved.engine.device_of(cache.x):
-            dx, weights, dinitial = stack.backward(saved, dy, dstate)
-        gradients = cache.layout.named(weights)
+    with arrays.on_device_of(cache.x):
+        if saved is None:
+            dx, gradients, dinitial = _no_gradients(cache, dstate)
+        else:
+            run = array_api_stack if isinstance(saved, array_api_stack.Saved) else stack
+            dx, weights, dinitial = run.backward(saved, dy, dstate)
+            gradients = cache.layout.named(weights)
     return _outward(dx, cache.batched, cache.batch_first), gradients, _state_outward(dinitial, cache.batched)
 
 

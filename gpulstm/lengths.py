@@ -43,7 +43,7 @@ def checked(lengths: Any, x: Array, *, batched: bool) -> Array | None:
             f"lengths must be between 0 and the number of time steps {steps}, got {int(values[first])} "
             f"for sequence {first}; is the batch axis where batch_first says?"
         )
-    return _beside(values.astype(np.int32), x)
+    return arrays.beside(values.astype(np.int32), x)
 
 
 def _checked_shape(values: Array, batch: int, batched: bool) -> Array:
@@ -52,16 +52,6 @@ def _checked_shape(values: Array, batch: int, batched: bool) -> Array:
         what = f"(batch,) = {expected}" if batched else "() because x has no batch axis"
         raise ValueError(f"lengths must have shape {what}, got {tuple(values.shape)}")
     return values.reshape((batch,))
-
-
-def _beside(values: np.ndarray, x: Array) -> Array:
-    if arrays.is_numpy(x):
-        return values
-    xp, where = arrays.namespace(x), arrays.device(x)
-    if arrays.is_cupy(x):
-        with where:
-            return xp.asarray(values)
-    return xp.asarray(values) if where is None else xp.asarray(values, device=where)
 
 
 def _is_traced(lengths: Any) -> bool:

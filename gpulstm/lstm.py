@@ -117,10 +117,10 @@ class LSTM:
         hidden, row = self.layout.hidden_size, GATES.index(name) * self.layout.hidden_size
         recurrent = self.params["weight_hh" + suffix][row : row + hidden, :]
         of_input = self.params["weight_ih" + suffix][row : row + hidden, :]
-        xp = arrays.namespace(recurrent)
-        weight = (xp.concatenate if hasattr(xp, "concatenate") else xp.concat)([recurrent, of_input], axis=1)
         bias = self.params.get("bias" + suffix)
-        return Gate(weight, arrays.zeros((hidden,), weight) if bias is None else bias[row : row + hidden] + 0)
+        with arrays.on_device_of(recurrent):
+            weight = arrays.namespace(recurrent).concat([recurrent, of_input], axis=1)
+            return Gate(weight, arrays.zeros((hidden,), weight) if bias is None else bias[row : row + hidden] + 0)
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
         """Copies parameters from a mapping under our names or PyTorch's, whose two biases are added up.

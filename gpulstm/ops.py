@@ -220,7 +220,7 @@ def _launch(entry: str, threads: int, inputs: tuple, shapes: tuple, outs: tuple,
     from .cuda.launch import one_thread_per
     from .cuda.modules import kernel
 
-    with inputs[0].device:
+    with arrays.on_device_of(inputs[0]):
         targets = tuple(
             out if out is not None and out.flags.c_contiguous else cupy.empty(shape, inputs[0].dtype)
             for out, shape in zip(outs, shapes, strict=True)

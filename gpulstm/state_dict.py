@@ -102,10 +102,4 @@ def _like(host: np.ndarray, like: Array) -> Array:
     """A copy of ``host`` in the library, device and dtype of ``like``."""
     if arrays.is_numpy(like):
         return np.array(host, dtype=like.dtype, order="C")
-    xp, where = arrays.namespace(like), arrays.device(like)
-    host = np.array(host, order="C")
-    if arrays.is_cupy(like):
-        with where:
-            return xp.asarray(host, dtype=like.dtype)
-    placed = {} if where is None else {"device": where}
-    return xp.asarray(host, dtype=like.dtype, **placed)
+    return arrays.beside(np.array(host, order="C"), like, like.dtype)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 COURSE = Path(__file__).resolve().parent.parent / "course"
 SOURCES = sorted((COURSE / "src").glob("*.py"))
@@ -68,6 +69,26 @@ def test_every_picture_is_also_said_in_words(path):
     for cell, after in zip(cells, cells[1:], strict=False):
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             assert after.cell_type == "markdown" and after.source.startswith("*In words:*"), cell.source
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_solution_offered_solves_the_exercise(source, build):
+    notebook = build.unexecuted(source)
+    (exercise,) = [cell for cell in notebook.cells if cell.cell_type == "code" and "← mend this line" in cell.source]
+    folded = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    solution = re.search(r"<summary>A solution</summary>\n\n```python\n(.*?)\n```", folded, re.DOTALL)[1]
+    lines = exercise.source.splitlines()
+    exercise.source = "\n".join(solution if "← mend this line" in line else line for line in lines)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(COURSE)}}).execute()
+    (printed,) = exercise.outputs
+    assert printed.text.startswith("Mended"), printed.text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_fits_a_laptops_screen(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    lines = [line for cell in cells for line in cell.source.splitlines()]
+    assert [line for line in lines if len(line) > 96] == []
 
 
 def test_the_lessons_compute_on_numpy_where_there_is_no_gpu(capsys, monkeypatch):

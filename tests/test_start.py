@@ -27,6 +27,7 @@ def start(monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess, "run", note)
     monkeypatch.setattr(os, "chdir", lambda folder: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000, raising=False)
     return module
 
 
@@ -38,7 +39,7 @@ def test_inside_a_virtual_environment_that_one_is_used(start, monkeypatch):
     monkeypatch.setattr(sys, "base_prefix", "/somewhere/else")
     start.main(["test", "-k", "nothing"])
     assert start.commands == [
-        [sys.executable, "-m", "pip", "install", "--quiet", "--editable", ".[test,kernelcheck]"],
+        [sys.executable, "-m", "pip", "install", "--editable", ".[test,kernelcheck]"],
         [sys.executable, "-m", "pytest", "-k", "nothing"],
     ]
 
@@ -49,8 +50,14 @@ def test_elsewhere_an_environment_is_made_first(start, monkeypatch, tmp_path):
     made, installed, opened = start.commands
     assert made == [sys.executable, "-m", "venv", "--clear", str(tmp_path / ".venv")]
     assert Path(installed[0]).is_relative_to(tmp_path / ".venv") and installed[-1] == ".[course]"
-    assert opened[1:] == ["-m", "jupyterlab", "course/00_first_forecast.ipynb"]
+    assert opened[1:3] == ["-m", "jupyterlab"] and opened[-1] == "course/00_first_forecast.ipynb"
     assert (ROOT / opened[-1]).is_file()
+
+
+def test_root_may_open_the_course_too(start, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    start.main(["course", "--no-browser"])
+    assert start.commands[-1][-2:] == ["--allow-root", "--no-browser"]
 
 
 def test_an_environment_that_works_is_kept(start, monkeypatch, tmp_path):

@@ -28,10 +28,6 @@ class Saved(NamedTuple):
     cells: object  # (time + 1, batch, hidden)
 
 
-def device_of(x):
-    return x.device
-
-
 def contiguous(x):
     import cupy
 

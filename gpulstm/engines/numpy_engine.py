@@ -3,7 +3,6 @@
 The equations are those of `gpulstm.equations`; the names too. See `gpulstm.engines` for what each function takes.
 """
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +28,6 @@ class Scratch:
         self.a = np.empty((batch, hidden), dtype)
         self.b = np.empty((batch, hidden), dtype)
         self.c = np.empty((batch, hidden), dtype)
-
-
-def device_of(x):
-    return nullcontext()
 
 
 def contiguous(x):

@@ -1,0 +1,1 @@
+"""What the lessons share, so that a lesson's own cells can be about its subject."""
