@@ -131,6 +131,13 @@ def test_warp_barrier(cupy):
     np.testing.assert_array_equal(y.get(), x ^ 1)
 
 
+def test_lanes_that_have_returned_are_not_waited_for_nor_read(cupy):
+    x, y = np.arange(32, dtype=np.int32), cupy.zeros(32, np.int32)
+    load(cupy, "warps.cu", "leaving_lanes")((1,), (32,), (cupy.asarray(x), y, np.int32(20)))
+    sums = x + (x ^ 1)
+    np.testing.assert_array_equal(y.get(), [*sums[1:20], -1, *[0] * 12])
+
+
 def test_a_shuffle_from_a_lane_that_is_not_there_gives_garbage(cupy):
     """CUDA leaves the value undefined; NaN shows whether a kernel relies on it."""
     x, y = cupy.asarray(np.ones(8, np.float32)), [cupy.empty(8, np.float32) for _ in range(3)]

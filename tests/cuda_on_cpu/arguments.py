@@ -1,0 +1,119 @@
+"""Checks a launch as strictly as CUDA and CuPy are lax: geometry, and the type of every argument."""
+
+import numbers
+
+import numpy as np
+
+from . import state
+from .compilation import Built
+from .memory import Allocation
+
+MAX_THREADS = 1024
+MAX_BLOCK = (1024, 1024, 64)
+MAX_GRID = (2**31 - 1, 65535, 65535)
+DEFAULT_SHARED_BYTES = 48 * 1024
+_NAMES = {
+    **{"f4": "float", "f8": "double", "i4": "int", "i8": "long long", "u4": "unsigned int"},
+    **{"u8": "unsigned long long", "b1": "bool", "i1": "signed char", "u1": "unsigned char"},
+}
+
+
+class Pointer:
+    """A checked pointer argument: the array's own memory, or null."""
+
+    def __init__(self, address: int, nbytes: int, allocation: Allocation | None) -> None:
+        self.address, self.nbytes, self.allocation = address, nbytes, allocation
+
+
+def extent(name: str, value, limits: tuple[int, int, int], kernel: str) -> tuple[int, int, int]:
+    """``value``, a grid or block, with all three components. Raises as an invalid launch configuration does."""
+    if not isinstance(value, tuple) or not 1 <= len(value) <= 3:
+        raise TypeError(f"{kernel}: {name} must be a tuple of 1 to 3 integers, got {value!r}")
+    if not all(isinstance(n, numbers.Integral) for n in value):
+        raise TypeError(f"{kernel}: {name} must hold integers, got {value!r}")
+    full = tuple(int(n) for n in value) + (1,) * (3 - len(value))
+    if not all(1 <= n <= limit for n, limit in zip(full, limits, strict=True)):
+        raise ValueError(f"{kernel}: invalid configuration: {name} {value!r} must be within 1 and {limits}")
+    return full
+
+
+def geometry(kernel: str, grid, block, shared_mem, shared_limit: int):
+    """(grid, block, shared_mem) checked."""
+    grid = extent("grid", grid, MAX_GRID, kernel)
+    block = extent("block", block, MAX_BLOCK, kernel)
+    if block[0] * block[1] * block[2] > MAX_THREADS:
+        raise ValueError(f"{kernel}: invalid configuration: block {block} has more than {MAX_THREADS} threads")
+    if not 0 <= shared_mem <= shared_limit:
+        raise ValueError(
+            f"{kernel}: shared_mem must be within 0 and {shared_limit} bytes, got {shared_mem}; more has to be asked "
+            "for through max_dynamic_shared_size_bytes"
+        )
+    return grid, block, int(shared_mem)
+
+
+def check(built: Built, kernel: str, kinds: tuple[str, ...], args, array_type: type) -> list:
+    """Each argument as a `Pointer` or as the NumPy scalar that CuPy would pass. Raises TypeError or ValueError."""
+    parameters = built.kernels[kernel].parameters
+    if not isinstance(args, (tuple, list)):
+        raise TypeError(f"{kernel}: args must be a tuple, got {type(args).__name__}")
+    if len(args) != len(parameters):
+        names = ", ".join(parameter.name for parameter in parameters)
+        raise TypeError(f"{kernel} takes {len(parameters)} arguments ({names}), got {len(args)}")
+    checked = []
+    for parameter, kind, value in zip(parameters, kinds, args, strict=True):
+        where = f"{kernel}: {parameter.name}"
+        to_value = _pointer if kind[0] == "*" else _scalar
+        checked.append(to_value(where, kind.lstrip("*"), value, array_type))
+    return checked
+
+
+def _pointer(where: str, kind: str, value, array_type: type) -> Pointer:
+    if isinstance(value, np.uintp) and value == 0:
+        return Pointer(0, 0, None)
+    if not isinstance(value, array_type):
+        expected = f"an array of {_dtype_of(kind)} for {_NAMES.get(kind, kind)}*"
+        hint = "; numpy.uintp(0) is a null pointer" if value is None else ""
+        raise TypeError(f"{where}: expected {expected}, got {_describe(value)}{hint}")
+    if _kind_of(value.dtype) != kind:
+        expected = f"an array of {_dtype_of(kind)} for {_NAMES.get(kind, kind)}*"
+        raise TypeError(f"{where}: expected {expected}, got an array of {value.dtype}")
+    if not value.flags.c_contiguous:
+        raise TypeError(f"{where}: expected a C-contiguous array, got shape {value.shape} with strides {value.strides}")
+    if value.device.id != state.current().device:
+        raise ValueError(
+            f"{where}: the array is on device {value.device.id}, the current device is {state.current().device}"
+        )
+    return Pointer(value.data.ptr, value.nbytes, value.data.mem)
+
+
+def _scalar(where: str, kind: str, value, array_type: type):
+    if isinstance(value, np.generic) and _kind_of(value.dtype) == kind:
+        return value
+    expected = f"numpy.{_dtype_of(kind)} for {_NAMES.get(kind, kind)}"
+    if isinstance(value, (bool, np.bool_)):
+        passed, as_what = np.bool_(value), "bool"
+    elif isinstance(value, int):
+        passed, as_what = np.int64(value), "a Python int, which CuPy passes as long long"
+    elif type(value) is float:
+        passed, as_what = np.float64(value), "a Python float, which CuPy passes as double"
+    elif isinstance(value, np.generic):
+        passed, as_what = value, f"numpy.{value.dtype}"
+    else:
+        raise TypeError(f"{where}: expected {expected}, got {_describe(value)}")
+    if _kind_of(passed.dtype) != kind:
+        raise TypeError(f"{where}: expected {expected}, got {as_what}")
+    return passed
+
+
+def _kind_of(dtype: np.dtype) -> str:
+    return f"{dtype.kind}{dtype.itemsize}"
+
+
+def _dtype_of(kind: str) -> str:
+    return str(np.dtype(kind))
+
+
+def _describe(value) -> str:
+    if isinstance(value, np.ndarray):
+        return "a numpy.ndarray, which is not on the device"
+    return "None" if value is None else f"{type(value).__name__} {value!r}"

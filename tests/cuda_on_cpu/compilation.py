@@ -1,0 +1,153 @@
+"""Compiles CUDA source with the host compiler, once per content, for one of three modes.
+
+- ``fibers``: a shared library; every launch on one OS thread, deterministic
+- ``asan``: a program; the same, under AddressSanitizer and UndefinedBehaviorSanitizer
+- ``tsan``: a program; an OS thread for each CUDA thread, under ThreadSanitizer
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .source import Kernel, host_source, kernels
+
+MODES = ("fibers", "asan", "tsan")
+CPP = Path(__file__).resolve().parent / "cpp"
+CACHE = Path(__file__).resolve().parents[2] / ".build" / "cuda_on_cpu"
+
+_COMMON = ["-g", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
+_ASAN = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow"]
+_ASAN += ["-fno-sanitize-recover=all"]
+_FLAGS = {
+    "fibers": ["-O2", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
+    "asan": _ASAN,
+    "tsan": ["-O1", "-fsanitize=thread", "-DHOST_CUDA_THREADS", "-Wno-tsan"],
+}
+_RUNTIME = {
+    "fibers": ("block.cpp", "fibers.cpp", "library.cpp"),
+    "asan": ("block.cpp", "fibers.cpp", "program.cpp"),
+    "tsan": ("block.cpp", "threads.cpp", "program.cpp"),
+}
+_LINK = {"fibers": ["-shared"], "asan": _ASAN, "tsan": ["-fsanitize=thread", "-pthread"]}
+
+
+class CompilerMissing(RuntimeError):
+    """There is no C++ compiler, or it lacks a sanitizer."""
+
+
+class CompileError(Exception):
+    """The host compiler refused the kernel source; the message is the compiler's."""
+
+
+@dataclass(frozen=True, eq=False)  # one object for each content, so it is compared and cached by identity
+class Built:
+    """A compiled source: the library or program, and what is in it."""
+
+    path: Path
+    kernels: dict[str, Kernel]
+
+
+@cache
+def compiler() -> str:
+    """The path of the C++ compiler: $CXX, or g++. Raises CompilerMissing."""
+    name = os.environ.get("CXX", "g++")
+    path = shutil.which(name)
+    if path is None:
+        raise CompilerMissing(
+            f"the C++ compiler {name!r} was not found, and the CUDA kernels are tested by compiling them as C++: "
+            "install it (Debian and Ubuntu: apt install g++; Fedora: dnf install gcc-c++ libasan libubsan libtsan) "
+            "or name another one in $CXX"
+        )
+    return path
+
+
+def build(source: str, options: tuple[str, ...] = (), mode: str = "fibers") -> Built:
+    """Compiles ``source``; ``options`` as NVRTC takes them: -DNAME=VALUE, -std=... Raises CompileError."""
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    return _build(source, tuple(options), mode)
+
+
+@cache
+def _build(source: str, options: tuple[str, ...], mode: str) -> Built:
+    flags = _host_options(options)
+    text = _run(["-E", "-x", "c++", *flags, "-"], source)
+    target = _cached(mode + "-" + _digest(text, flags, mode), lambda to: _compile(text, flags, mode, to))
+    return Built(target, {kernel.name: kernel for kernel in kernels(text)})
+
+
+def _compile(text: str, flags: list[str], mode: str, target: Path) -> None:
+    objects = [str(_runtime_object(name, mode)) for name in _RUNTIME[mode]]
+    unit = f'#include "{CPP / "host_cuda.hpp"}"\n' + host_source(text)
+    kernel_object = target.with_suffix(".o")
+    try:
+        _run(["-c", "-x", "c++", *flags, *_COMMON, *_FLAGS[mode], "-", "-o", str(kernel_object)], unit)
+        _run([*_LINK[mode], str(kernel_object), *objects, "-o", str(target)])
+    finally:
+        kernel_object.unlink(missing_ok=True)
+
+
+def _runtime_object(name: str, mode: str) -> Path:
+    flags = list(_FLAGS[mode])
+    if mode == "tsan":
+        flags.remove("-fsanitize=thread")  # threads.cpp says why
+    arguments = ["-c", "-std=c++17", *_COMMON, "-Wextra", *flags, str(CPP / name)]
+    key = f"runtime-{mode}-{Path(name).stem}-{_digest('', flags, mode)}.o"
+    return _cached(key, lambda to: _run([*arguments, "-o", str(to)]))
+
+
+def _cached(name: str, make) -> Path:
+    """The file of that name in the cache; made under a name of its own first, so that processes may race."""
+    target = CACHE / name
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        draft = CACHE / f"draft-{os.getpid()}-{name}"
+        try:
+            make(draft)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+    return target
+
+
+@cache
+def _toolchain() -> str:
+    """Everything that a build depends on beside the kernel source: the compiler and this folder's own files."""
+    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    own = [path.read_text(encoding="utf-8") for path in sorted(CPP.iterdir())]
+    own += [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("compilation.py", "source.py")]
+    return version + "\0".join(own)
+
+
+def _digest(text: str, flags: list[str], mode: str) -> str:
+    return hashlib.sha256("\0".join([_toolchain(), mode, *flags, text]).encode()).hexdigest()[:24]
+
+
+def _host_options(options: tuple[str, ...]) -> list[str]:
+    flags = []
+    for option in options:
+        standard = re.fullmatch(r"-{1,2}std=(c\+\+\d\d)", option)
+        if standard:
+            flags.append(f"-std={standard[1]}")
+        elif re.fullmatch(r"-D\w+(=.*)?", option):
+            flags.append(option)
+        else:
+            raise ValueError(f"option {option!r} is not known to cuda_on_cpu; it takes -DNAME=VALUE and --std=c++NN")
+    return flags
+
+
+def _run(arguments: list[str], text: str | None = None) -> str:
+    done = subprocess.run([compiler(), *arguments], input=text, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    if "cannot find" in done.stderr and re.search(r"lib(asan|ubsan|tsan)", done.stderr):
+        raise CompilerMissing(
+            f"{compiler()} has no sanitizer libraries (Fedora: dnf install libasan libubsan libtsan; Debian's g++ "
+            f"brings them):\n{done.stderr}"
+        )
+    raise CompileError(done.stderr)

@@ -1,0 +1,84 @@
+// Atomics (relaxed, as CUDA's) and the arithmetic that CUDA offers under its own names.
+#pragma once
+
+template <class A, class B> auto min(A a, B b) -> decltype(a + b) { return b < a ? b : a; }
+template <class A, class B> auto max(A a, B b) -> decltype(a + b) { return a < b ? b : a; }
+
+template <class T> T __ldg(const T* address) { return *address; }
+template <class T> T __ldcg(const T* address) { return *address; }
+template <class T> T __ldcs(const T* address) { return *address; }
+template <class T> void __stcs(T* address, T value) { *address = value; }
+template <class T> void __stcg(T* address, T value) { *address = value; }
+
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline float rsqrt(float x) { return 1.0f / sqrtf(x); }
+inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+    return static_cast<unsigned>((static_cast<unsigned long long>(a) * b) >> 32);
+}
+inline float __int_as_float(int x) { return host_cuda::from_bits<float>(host_cuda::to_bits(x)); }
+inline float __uint_as_float(unsigned x) { return host_cuda::from_bits<float>(host_cuda::to_bits(x)); }
+inline int __float_as_int(float x) { return host_cuda::from_bits<int>(host_cuda::to_bits(x)); }
+inline unsigned __float_as_uint(float x) { return host_cuda::from_bits<unsigned>(host_cuda::to_bits(x)); }
+
+namespace host_cuda {
+
+// Compare and swap on the bits, since the host has no atomic operations on floating-point numbers.
+template <class T, class Change>
+T atomic_change(T* address, Change change) {
+    T before;
+    __atomic_load(address, &before, __ATOMIC_RELAXED);
+    for (;;) {
+        T after = change(before);
+        if (__atomic_compare_exchange(address, &before, &after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            return before;
+        }
+    }
+}
+
+}  // namespace host_cuda
+
+#define HOST_CUDA_ATOMIC(NAME, T, RESULT) \
+    inline T NAME(T* address, T value) {  \
+        return host_cuda::atomic_change(address, [value](T old) -> T { return RESULT; }); \
+    }
+#define HOST_CUDA_ATOMIC_INTEGERS(NAME, RESULT) \
+    HOST_CUDA_ATOMIC(NAME, int, RESULT)         \
+    HOST_CUDA_ATOMIC(NAME, unsigned, RESULT)    \
+    HOST_CUDA_ATOMIC(NAME, unsigned long long, RESULT)
+inline int host_cuda_wrapping_add(int a, int b) {  // an atomicAdd wraps round; `a + b` would be undefined
+    return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
+}
+HOST_CUDA_ATOMIC(atomicAdd, int, host_cuda_wrapping_add(old, value))
+HOST_CUDA_ATOMIC(atomicAdd, unsigned, old + value)
+HOST_CUDA_ATOMIC(atomicAdd, unsigned long long, old + value)
+HOST_CUDA_ATOMIC(atomicAdd, float, old + value)
+HOST_CUDA_ATOMIC(atomicAdd, double, old + value)
+HOST_CUDA_ATOMIC_INTEGERS(atomicMax, old < value ? value : old)
+HOST_CUDA_ATOMIC_INTEGERS(atomicMin, value < old ? value : old)
+HOST_CUDA_ATOMIC_INTEGERS(atomicExch, (static_cast<void>(old), value))
+HOST_CUDA_ATOMIC_INTEGERS(atomicOr, old | value)
+HOST_CUDA_ATOMIC_INTEGERS(atomicAnd, old & value)
+HOST_CUDA_ATOMIC(atomicExch, float, (static_cast<void>(old), value))
+#undef HOST_CUDA_ATOMIC_INTEGERS
+#undef HOST_CUDA_ATOMIC
+
+#define HOST_CUDA_CAS(T)                                                                               \
+    inline T atomicCAS(T* address, T expected, T desired) {                                            \
+        __atomic_compare_exchange(address, &expected, &desired, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); \
+        return expected;                                                                               \
+    }
+HOST_CUDA_CAS(int)
+HOST_CUDA_CAS(unsigned)
+HOST_CUDA_CAS(unsigned long long)
+#undef HOST_CUDA_CAS

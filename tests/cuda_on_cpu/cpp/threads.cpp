@@ -1,0 +1,185 @@
+// Runs a launch with one OS thread for each CUDA thread, so that ThreadSanitizer sees them race.
+//
+// This file is compiled without instrumentation, and its own lock is hidden from ThreadSanitizer: the only order
+// between threads that it may know is the order that CUDA promises, which is stated below with acquire and release.
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+#include "block.hpp"
+
+extern "C" {
+void AnnotateIgnoreSyncBegin(const char* file, int line);
+void AnnotateIgnoreSyncEnd(const char* file, int line);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+}
+
+namespace host_cuda {
+
+namespace {
+
+constexpr int threads_alive = 1024;
+
+struct Wave {
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t started = PTHREAD_COND_INITIALIZER;
+    int to_start = 0;
+};
+Wave wave;
+
+struct ThreadBlock {
+    ThreadBlock(const Launch& launch, uint3 index) : block(launch, index), warp_tags(3 * block.warps()) {}
+    Block block;
+    pthread_cond_t released = PTHREAD_COND_INITIALIZER;
+    char barrier_tags[2] = {};
+    std::vector<char> warp_tags;
+};
+struct Task {
+    const Launch* launch;
+    ThreadBlock* block;
+    int thread;
+    unsigned barriers, warp_syncs;  // passed
+};
+__thread Task* task;
+char fence_tag;
+
+class Lock {
+  public:
+    Lock() {
+        AnnotateIgnoreSyncBegin(__FILE__, __LINE__);
+        pthread_mutex_lock(&wave.mutex);
+    }
+    ~Lock() {
+        pthread_mutex_unlock(&wave.mutex);
+        AnnotateIgnoreSyncEnd(__FILE__, __LINE__);
+    }
+    void wait(pthread_cond_t& condition) { pthread_cond_wait(&condition, &wave.mutex); }
+};
+
+// Waiting threads cannot be unwound, and this is a process of its own. Called with the lock held.
+void check(const Block& block) {
+    if (block.error.empty() && !block.stuck()) return;
+    const std::string what = block.error.empty() ? "deadlock in " + block.describe_waiting() : block.error;
+    fprintf(stderr, "host_cuda: %s\n", what.c_str());
+    fflush(stderr);
+    AnnotateIgnoreSyncEnd(__FILE__, __LINE__);  // else ThreadSanitizer complains about that too
+    _exit(3);
+}
+
+void wait_until_ready(Lock& lock, ThreadBlock& own, Thread& thread) {
+    check(own.block);
+    if (thread.state == State::ready) pthread_cond_broadcast(&own.released);  // the last one to come
+    while (thread.state != State::ready) lock.wait(own.released);
+}
+
+void* run_thread(void* argument) {
+    task = static_cast<Task*>(argument);
+    Block& block = task->block->block;
+    threadIdx = block.threads[task->thread].index;
+    blockIdx = block.index;
+    {
+        Lock lock;  // all start together: a thread that runs alone to its end races with nobody
+        if (--wave.to_start == 0) pthread_cond_broadcast(&wave.started);
+        while (wave.to_start > 0) lock.wait(wave.started);
+    }
+    task->launch->call(task->launch->args);
+    Lock lock;
+    const unsigned before = block.releases;
+    block.leave(task->thread);
+    if (block.releases != before) pthread_cond_broadcast(&task->block->released);
+    check(block);
+    return nullptr;
+}
+
+void run_wave(const Launch& launch, const std::vector<int>& numbers) {
+    std::vector<std::unique_ptr<ThreadBlock>> blocks;
+    std::vector<Task> tasks;
+    for (int number : numbers) {
+        blocks.emplace_back(new ThreadBlock(launch, position(number, launch.grid)));
+        const int count = blocks.back()->block.live;
+        for (int t : permutation(count, launch.thread_order, launch.seed + static_cast<uint64_t>(number))) {
+            tasks.push_back(Task{&launch, blocks.back().get(), t, 0, 0});
+        }
+    }
+    wave.to_start = static_cast<int>(tasks.size());
+    std::vector<pthread_t> handles(tasks.size());
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 512 * 1024);
+    for (size_t i = 0; i < tasks.size(); ++i) {
+        if (pthread_create(&handles[i], &attributes, run_thread, &tasks[i])) {
+            perror("host_cuda: no more OS threads");
+            _exit(3);
+        }
+    }
+    for (pthread_t handle : handles) pthread_join(handle, nullptr);
+}
+
+}  // namespace
+
+// The runtime's lock hides everything while it is held, acquire and release too: they stand outside.
+BarrierResult barrier(int predicate, int line) {
+    ThreadBlock& own = *task->block;
+    Thread& thread = own.block.threads[task->thread];
+    // Two tags in turn: a fast thread that is at the next barrier already must not appear to order a slow one here.
+    char* tag = &own.barrier_tags[task->barriers++ % 2];
+    __tsan_release(tag);
+    {
+        Lock lock;
+        own.block.arrive_at_barrier(task->thread, predicate, line);
+        wait_until_ready(lock, own, thread);
+    }
+    __tsan_acquire(tag);
+    return thread.barrier;
+}
+
+WarpResult warp(WarpOp op, unsigned mask, uint64_t value, unsigned source_lane, int line) {
+    ThreadBlock& own = *task->block;
+    Thread& thread = own.block.threads[task->thread];
+    // Two tags in turn again, for whole warps; parts of a warp share a third, which shows a little too much order.
+    const bool whole = mask == 0xffffffffu;
+    char* tag = &own.warp_tags[3 * (task->thread / 32) + (whole ? task->warp_syncs % 2 : 2)];
+    // Only __syncwarp orders memory; a shuffle or a vote exchanges its values and nothing else.
+    const bool orders = op == WarpOp::sync;
+    if (orders) __tsan_release(tag);
+    {
+        Lock lock;
+        own.block.arrive_at_warp(task->thread, op, mask, value, source_lane, line);
+        wait_until_ready(lock, own, thread);
+    }
+    if (orders) __tsan_acquire(tag);
+    if (orders && whole) ++task->warp_syncs;
+    return thread.warp;
+}
+
+// More order than CUDA gives, since every fence meets every other: enough for "the last block sums up".
+void fence() {
+    __tsan_acquire(&fence_tag);
+    __tsan_release(&fence_tag);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+unsigned lane() { return static_cast<unsigned>(task->thread) % 32; }
+void* static_shared(int slot) { return task->block->block.shared[slot]; }
+void* dynamic_shared() { return task->block->block.dynamic; }
+
+std::string run_grid(const Launch& launch) {
+    gridDim = launch.grid;
+    blockDim = launch.block;
+    const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
+    const int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
+    const std::vector<int> order = permutation(blocks, launch.block_order, launch.seed);
+    const int together = std::max(1, threads_alive / threads);
+    for (int first = 0; first < blocks; first += together) {
+        const int end = std::min(blocks, first + together);
+        run_wave(launch, std::vector<int>(order.begin() + first, order.begin() + end));
+    }
+    return "";
+}
+
+}  // namespace host_cuda

@@ -1,0 +1,92 @@
+"""``cupy.cuda``: two devices, streams that do everything at once, and the cuBLAS handle."""
+
+from . import state
+
+
+class Device:
+    """A device; as a context manager, the current one."""
+
+    def __init__(self, device=None) -> None:
+        self.id = state.current().device if device is None else int(getattr(device, "id", device))
+        if not 0 <= self.id < state.DEVICE_COUNT:
+            raise ValueError(f"cudaErrorInvalidDevice: invalid device ordinal {self.id}")
+        self._before: list[int] = []
+
+    def __enter__(self):
+        self._before.append(state.current().device)
+        state.current().device = self.id
+        return self
+
+    def __exit__(self, *exc):
+        state.current().device = self._before.pop()
+
+    def use(self):
+        state.current().device = self.id
+
+    def synchronize(self):
+        pass
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self):
+        return hash(self.id)
+
+    def __int__(self):
+        return self.id
+
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
+
+class Stream:
+    """Work is done when it is asked for, so a stream has nothing to order."""
+
+    _entered: list["Stream"] = []
+
+    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None) -> None:
+        self.ptr = 0 if null else id(self)
+
+    def __enter__(self):
+        Stream._entered.append(self)
+        return self
+
+    def __exit__(self, *exc):
+        Stream._entered.pop()
+
+    def synchronize(self):
+        pass
+
+
+_null = Stream(null=True)
+
+
+def get_current_stream(device_id=-1):
+    return Stream._entered[-1] if Stream._entered else _null
+
+
+def is_available():
+    return True
+
+
+def get_device():
+    return state.current().device
+
+
+def get_device_count():
+    return state.DEVICE_COUNT
+
+
+def get_cublas_handle():
+    """A number that is the current device's own, so that a handle of another device can be refused."""
+    return 0xB1A5 + state.current().device
+
+
+class CompileException(Exception):
+    """CuPy's: what the compiler said."""
+
+    def __init__(self, msg, source, name, options, backend="nvrtc") -> None:
+        super().__init__(msg)
+        self._msg, self.source, self.name, self.options, self.backend = msg, source, name, options, backend
+
+

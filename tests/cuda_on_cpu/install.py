@@ -1,0 +1,93 @@
+"""Puts the stand-in where ``import cupy`` finds it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+
+from . import cublas, device, functions, ndarray, raw, state
+from .compilation import MODES
+
+_PACKAGES = ("cupy", "cupyx", "cupy_backends")
+
+
+@contextmanager
+def cupy_on_cpu(
+    mode: str = "fibers", *, thread_order: str = "ascending", block_order: str | None = None, seed: int = 0
+) -> Iterator[ModuleType]:
+    """``import cupy`` gives the stand-in, until the end; gives the stand-in module.
+
+    ``mode`` is "fibers", "asan" or "tsan" (see compilation.py). ``thread_order`` and ``block_order`` (the same, if not
+    given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
+    ``module.on_cpu.launches`` and ``.gemms``. A real cupy that was imported before is back afterwards.
+    """
+    block_order = thread_order if block_order is None else block_order
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if not {thread_order, block_order} <= set(state.ORDERS):
+        raise ValueError(f"an order must be one of {', '.join(state.ORDERS)}, got {thread_order!r}, {block_order!r}")
+    before = _taken_out()
+    state.push(state.State(mode, thread_order, block_order, seed))
+    modules = _modules()
+    sys.modules.update(modules)
+    try:
+        yield modules["cupy"]
+    finally:
+        _taken_out()
+        sys.modules.update(before)
+        state.pop()
+
+
+def _taken_out() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@cache  # one module for the process: who kept `cupy` or a kernel from an earlier context may go on with it
+def _modules() -> dict[str, ModuleType]:
+    cupy = _Cupy("cupy")
+    cupy.__dict__.update({name: value for name, value in vars(functions).items() if name in FUNCTIONS})
+    cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
+    cupy.ndarray, cupy.RawModule, cupy.RawKernel = ndarray.ndarray, raw.RawModule, raw.RawKernel
+    cuda = cupy.cuda = ModuleType("cupy.cuda")
+    for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle"):
+        setattr(cuda, name, getattr(device, name))
+    cuda.runtime = _module(
+        "cupy.cuda.runtime", getDevice=device.get_device, getDeviceCount=device.get_device_count
+    )
+    cuda.device = _module("cupy.cuda.device", Device=device.Device, get_cublas_handle=device.get_cublas_handle)
+    cuda.stream = _module(
+        "cupy.cuda.stream", Stream=device.Stream, get_current_stream=device.get_current_stream
+    )
+    cuda.compiler = _module("cupy.cuda.compiler", CompileException=device.CompileException)
+    cuda.cublas = _module("cupy.cuda.cublas", **{name: getattr(cublas, name) for name in CUBLAS})
+    below = {f"cupy.cuda.{name}": getattr(cuda, name) for name in SUBMODULES}
+    return {"cupy": cupy, "cupy.cuda": cuda, **below}
+
+
+class _Cupy(ModuleType):
+    """The top module. ``on_cpu`` is the only name that CuPy does not have."""
+
+    @property
+    def on_cpu(self) -> state.State:
+        return state.current()
+
+
+FUNCTIONS = (
+    *("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "asarray", "array", "arange"),
+    *("ascontiguousarray", "asnumpy", "where", "stack", "concat", "concatenate", "flip", "array_equal"),
+    *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul", "isfinite", "isnan", "any", "all"),
+)
+CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
+CUBLAS = ("sgemm", "dgemm", "CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLASError")
+SUBMODULES = ("runtime", "device", "stream", "compiler")
+ATTRIBUTES = ("cublas",)  # a module too, but `import cupy.cuda.cublas` does not find it in CuPy either
+
+
+def _module(name: str, **contents) -> ModuleType:
+    module = ModuleType(name)
+    module.__dict__.update(contents)
+    return module

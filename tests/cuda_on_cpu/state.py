@@ -1,0 +1,42 @@
+"""What the stand-in knows while it is installed: mode, thread order, current device, and counts."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+ORDERS = ("ascending", "descending", "random")
+DEVICE_COUNT = 2
+
+
+@dataclass
+class State:
+    """One `cupy_on_cpu` context."""
+
+    mode: str = "fibers"
+    thread_order: str = "ascending"
+    block_order: str = "ascending"
+    seed: int = 0
+    device: int = 0
+    launches: Counter = field(default_factory=Counter)  # kernel name -> launches
+    gemms: Counter = field(default_factory=Counter)  # "sgemm", "dgemm" -> calls
+
+    def reset_counts(self) -> None:
+        self.launches.clear()
+        self.gemms.clear()
+
+
+_stack: list[State] = []
+
+
+def current() -> State:
+    """The state of the innermost context. Raises RuntimeError outside of one."""
+    if not _stack:
+        raise RuntimeError("the stand-in for CuPy works inside `with cupy_on_cpu():` only")
+    return _stack[-1]
+
+
+def push(state: State) -> None:
+    _stack.append(state)
+
+
+def pop() -> None:
+    _stack.pop()
