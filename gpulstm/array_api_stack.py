@@ -21,9 +21,15 @@ class Saved(NamedTuple):
 
 
 def forward(
-    layout: Layout, weights: list[Weights], x: Array, initial: State | None, lengths: Array | None
+    layout: Layout,
+    weights: list[Weights],
+    x: Array,
+    initial: State | None,
+    lengths: Array | None,
+    *,
+    keep: bool = True,
 ) -> tuple[Array, State, Saved]:
-    """Output, final state and what `backward` needs."""
+    """Output, final state and what `backward` needs; that is nothing of use unless ``keep``."""
     xp = namespace(x)
     if lengths is not None:
         # A nan in the padding would reach the gradients of automatic differentiation as 0 * nan.
@@ -38,7 +44,7 @@ def forward(
         outputs = []
         for index, reverse in _directions(layout, layer):
             y, h, c, steps = equations.sequence(
-                x, initial.h[index, ...], initial.c[index, ...], weights[index], lengths, reverse
+                x, initial.h[index, ...], initial.c[index, ...], weights[index], lengths, reverse, keep=keep
             )
             outputs.append(y)
             h_final.append(h)

@@ -54,11 +54,18 @@ def namespace(x: Array) -> ModuleType:
 
 def standard_namespace(xp: ModuleType) -> ModuleType:
     """The namespace for a library that the user named by its plain module, such as ``torch`` or ``jax.numpy``."""
+    if not isinstance(xp, ModuleType) or not hasattr(xp, "asarray"):
+        raise TypeError(f"xp must be a module such as numpy, cupy or torch, got {xp!r}")
     if xp is np or xp is sys.modules.get("cupy"):
         return xp
     from array_api_compat import array_namespace
 
-    return array_namespace(xp.asarray(0.0)) if hasattr(xp, "asarray") else xp
+    return array_namespace(xp.asarray(0.0))
+
+
+def dtypes_of(xp: ModuleType) -> tuple[str, ...]:
+    """The dtypes that this library's path computes in."""
+    return KERNEL_DTYPES if xp is np or xp is sys.modules.get("cupy") else PORTABLE_DTYPES
 
 
 def library(x: Array) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from . import functional, initialisers
+from . import arrays, functional, initialisers
 from .arrays import Array
-from .parameters import Layout, State
+from .parameters import Layout, State, shape_problem
 
 
 @dataclass(frozen=True)
@@ -37,51 +37,80 @@ class LSTMCell:
     ) -> None:
         require = initialisers.require_size
         self.layout = Layout(require("input_size", input_size), require("hidden_size", hidden_size), bias=bool(bias))
-        shapes = {_ours(name): shape for name, shape in self.layout.shapes().items()}
-        self.params = initialisers.uniform(shapes, self.layout.hidden_size**-0.5, dtype, xp, rng)
+        self.params = initialisers.uniform(self._shapes(), self.layout.hidden_size**-0.5, dtype, xp, rng)
 
     def __call__(self, x: Array, state: State | tuple[Array, Array] | None = None) -> State:
         """The next state: x (batch, inputs), h and c (batch, hidden), or all of them without the batch axis."""
-        _, final = functional.lstm_inference(_one_step(x), self._sequence_params(), _one_layer(state))
+        self._check(x, state)
+        final = functional.inference(self.layout, x[None, ...], self._params(), _with_layer(state), None, False)[1]
         return State(final.h[0, ...], final.c[0, ...])
 
     def forward(self, x: Array, state: State | tuple[Array, Array] | None = None) -> tuple[State, CellCache]:
         """The next state, and a cache for one `backward`."""
-        _, final, cache = functional.lstm_forward(_one_step(x), self._sequence_params(), _one_layer(state))
+        self._check(x, state)
+        _, final, cache = functional.forward(self.layout, x[None, ...], self._params(), _with_layer(state), None, False)
         return State(final.h[0, ...], final.c[0, ...]), CellCache(cache)
 
     def backward(
         self, cache: CellCache, dstate: State | tuple[Array | None, Array | None]
     ) -> tuple[Array, dict[str, Array], State]:
-        """Gradients of x, of the parameters and of the state before, from those of the state after."""
+        """Gradients of x, of the parameters and of the state before, from those of the state after.
+
+        Either half of ``dstate`` may be None.
+        """
         if not isinstance(cache, CellCache):
             raise TypeError(f"cache must be what LSTMCell.forward returned last, got {type(cache).__name__}")
-        dx, grads, dinitial = functional.lstm_backward(cache.inner, None, _one_layer(dstate, "dstate"))
-        named = {_ours(name): gradient for name, gradient in grads.items()}
+        x = cache.inner.x[0, ...] if cache.inner.batched else cache.inner.x[0, 0, ...]
+        self._check_pair("dstate", dstate, x)
+        dx, grads, dinitial = functional.lstm_backward(cache.inner, None, _with_layer(dstate))
+        named = {name.removesuffix("_l0"): gradient for name, gradient in grads.items()}
         return dx[0, ...], named, State(dinitial.h[0, ...], dinitial.c[0, ...])
 
-    def _sequence_params(self) -> dict[str, Array]:
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name.removesuffix("_l0"): shape for name, shape in self.layout.shapes().items()}
+
+    def _params(self) -> dict[str, Array]:
+        """The parameters under the names of a layer. What is wrong with them is said under their own names."""
+        shapes = self._shapes()
+        problems = [f"missing {name} {shape}" for name, shape in shapes.items() if name not in self.params]
+        problems += [f"unexpected {name}" for name in self.params if name not in shapes]
+        for name in shapes.keys() & self.params.keys():
+            arrays.require_array(name, self.params[name])
+            problem = shape_problem(name, self.params[name], shapes[name])
+            problems += [problem] if problem else []
+        if problems:
+            raise ValueError(f"params do not fit: {'; '.join(problems)}")
         return {name + "_l0": array for name, array in self.params.items()}
 
+    def _check(self, x: Array, state: Any) -> None:
+        """What a sequence's checks would say in words that a cell does not have: time, layers, directions."""
+        arrays.require_array("x", x)
+        if x.ndim not in (1, 2):
+            raise ValueError(f"x must have shape (batch, inputs), or (inputs,) without a batch, got {tuple(x.shape)}")
+        if x.shape[-1] != self.layout.input_size:
+            raise ValueError(
+                f"x must have inputs = {self.layout.input_size} on its last axis, got shape {tuple(x.shape)}"
+            )
+        self._check_pair("state", state, x)
+
+    def _check_pair(self, name: str, pair: Any, x: Array) -> None:
+        if pair is None:
+            return
+        shape = (*tuple(x.shape)[:-1], self.layout.hidden_size)
+        words = "(batch, hidden)" if x.ndim == 2 else "(hidden,)"
+        for part, array in zip("hc", functional.pair(name, pair), strict=True):
+            if array is None:
+                continue  # half a gradient is fine; half a state is refused further on
+            arrays.require_array(f"{name}.{part}", array)
+            if tuple(array.shape) != shape:
+                raise ValueError(f"{name}.{part} must have shape {words} = {shape}, got {tuple(array.shape)}")
+
     def __repr__(self) -> str:
-        return f"LSTMCell({self.layout.input_size}, {self.layout.hidden_size})"
+        bias = "" if self.layout.bias else ", bias=False"
+        dtype = arrays.dtype_name(self.params["weight_hh"])
+        return f"LSTMCell({self.layout.input_size}, {self.layout.hidden_size}{bias}, dtype={dtype!r})"
 
 
-def _ours(name: str) -> str:
-    return name.removesuffix("_l0")
-
-
-def _one_step(x: Array) -> Array:
-    """x with a time axis of length one."""
-    functional.arrays.require_array("x", x)
-    if x.ndim not in (1, 2):
-        raise ValueError(f"x must have shape (batch, inputs), or (inputs,) without a batch, got {tuple(x.shape)}")
-    return x[None, ...]
-
-
-def _one_layer(state: Any, name: str = "state") -> Any:
+def _with_layer(pair: Any) -> Any:
     """The pair with a layer axis of length one."""
-    if state is None:
-        return None
-    pair = functional._pair(name, state)
-    return tuple(a if a is None or not functional.arrays.is_array(a) else a[None, ...] for a in pair)
+    return None if pair is None else tuple(None if a is None else a[None, ...] for a in pair)

@@ -112,7 +112,14 @@ def times(steps: int, reverse: bool) -> list[int]:
 
 
 def sequence(
-    x: Array, h: Array, c: Array, weights: Weights, lengths: Array | None = None, reverse: bool = False
+    x: Array,
+    h: Array,
+    c: Array,
+    weights: Weights,
+    lengths: Array | None = None,
+    reverse: bool = False,
+    *,
+    keep: bool = True,
 ) -> tuple[Array, Array, Array, list[Step]]:
     """All time steps of one layer in one direction.
 
@@ -121,13 +128,14 @@ def sequence(
     While a sequence is over (``t >= length``) its state stays as it is and its output is zero. Forwards that keeps the
     state of its own last step; in reverse it makes the sequence start from its own end.
 
-    Returns y (time, batch, hidden), the final h and c, and the steps, indexed by time.
+    Returns y (time, batch, hidden), the final h and c, and the steps, indexed by time: None each unless ``keep``.
     """
     xp = namespace(x)
     outputs: list[Array] = [h] * x.shape[0]
     steps: list[Any] = [None] * x.shape[0]
     for t in times(x.shape[0], reverse):
-        h_next, c_next, steps[t] = step(x[t, ...], h, c, weights)
+        h_next, c_next, saved = step(x[t, ...], h, c, weights)
+        steps[t] = saved if keep else None
         if lengths is None:
             h, c, outputs[t] = h_next, c_next, h_next
         else:

@@ -72,7 +72,14 @@ def lstm_forward(
     Raises TypeError or ValueError that names the argument, what was expected and what came.
     Equations: `gpulstm.equations`.
     """
-    call = _check(x, params, state, lengths, batch_first)
+    return forward(None, x, params, state, lengths, batch_first)
+
+
+def forward(
+    layout: Layout | None, x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool
+) -> tuple[Array, State, Cache]:
+    """`lstm_forward` with the layout that ``params`` must have; None reads it off them."""
+    call = _check(layout, x, params, state, lengths, batch_first)
     weights = call.layout.weights(params)
     saved: Any = None
     with arrays.on_device_of(x):
@@ -94,14 +101,22 @@ def lstm_inference(
     lengths: Any = None,
     batch_first: bool = False,
 ) -> tuple[Array, State]:
-    """`lstm_forward` without a cache: whatever the number of time steps, memory beyond x and y stays bounded."""
-    call = _check(x, params, state, lengths, batch_first)
+    """`lstm_forward` without a cache. On NumPy and CuPy arrays memory beyond x and y stays bounded, whatever the number
+    of time steps; other libraries keep no step either, but collect the outputs before they join them."""
+    return inference(None, x, params, state, lengths, batch_first)
+
+
+def inference(
+    layout: Layout | None, x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool
+) -> tuple[Array, State]:
+    """`lstm_inference` with the layout that ``params`` must have; None reads it off them."""
+    call = _check(layout, x, params, state, lengths, batch_first)
     weights = call.layout.weights(params)
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
         elif call.engine is None:
-            y, final, _ = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
+            y, final, _ = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths, keep=False)
         else:
             y, final = stack.inference(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
@@ -134,10 +149,16 @@ def lstm_backward(
     return _outward(dx, cache.batched, cache.batch_first), gradients, _state_outward(dinitial, cache.batched)
 
 
-def _check(x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool) -> _Call:
+def _check(
+    layout: Layout | None, x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool
+) -> _Call:
     arrays.require_array("x", x)
     arrays.require_floating("x", x)
-    layout = Layout.of(params)
+    if layout is None:
+        layout = Layout.of(params)
+    else:
+        layout.check(params)
+    _check_dtype_of_x(x, params)
     arrays.check_same({"x": x, **params})
     if x.ndim not in (2, 3):
         axes = "(batch, time, inputs)" if batch_first else "(time, batch, inputs)"
@@ -153,18 +174,30 @@ def _check(x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batc
     return _Call(layout, inward, initial, steps, batched, _engine(x))
 
 
+def _check_dtype_of_x(x: Array, params: Mapping[str, Array]) -> None:
+    """The commonest mistake is a float64 input for float32 parameters: say it of x, not of the first parameter."""
+    dtypes = {arrays.dtype_name(p) for p in params.values()}
+    if len(dtypes) == 1 and arrays.dtype_name(x) not in dtypes:
+        (wanted,) = dtypes
+        raise TypeError(
+            f"x must have the parameters' dtype {wanted}, got {arrays.dtype_name(x)}; nothing is cast silently, "
+            f"so convert x, for example with .astype('{wanted}'), or make the parameters {arrays.dtype_name(x)}"
+        )
+
+
 def _check_state(name: str, state: Any, x: Array, layout: Layout, batch: int, batched: bool) -> State | None:
     """The pair (h, c) with a batch axis, or None."""
     if state is None:
         return None
-    h, c = _pair(name, state)
+    h, c = pair(name, state)
     if h is None or c is None:
         raise TypeError(f"{name} must have both h and c, got None for one; pass zeros, or None for the pair")
     arrays.check_same({"x": x, f"{name}.h": h, f"{name}.c": c})
     return State(*(_with_batch(f"{name}.{part}", a, layout, batch, batched) for part, a in (("h", h), ("c", c))))
 
 
-def _pair(name: str, state: Any) -> tuple[Any, Any]:
+def pair(name: str, state: Any) -> tuple[Any, Any]:
+    """(h, c) as they came. Raises TypeError for anything but two."""
     if not isinstance(state, (tuple, list)) or len(state) != 2:
         got = f"{len(state)} items" if isinstance(state, (tuple, list)) else arrays.describe(state)
         raise TypeError(f"{name} must be a pair (h, c), got {got}")
@@ -193,7 +226,7 @@ def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, 
     if dstate is None:
         return dy, (None, None)
     parts = []
-    for part, array in zip(("h", "c"), _pair("dstate", dstate), strict=True):
+    for part, array in zip(("h", "c"), pair("dstate", dstate), strict=True):
         if array is not None:
             arrays.check_same({"x": cache.x, f"dstate.{part}": array})
             array = _with_batch(f"dstate.{part}", array, cache.layout, batch, cache.batched)

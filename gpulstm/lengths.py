@@ -25,9 +25,13 @@ def checked(lengths: Any, x: Array, *, batched: bool) -> Array | None:
             f"lengths must be integers on the host or a {arrays.library(x)} array like x, "
             f"got {arrays.describe(lengths)}; convert them, for example with numpy.asarray"
         )
+    if isinstance(lengths, np.ma.MaskedArray):
+        raise TypeError("lengths must be a plain array, got a masked array; what it hides would count as a length")
     if _is_traced(lengths):
+        if lengths.dtype.kind not in "iu":
+            raise TypeError(f"lengths must be integers, got {arrays.describe(lengths)}")
         return _checked_shape(lengths, batch, batched)
-    values = np.asarray(arrays.to_numpy(lengths) if arrays.is_array(lengths) else lengths)
+    values = _on_host(lengths)
     if values.size == 0 and values.dtype == np.float64 and isinstance(lengths, (list, tuple)):
         values = values.astype(np.int32)  # NumPy gives an empty list this dtype
     if values.dtype.kind not in "iu":
@@ -44,6 +48,15 @@ def checked(lengths: Any, x: Array, *, batched: bool) -> Array | None:
             f"for sequence {first}; is the batch axis where batch_first says?"
         )
     return arrays.beside(values.astype(np.int32), x)
+
+
+def _on_host(lengths: Any) -> np.ndarray:
+    if arrays.is_array(lengths):
+        return arrays.to_numpy(lengths)
+    try:
+        return np.asarray(lengths)
+    except ValueError as error:  # a ragged list
+        raise TypeError(f"lengths must be integers, one for each sequence, got {lengths!r}") from error
 
 
 def _checked_shape(values: Array, batch: int, batched: bool) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import arrays, initialisers, state_dict
 from .arrays import Array
-from .functional import Cache, lstm_backward, lstm_forward, lstm_inference
+from .functional import Cache, forward, inference, lstm_backward
 from .parameters import GATES, Layout, State
 
 
@@ -72,7 +72,7 @@ class LSTM:
 
         Arguments are those of `forward`.
         """
-        return lstm_inference(x, self.params, state, lengths=lengths, batch_first=self.batch_first)
+        return inference(self.layout, x, self.params, state, lengths, self.batch_first)
 
     def forward(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None
@@ -88,7 +88,7 @@ class LSTM:
         Returns ``y`` (time, batch, directions * hidden) laid out as x is, the final `State`, and the cache, which
         refers to x, y and the parameters: do not write to them before `backward`.
         """
-        return lstm_forward(x, self.params, state, lengths=lengths, batch_first=self.batch_first)
+        return forward(self.layout, x, self.params, state, lengths, self.batch_first)
 
     def backward(
         self, cache: Cache, dy: Array | None = None, dstate: State | tuple[Array | None, Array | None] | None = None
@@ -129,7 +129,7 @@ class LSTM:
         layer's library, device and dtype. Raises one ValueError that lists every missing, unexpected and mis-shaped
         key; in that case nothing has been changed.
         """
-        self.params = state_dict.load(mapping, self.layout, self.params)
+        self.params.update(state_dict.load(mapping, self.layout, self.params))
 
     @classmethod
     def from_torch(

@@ -96,12 +96,13 @@ class Layout:
             if name not in params:
                 raise ValueError(f"params must have '{name}', got {_listing(params)}{two_biases_hint(params)}")
             arrays.require_array(name, params[name])
-            if params[name].ndim != 2:
-                raise ValueError(f"{name} must have 2 axes, got shape {tuple(params[name].shape)}")
+            if params[name].ndim != 2 or 0 in params[name].shape:
+                raise ValueError(f"{name} must have 2 axes, none of them empty, got shape {tuple(params[name].shape)}")
         layers = [int(found[1]) for name in params if (found := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
+        input_size, hidden_size = _sizes(params)
         layout = cls(
-            input_size=params["weight_ih_l0"].shape[1],
-            hidden_size=_hidden_size(params),
+            input_size=input_size,
+            hidden_size=hidden_size,
             num_layers=max(layers) + 1,
             bidirectional="weight_ih_l0_reverse" in params,
             bias="bias_l0" in params,
@@ -117,13 +118,13 @@ class Layout:
         for name, shape in expected.items():
             if name in params:
                 arrays.require_array(name, params[name])
-                problem = shape_problem(name, params[name], shape, self)
+                problem = shape_problem(name, params[name], shape)
                 problems += [problem] if problem else []
         if problems:
-            raise ValueError(f"params do not fit: {'; '.join(problems)}{two_biases_hint(params)}")
+            raise ValueError(f"params do not fit: {listing(problems)}{two_biases_hint(params)}")
 
 
-def shape_problem(name: str, array: Array, shape: tuple[int, ...], layout: Layout) -> str | None:
+def shape_problem(name: str, array: Array, shape: tuple[int, ...]) -> str | None:
     """What is wrong with an array's shape, in words, or None."""
     got = tuple(array.shape)
     if got == shape:
@@ -131,11 +132,16 @@ def shape_problem(name: str, array: Array, shape: tuple[int, ...], layout: Layou
     symbols = {
         "weight_ih": "(4*hidden, inputs)",
         "weight_hh": "(4*hidden, hidden)",
-        "bias": "(4*hidden,)",
     }
     kind = name.partition("_l")[0]
     hint = "; is it transposed?" if got == shape[::-1] and len(shape) == 2 else ""
-    return f"{name} must have shape {symbols.get(kind, '')} = {shape}, got {got}{hint}"
+    return f"{name} must have shape {symbols.get(kind, '(4*hidden,)')} = {shape}, got {got}{hint}"
+
+
+def listing(problems: list[str]) -> str:
+    """All of them in one line, or the first ones where they would fill a screen."""
+    shown, more = problems[:20], len(problems) - 20
+    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
 
 
 def two_biases_hint(params: Mapping[str, Array]) -> str:
@@ -145,13 +151,13 @@ def two_biases_hint(params: Mapping[str, Array]) -> str:
     return ""
 
 
-def _hidden_size(params: Mapping[str, Array]) -> int:
-    """hidden is both the width of weight_hh and a quarter of its height: the height decides, so that a transposed
-    weight_hh is the one that gets reported."""
+def _sizes(params: Mapping[str, Array]) -> tuple[int, int]:
+    """(input_size, hidden_size) as the weights of layer 0 say. Where they are transposed or disagree, the sizes that
+    most of them agree on, so that the one that is wrong gets reported."""
     rows, columns = params["weight_hh_l0"].shape
-    if params["weight_ih_l0"].shape[0] == rows and rows % 4 == 0:
-        return rows // 4
-    return columns if rows == 4 * columns else min(rows, columns)
+    hidden = rows if columns == 4 * rows else columns
+    height, width = params["weight_ih_l0"].shape
+    return (height if width == 4 * hidden != height else width), hidden
 
 
 def _listing(params: Mapping[str, Array]) -> str:

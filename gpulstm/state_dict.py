@@ -8,7 +8,7 @@ import numpy as np
 
 from . import arrays
 from .arrays import Array
-from .parameters import Layout, shape_problem
+from .parameters import Layout, listing, shape_problem
 
 
 def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]) -> dict[str, Array]:
@@ -26,10 +26,10 @@ def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]
     problems = [f"missing {source} {shape}" for source, shape in wanted.items() if source not in mapping]
     problems += [f"unexpected {name}" for name in mapping if name not in wanted]
     values = {source: _host(source, mapping[source]) for source in wanted if source in mapping}
-    found = (shape_problem(source, value, wanted[source], layout) for source, value in values.items())
+    found = (shape_problem(source, value, wanted[source]) for source, value in values.items())
     problems += [problem for problem in found if problem]
     if problems:
-        raise ValueError(f"the state dict does not fit this LSTM: {'; '.join(problems)}")
+        raise ValueError(f"the state dict does not fit this LSTM: {listing(problems)}{_prefix_hint(mapping)}")
 
     def combined(name: str) -> np.ndarray:
         first, *rest = (values[source] for source in expected[name])
@@ -63,7 +63,10 @@ def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
         raise ValueError("the state dict has weight_hr_l0, a projection: this LSTM has none")
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in mapping:
-            raise ValueError(f"the state dict must have '{name}', got {', '.join(map(str, mapping)) or 'nothing'}")
+            got = ", ".join(map(str, mapping)) or "nothing"
+            raise ValueError(f"the state dict must have '{name}', got {got}{_prefix_hint(mapping)}")
+        if len(getattr(mapping[name], "shape", ())) != 2:
+            raise ValueError(f"{name} must be an array with 2 axes, got {arrays.describe(mapping[name])}")
     layers = [int(m[1]) for name in mapping if (m := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
     return Layout(
         input_size=int(mapping["weight_ih_l0"].shape[1]),
@@ -72,6 +75,14 @@ def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
         bidirectional="weight_ih_l0_reverse" in mapping,
         bias="bias_l0" in mapping or "bias_ih_l0" in mapping,
     )
+
+
+def _prefix_hint(mapping: Mapping[str, Any]) -> str:
+    """A whole model's state dict names its layers before each parameter."""
+    for name in map(str, mapping):
+        if found := re.fullmatch(r"(.+\.)weight_ih_l0", name):
+            return f"; take the prefix {found[1]!r} off the names first, and leave the other layers' parameters out"
+    return ""
 
 
 def _sources(name: str, torch_names: bool) -> tuple[str, ...]:
@@ -89,13 +100,17 @@ def _host(name: str, value: Any) -> np.ndarray:
         value = value.float() if arrays.dtype_name(value) in ("float16", "bfloat16") else value
     if arrays.is_array(value):
         host = arrays.to_numpy(value)
-    elif hasattr(value, "__dlpack__"):
+    elif hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
         host = np.from_dlpack(value)
-    else:
+    elif hasattr(value, "__array__") and not isinstance(value, (np.ndarray, np.generic)):
         host = np.asarray(value)
+    else:
+        raise TypeError(f"{name} must be an array of floating-point numbers, got {type(value).__name__}")
+    if host.dtype.name in ("float16", "bfloat16"):
+        return host.astype(np.float32)
     if host.dtype.kind != "f":
         raise TypeError(f"{name} must be an array of floating-point numbers, got {arrays.describe(host)}")
-    return host.astype(np.float32) if host.dtype == np.float16 else host
+    return host
 
 
 def _like(host: np.ndarray, like: Array) -> Array:

@@ -35,7 +35,7 @@ class Backend:
             return {key: self.array(item) for key, item in value.items()}
         if isinstance(value, (tuple, list)):
             return tuple(self.array(item) for item in value)
-        return value.copy() if self.xp is np else self.xp.asarray(np.ascontiguousarray(value))
+        return value.copy() if self.xp is np else self.xp.asarray(np.array(value, order="C"))
 
     def numpy(self, value: Any) -> Any:
         """The way back."""

@@ -3,7 +3,7 @@
 Every engine is a module with the same functions, so `gpulstm.stack` works with any of them:
 
 - ``GATE_BUFFER_BYTES``: how large a gate buffer may grow in inference
-- ``contiguous(x)``, ``empty(shape, like)``, ``zeros(shape, like)``, ``lengths_like(lengths, x)``
+- ``contiguous(x)``, ``empty(shape, like)``, ``zeros(shape, like)``
 - ``without_padding(x, lengths)``: a copy of x (time, batch, inputs) with zeros where a sequence is over
 - ``forward(x, weights, h, c, y, lengths, reverse) -> saved``: training; h and c become the final state
 - ``inference(x, weights, h, c, y, gates, lengths, first_time, reverse)``: the same, and keeps nothing

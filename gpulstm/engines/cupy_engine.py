@@ -46,12 +46,6 @@ def zeros(shape, like):
     return cupy.zeros(shape, like.dtype)
 
 
-def lengths_like(lengths, x):
-    import cupy
-
-    return cupy.asarray(lengths)
-
-
 def without_padding(x, lengths):
     import cupy
 

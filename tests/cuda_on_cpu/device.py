@@ -77,6 +77,17 @@ def get_device_count():
     return state.DEVICE_COUNT
 
 
+def get_device_properties(device):
+    """Of a GPU that does not exist, and says so."""
+    name = f"stand-in {Device(device).id}, the kernels run on the CPU".encode()
+    return {"name": name, "major": 0, "minor": 0, "totalGlobalMem": 0, "multiProcessorCount": 1}
+
+
+def get_version():
+    """Of a CUDA that does not exist."""
+    return 0
+
+
 def get_cublas_handle():
     """A number that is the current device's own, so that a handle of another device can be refused."""
     return 0xB1A5 + state.current().device

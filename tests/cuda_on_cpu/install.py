@@ -56,7 +56,12 @@ def _modules() -> dict[str, ModuleType]:
     for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle"):
         setattr(cuda, name, getattr(device, name))
     cuda.runtime = _module(
-        "cupy.cuda.runtime", getDevice=device.get_device, getDeviceCount=device.get_device_count
+        "cupy.cuda.runtime",
+        getDevice=device.get_device,
+        getDeviceCount=device.get_device_count,
+        getDeviceProperties=device.get_device_properties,
+        runtimeGetVersion=device.get_version,
+        driverGetVersion=device.get_version,
     )
     cuda.device = _module("cupy.cuda.device", Device=device.Device, get_cublas_handle=device.get_cublas_handle)
     cuda.stream = _module(

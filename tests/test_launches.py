@@ -1,0 +1,178 @@
+"""What the CuPy engine asks of the device: how many launches, on which device, and how many compilations."""
+
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import gpulstm as gl
+from gpulstm.cuda import modules
+from gpulstm.engines import cupy_engine
+from gpulstm.functional import lstm_inference
+from tests import backends, problems
+
+STEPS = 5
+
+
+class TestCounts:
+    """One kernel and one product for each step; whatever else there is does not depend on the number of steps."""
+
+    BACKENDS = (backends.CUPY_ON_CPU,)
+
+    def counts(self, backend, function) -> tuple[Counter, int]:
+        backend.xp.on_cpu.reset_counts()
+        function()
+        return Counter(backend.xp.on_cpu.launches), sum(backend.xp.on_cpu.gemms.values())
+
+    @pytest.mark.parametrize("directions", [1, 2])
+    @pytest.mark.parametrize("layers", [1, 3])
+    @pytest.mark.parametrize("lengths", [None, [5, 0, 3]], ids=["no lengths", "lengths"])
+    @pytest.mark.parametrize("state", [True, False])
+    def test_training(self, backend, layers, directions, lengths, state):
+        given = problems.problem(layers=layers, directions=directions, lengths=lengths, state=state)
+        x, params = backend.array(given.x), backend.array(given.params)
+        initial, dy, dstate = (backend.array(a) for a in (given.state, given.dy, given.dstate))
+        runs = layers * directions
+        kept = []
+        forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params, initial, lengths=lengths)[2]))
+        assert forward == ({"lstm_forward_step": STEPS * runs}, (STEPS + 1) * runs)
+        backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], dy, dstate))
+        # A product for dx, one for each weight, and one more for the initial state's share of weight_hh.
+        fixed = 3 + (1 if state else 0)
+        assert backward == ({"lstm_backward_step": STEPS * runs, "column_sum": runs}, (STEPS + fixed) * runs)
+
+    def test_inference(self, backend):
+        given = problems.problem(layers=2, directions=2)
+        x, params = backend.array(given.x), backend.array(given.params)
+        found = self.counts(backend, lambda: lstm_inference(x, params))
+        assert found == ({"lstm_forward_step": STEPS * 4}, (STEPS + 1) * 4)
+
+    def test_inference_in_tiles_has_one_more_product_for_each_tile(self, backend, monkeypatch):
+        given = problems.problem()
+        monkeypatch.setattr(cupy_engine, "GATE_BUFFER_BYTES", 2 * 3 * 8 * 8)  # two steps
+        x, params = backend.array(given.x), backend.array(given.params)
+        assert self.counts(backend, lambda: lstm_inference(x, params)) == ({"lstm_forward_step": STEPS}, STEPS + 3)
+
+    def test_a_second_launch_where_the_bias_has_many_rows(self, backend):
+        """column_sum adds up 512 rows in a block, then the blocks' sums: 2 launches, a right sum in a fixed order."""
+        given = problems.problem(steps=2, batch=300, hidden=9)
+        kept = gl.lstm_forward(backend.array(given.x), backend.array(given.params))[2]
+        gradients = []
+        dy = backend.array(given.dy)
+        launches, _ = self.counts(backend, lambda: gradients.append(gl.lstm_backward(kept, dy)[1]))
+        assert launches["column_sum"] == 2
+        numpy = problems.solve(backends.Backend(backends.NUMPY, np), given.but(state=None, dstate=None))
+        np.testing.assert_allclose(backend.numpy(gradients[0]["bias_l0"]), numpy["dbias_l0"], rtol=1e-12)
+
+    def test_without_a_bias_nothing_is_summed(self, backend):
+        given = problems.problem(bias=False)
+        kept = gl.lstm_forward(backend.array(given.x), backend.array(given.params))[2]
+        assert "column_sum" not in self.counts(backend, lambda: gl.lstm_backward(kept))[0]
+
+    @pytest.mark.parametrize("sizes", [{"steps": 0}, {"batch": 0}], ids=str)
+    def test_nothing_to_do_launches_nothing(self, backend, sizes):
+        given = problems.problem(**sizes)
+        assert self.counts(backend, lambda: problems.solve(backend, given)) == ({}, 0)
+
+
+class TestCompilation:
+    BACKENDS = (backends.CUPY_ON_CPU,)
+
+    @pytest.fixture(autouse=True)
+    def compilations(self, monkeypatch):
+        """Counts compilations, starting with none: slow ones, so that threads have time to come together."""
+        found = Counter()
+        compile_one, slow = modules._compile, threading.Event()
+
+        def counted(cupy, specialisation):
+            found[specialisation, cupy.cuda.runtime.getDevice()] += 1
+            slow.wait(0.05)
+            return compile_one(cupy, specialisation)
+
+        monkeypatch.setattr(modules, "_kernels", {})
+        monkeypatch.setattr(modules, "_compile", counted)
+        return found
+
+    def test_once_for_each_specialisation(self, backend, compilations):
+        for lengths in (None, [5, 0, 3], None, [1, 2, 3]):
+            for dtype in ("float32", "float64"):
+                problems.solve(backend, problems.problem(lengths=lengths, dtype=dtype))
+        # 2 dtypes x (forward and backward, with and without lengths, and the sum)
+        assert len(compilations) == 2 * (2 + 2 + 1)
+        assert set(compilations.values()) == {1}
+
+    def test_once_when_threads_ask_together(self, backend, compilations):
+        together = threading.Barrier(4)
+        found, errors = [], []
+
+        def ask():
+            try:
+                together.wait(timeout=10)
+                found.append(modules.kernel("sigmoid", "float32"))
+            except Exception as error:  # noqa: BLE001 - else lost with its thread, and the test would pass
+                errors.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert list(compilations.values()) == [1]
+        assert len(found) == 4 and all(kernel is found[0] for kernel in found)
+
+    def test_again_for_another_device(self, backend, compilations):
+        modules.kernel("sigmoid", "float32")
+        with backend.xp.cuda.Device(1):
+            modules.kernel("sigmoid", "float32")
+        assert sorted(device for _, device in compilations) == [0, 1]
+
+
+class TestDevices:
+    """Everything happens on the arrays' device, whichever is the current one."""
+
+    BACKENDS = (backends.CUPY_ON_CPU,)
+
+    @pytest.mark.parametrize("lengths", [None, [5, 0, 3]], ids=["no lengths", "lengths"])
+    @pytest.mark.parametrize("state", [True, False])
+    def test_training_and_inference(self, backend, state, lengths):
+        self.check(backend, problems.problem(layers=2, directions=2, lengths=lengths, state=state))
+
+    @pytest.mark.parametrize("sizes", [{"steps": 0}, {"batch": 0}], ids=str)
+    @pytest.mark.parametrize("state", [True, False])
+    def test_nothing_to_do(self, backend, sizes, state):
+        self.check(backend, problems.problem(**sizes, state=state))
+
+    def check(self, backend, given: problems.Problem) -> None:
+        device = backend.xp.cuda.Device(1)
+        with device:
+            x, params, state = backend.array(given.x), backend.array(given.params), backend.array(given.state)
+            dy, dstate = backend.array(given.dy), backend.array(given.dstate)
+        inferred, inferred_state = lstm_inference(x, params, state, lengths=given.lengths)
+        y, final, cache = gl.lstm_forward(x, params, state, lengths=given.lengths)
+        dx, grads, dinitial = gl.lstm_backward(cache, dy, dstate)
+        for array in (inferred, *inferred_state, y, *final, dx, *grads.values(), *dinitial):
+            assert array.device == device
+        assert backend.xp.cuda.runtime.getDevice() == 0, "the caller's device is as it was"
+        expected = problems.solve(backend, given)
+        found = {"y": y, "h": final.h, "c": final.c, "dx": dx, "dh": dinitial.h, "dc": dinitial.c}
+        problems.assert_close(backend.numpy(found), {name: expected[name] for name in found})
+
+    def test_the_layer(self, backend):
+        with backend.xp.cuda.Device(1):
+            lstm = gl.LSTM(4, 2, dtype="float64", xp=backend.xp, rng=0)
+            x = backend.array(problems.problem().x)
+        gate = lstm.gate("forget")
+        assert gate.weight.device == gate.bias.device == x.device
+        lstm.load_state_dict(backend.numpy(lstm.params))
+        assert all(p.device == x.device for p in lstm.params.values())
+        assert lstm(x)[0].device == x.device
+
+    def test_the_cell(self, backend):
+        with backend.xp.cuda.Device(1):
+            cell = gl.LSTMCell(4, 2, dtype="float64", xp=backend.xp, rng=0)
+            x = backend.array(problems.problem().x[0])
+        after, cache = cell.forward(x)
+        dx, _, _ = cell.backward(cache, (after.h, None))
+        assert dx.device == after.h.device == x.device
