@@ -1,6 +1,7 @@
 """Which arrays the tests run on, and what the summary says about those that did not run."""
 
 import os
+import sys
 
 # One BLAS thread for each worker, set before NumPy loads its BLAS: more would fight over the same cores.
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
@@ -48,5 +49,6 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if config.getoption("--gpu"):
         line = f"GPU tests ran on {backends.gpu_name()}"
     else:
-        line = "GPU tests did not run: they need a GPU and the option --gpu. The kernels ran on the CPU."
+        instead = "The kernels ran on the CPU." if sys.platform.startswith("linux") else "Nor did the kernels on the CPU."
+        line = f"GPU tests did not run: they need a GPU and the option --gpu. {instead}"
     terminalreporter.write_sep("-", line)

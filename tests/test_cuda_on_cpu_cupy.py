@@ -325,7 +325,7 @@ def _value(text):
 
 def test_every_name_and_signature_is_cupys():
     if importlib.util.find_spec("cupy") is None:
-        if os.environ.get("CI"):
+        if os.environ.get("CI") and sys.platform != "darwin":  # for which there is no CuPy
             pytest.fail("CuPy is not installed, and CI promises this test: pip install 'gpulstm[kernelcheck]'")
         pytest.skip("CuPy is not installed, so the stand-in was not compared: pip install 'gpulstm[kernelcheck]'")
     ours = offered()

@@ -7,6 +7,7 @@ says nothing fails, so that the gate cannot pass by reading nothing.
 import importlib.util
 import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,7 +88,8 @@ def nvrtc_or_skip():
     nvrtc, reason = _nvrtc()
     if nvrtc is None:
         reason = f'the kernels were not compiled for GPUs: {reason}; pip install "gpulstm[kernelcheck]"'
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+        promised = os.environ.get("CI") and sys.platform != "darwin"  # for which there is neither CuPy nor NVRTC
+        (pytest.fail if promised else pytest.skip)(reason)
     return nvrtc
 
 
