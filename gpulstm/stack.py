@@ -20,8 +20,6 @@ class Saved(NamedTuple):
     layout: Layout
     weights: list[Weights]
     inputs: list[Array]  # per layer: (time, batch, inputs)
-    outputs: list[Array]  # per layer: (time, batch, directions*hidden)
-    initial: State | None
     runs: list  # what the engine saved, per layer and direction
     lengths: Array | None
 
@@ -33,7 +31,7 @@ def forward(
     weights, x, initial = _contiguous(engine, weights, x, initial)
     final = _state(engine, layout, x, initial)
     steps, batch, _ = x.shape
-    inputs, outputs, runs = [], [], []
+    inputs, runs = [], []
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
     for layer in range(layout.num_layers):
         y = engine.empty((steps, batch, layout.output_size), x)
@@ -41,9 +39,8 @@ def forward(
             h, c = final.h[index], final.c[index]
             runs.append(engine.forward(layer_input, weights[index], h, c, y, columns, lengths, reverse))
         inputs.append(layer_input)
-        outputs.append(y)
         layer_input = y
-    return layer_input, final, Saved(engine, layout, weights, inputs, outputs, initial, runs, lengths)
+    return layer_input, final, Saved(engine, layout, weights, inputs, runs, lengths)
 
 
 def backward(
@@ -54,18 +51,16 @@ def backward(
     ``dstate`` is a pair of arrays or None for the final state's gradients.
     """
     engine, layout, lengths = saved.engine, saved.layout, saved.lengths
-    dstate = _gradient_state(engine, layout, saved.outputs[-1], dstate)
+    dstate = _gradient_state(engine, layout, saved.inputs[0], dstate)
     gradients: list[Any] = [None] * len(saved.runs)
     dy = None if dy is None else engine.contiguous(dy)
     for layer in reversed(range(layout.num_layers)):
-        x, y = saved.inputs[layer], saved.outputs[layer]
+        x = saved.inputs[layer]
         dx = engine.empty(x.shape, x)
         for index, columns, reverse in _directions(layout, layer):
             gradients[index] = engine.backward(
                 saved.runs[index],
                 x,
-                y,
-                None if saved.initial is None else saved.initial.h[index],
                 saved.weights[index],
                 dy,
                 dstate.h[index],

@@ -25,8 +25,8 @@ extern "C" __global__ void lstm_backward_step(
     real* __restrict__ dc,            // (batch, hidden) gradient of c[t] from the step after; replaced by c[t-1]'s
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, not read without LENGTHS
     int step,                         // index into gates and dy, and the time that lengths are compared with
-    int cell_from,                    // slot of c[t-1]
-    int cell_to,                      // slot of c[t]
+    int slot_from,                    // slot of c[t-1]
+    int slot_to,                      // slot of c[t]
     int batch,
     int hidden,
     int dy_width,
@@ -49,7 +49,7 @@ extern "C" __global__ void lstm_backward_step(
     const real f = gate[hidden];
     const real g = gate[2 * hidden];
     const real o = gate[3 * hidden];
-    const real tanh_c = tanh(cells[cell_to * units + index]);
+    const real tanh_c = tanh(cells[slot_to * units + index]);
 
     real d_hidden = dh[index];
 #if DY
@@ -58,7 +58,7 @@ extern "C" __global__ void lstm_backward_step(
     const real d_cell = dc[index] + d_hidden * o * tanh_slope(tanh_c);
 
     gate[0] = d_cell * g * sigmoid_slope(i);
-    gate[hidden] = d_cell * cells[cell_from * units + index] * sigmoid_slope(f);
+    gate[hidden] = d_cell * cells[slot_from * units + index] * sigmoid_slope(f);
     gate[2 * hidden] = d_cell * i * tanh_slope(g);
     gate[3 * hidden] = d_hidden * tanh_c * sigmoid_slope(o);
     dc[index] = d_cell * f;

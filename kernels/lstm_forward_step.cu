@@ -18,13 +18,13 @@ extern "C" __global__ void lstm_forward_step(
     real* __restrict__ gates,         // (steps, batch, 4*hidden) pre-activations; activated in place with KEEP
     const real* __restrict__ bias,    // (4*hidden,), not read without BIAS
     real* cells,                      // (slots, batch, hidden) cell states; a slot is one time, or all of them
-    real* __restrict__ h,             // (batch, hidden) hidden state, replaced by this step's
+    real* h,                          // (slots, batch, hidden) hidden states, in the same slots
     real* __restrict__ y,             // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, not read without LENGTHS
     int step,                         // index into gates and y
     int time,                         // the same step counted from the sequence's beginning, to compare with lengths
-    int cell_from,                    // slot that holds c[t-1]
-    int cell_to,                      // slot that receives c[t]; may be the same
+    int slot_from,                    // slot that holds c[t-1] and h[t-1]
+    int slot_to,                      // slot that receives c[t] and h[t]; may be the same
     int batch,
     int hidden,
     int y_width,
@@ -35,12 +35,13 @@ extern "C" __global__ void lstm_forward_step(
     const int sequence = int(index / hidden);
     const int unit = int(index % hidden);
 
-    const real c_previous = cells[cell_from * units + index];
+    const real c_previous = cells[slot_from * units + index];
     const long long row = (long long)step * batch + sequence;
     real* out = y + row * y_width + y_offset + unit;
 #if LENGTHS
     if (time >= lengths[sequence]) {
-        cells[cell_to * units + index] = c_previous;
+        cells[slot_to * units + index] = c_previous;
+        h[slot_to * units + index] = h[slot_from * units + index];
         *out = real(0);
         return;
     }
@@ -63,8 +64,8 @@ extern "C" __global__ void lstm_forward_step(
     const real c = f * c_previous + i * g;
     const real hidden_state = o * tanh(c);
 
-    cells[cell_to * units + index] = c;
-    h[index] = hidden_state;
+    cells[slot_to * units + index] = c;
+    h[slot_to * units + index] = hidden_state;
     *out = hidden_state;
 #if KEEP
     gate[0] = i;

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
+from gpulstm import engines
 from gpulstm.cuda import modules
 from gpulstm.engines import cupy_engine
 from gpulstm.functional import lstm_inference
@@ -38,9 +39,18 @@ class TestCounts:
         forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params, initial, lengths=lengths)[2]))
         assert forward == ({"lstm_forward_step": STEPS * runs}, (STEPS + 1) * runs)
         backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], dy, dstate))
-        # A product for dx, one for each weight, and one more for the initial state's share of weight_hh.
-        fixed = 3 + (1 if state else 0)
-        assert backward == ({"lstm_backward_step": STEPS * runs, "column_sum": runs}, (STEPS + fixed) * runs)
+        # A product for dx and one for each weight.
+        assert backward == ({"lstm_backward_step": STEPS * runs, "column_sum": runs}, (STEPS + 3) * runs)
+
+    def test_training_has_as_many_products_and_sums_as_windows_of_time(self, backend, monkeypatch):
+        monkeypatch.setattr(engines, "WINDOW", 2)
+        given = problems.problem()
+        windows = -(-STEPS // 2)
+        x, params, kept = backend.array(given.x), backend.array(given.params), []
+        forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params)[2]))
+        assert forward == ({"lstm_forward_step": STEPS}, STEPS + windows)
+        backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], backend.array(given.dy)))
+        assert backward == ({"lstm_backward_step": STEPS, "column_sum": windows}, STEPS + 3 * windows)
 
     def test_inference(self, backend):
         given = problems.problem(layers=2, directions=2)

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from gpulstm import engines
 from tests import backends, torch_reference
 
 CASES = range(200)
@@ -57,6 +58,18 @@ class TestKernels:
     @pytest.mark.parametrize("seed", CASES)
     def test_matches(self, backend, seed, dtype):
         check(backend, seed, dtype)
+
+
+class TestWindows:
+    """Longer than a window of time, in which weight gradients are added up: several windows, the last one shorter."""
+
+    BACKENDS = backends.ENGINES
+
+    @pytest.mark.parametrize("window", [1, 3, 7])
+    @pytest.mark.parametrize("seed", CASES[:20])
+    def test_matches(self, backend, seed, window, monkeypatch):
+        monkeypatch.setattr(engines, "WINDOW", window)
+        check(backend, seed, "float64")
 
 
 def test_the_cases_cover_what_they_claim():

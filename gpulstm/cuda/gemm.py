@@ -22,15 +22,10 @@ class Matrix(NamedTuple):
     row_stride: int  # elements from one row to the next
 
 
-def matrix(array, first_column: int = 0, columns: int | None = None) -> Matrix:
-    """The rows of a C-contiguous array of any rank, all leading axes taken together; ``columns`` of them if not all."""
+def matrix(array) -> Matrix:
+    """A C-contiguous array of any rank, all leading axes taken together as rows."""
     width = array.shape[-1]
-    return Matrix(
-        array.data.ptr + first_column * array.itemsize,
-        array.size // width if width else 0,
-        width - first_column if columns is None else columns,
-        width,
-    )
+    return Matrix(array.data.ptr, array.size // width, width, width)
 
 
 def rows_of(a: Matrix, first: int, count: int, itemsize: int) -> Matrix:

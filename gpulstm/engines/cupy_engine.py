@@ -4,16 +4,16 @@ The kernels are `kernels/lstm_forward_step.cu`, `lstm_backward_step.cu` and `col
 computes. See `gpulstm.engines` for what each function takes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import dtype_name
-from ..cuda.gemm import Gemm, Matrix, matrix, rows_of
+from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
 from ..parameters import Weights
-from . import Columns, slots
+from . import Columns, inputs_of, slots, windows
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
@@ -24,8 +24,9 @@ SLAB_ROWS = 512  # rows that one block of column_sum adds up
 class Saved(NamedTuple):
     """What the backward pass needs."""
 
-    gates: object  # (time, batch, 4*hidden) activated
-    cells: object  # (time + 1, batch, hidden)
+    gates: Any  # (time, batch, 4*hidden) activated
+    cells: Any  # (time + 1, batch, hidden)
+    hiddens: Any  # (time + 1, batch, hidden)
 
 
 def contiguous(x):
@@ -54,20 +55,25 @@ def without_padding(x, lengths):
 
 
 def forward(x, weights: Weights, h, c, y, columns: Columns, lengths, reverse: bool) -> Saved:
+    import cupy
+
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * columns.hidden), x)
-    cells = empty((steps + 1, batch, columns.hidden), x)
-    cells[-1 if reverse else 0] = c
-    _run(x, weights, h, cells, y, columns, gates, lengths, 0, reverse, keep=True)
-    c[...] = cells[0 if reverse else -1]
-    return Saved(gates, cells)
+    cells, hiddens = (empty((steps + 1, batch, columns.hidden), x) for _ in "ch")
+    first, last = (-1, 0) if reverse else (0, -1)
+    # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
+    takes_part = None if lengths is None else lengths[:, None] > 0
+    cells[first], hiddens[first] = c, h if takes_part is None else cupy.where(takes_part, h, x.dtype.type(0))
+    _run(x, weights, hiddens, cells, y, columns, gates, lengths, 0, reverse, keep=True)
+    c[...], h[...] = cells[last], hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h)
+    return Saved(gates, cells, hiddens)
 
 
 def inference(x, weights: Weights, h, c, y, columns: Columns, gates, lengths, first_time: int, reverse: bool) -> None:
     _run(x, weights, h, c, y, columns, gates, lengths, first_time, reverse, keep=False)
 
 
-def _run(x, weights, h, cells, y, columns, gates, lengths, first_time, reverse, keep: bool) -> None:
+def _run(x, weights, hiddens, cells, y, columns, gates, lengths, first_time, reverse, keep: bool) -> None:
     """Every launch argument but the step's own four numbers is the same for all steps, so the loop computes nothing."""
     import cupy
 
@@ -75,17 +81,19 @@ def _run(x, weights, h, cells, y, columns, gates, lengths, first_time, reverse, 
     hidden = columns.hidden
     dtype = dtype_name(x)
     gemm = Gemm(cupy, dtype)
-    all_gates, h_matrix, recurrent = matrix(gates), matrix(h), matrix(weights.recurrent)
-    gemm(matrix(x), matrix(weights.input), all_gates, transpose_b=True)
+    all_gates, all_h, recurrent = matrix(gates), matrix(hiddens), matrix(weights.recurrent)
+    for window in windows(steps, reverse):
+        gemm(matrix(x[window]), matrix(weights.input), matrix(gates[window]), transpose_b=True)
 
     step_kernel = kernel("lstm_forward_step", dtype, weights.bias is not None, lengths is not None, keep)
     grid, block = one_thread_per(batch * hidden)
-    arrays = (gates, _or_null(weights.bias), cells, h, y, _or_null(lengths))
+    arrays = (gates, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
     sizes = tuple(np.int32(n) for n in (batch, hidden, y.shape[2], columns.first))
     for t in range(steps)[:: -1 if reverse else 1]:
-        step_gates = rows_of(all_gates, t * batch, batch, x.itemsize)
-        gemm(h_matrix, recurrent, step_gates, transpose_b=True, accumulate=True)
         before, after = slots(t, reverse) if keep else (0, 0)
+        step_gates = rows_of(all_gates, t * batch, batch, x.itemsize)
+        h_before = rows_of(all_h, before * batch, batch, x.itemsize)
+        gemm(h_before, recurrent, step_gates, transpose_b=True, accumulate=True)
         numbers = (np.int32(t), np.int32(first_time + t), np.int32(before), np.int32(after))
         step_kernel(grid, block, (*arrays, *numbers, *sizes))
 
@@ -93,8 +101,6 @@ def _run(x, weights, h, cells, y, columns, gates, lengths, first_time, reverse, 
 def backward(
     saved: Saved,
     x,
-    y,
-    h0,
     weights: Weights,
     dy,
     dh,
@@ -107,19 +113,19 @@ def backward(
 ) -> Weights:
     import cupy
 
-    gates, cells = saved
+    gates, cells, hiddens = saved
     gemm = Gemm(cupy, dtype_name(x))
     _backward_steps(gemm, gates, cells, weights, dy, dh, dc, columns, lengths, reverse)
 
-    da = matrix(gates)  # gradients of the pre-activations by now
-    gemm(da, matrix(weights.input), matrix(dx), accumulate=add_to_dx)
-    gradient = Weights(
-        empty(weights.input.shape, x),
-        zeros(weights.recurrent.shape, x),
-        None if weights.bias is None else _column_sum(gates),
-    )
-    gemm(da, matrix(x), matrix(gradient.input), transpose_a=True)
-    _recurrent_gradient(gemm, gates, matrix(y, columns.first, columns.hidden), h0, lengths, reverse, gradient.recurrent)
+    gradient = Weights(*(None if w is None else zeros(w.shape, x) for w in weights))
+    for window in windows(len(gates), reverse):
+        da = matrix(gates[window])  # gradients of the pre-activations by now
+        h_before = matrix(hiddens[inputs_of(window, reverse)])
+        gemm(da, matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
+        gemm(da, matrix(x[window]), matrix(gradient.input), transpose_a=True, accumulate=True)
+        gemm(da, h_before, matrix(gradient.recurrent), transpose_a=True, accumulate=True)
+        if gradient.bias is not None:
+            gradient.bias[...] += _column_sum(gates[window])
     return gradient
 
 
@@ -139,30 +145,6 @@ def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, columns, lengths, r
         step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
         # With lengths the kernel left zero in dh where a sequence runs, and its gradient where it is over.
         gemm(step_gates, recurrent, dh_matrix, accumulate=lengths is not None)
-
-
-def _recurrent_gradient(gemm, gates, y: Matrix, h0, lengths, reverse: bool, out) -> None:
-    """Adds sum over t of da[t]^T h[t-1] to ``out``. h[t-1] is the output one step earlier, but at a sequence's first
-    step, where it is h0: those gate gradients stand at time 0, or in reverse at each sequence's own last time."""
-    import cupy
-
-    steps, batch, _ = gates.shape
-    itemsize = gates.itemsize
-    da, target = matrix(gates), matrix(out)
-    if steps > 1:
-        shared = (steps - 1) * batch
-        later_da = rows_of(da, 0 if reverse else batch, shared, itemsize)
-        earlier_h = rows_of(y, batch if reverse else 0, shared, itemsize)
-        gemm(later_da, earlier_h, target, transpose_a=True, accumulate=True)
-    if h0 is None:
-        return
-    first = gates[-1 if reverse else 0]
-    if lengths is not None:
-        # An empty sequence wraps around to the last time, where its gradient is zero; its h0 takes no part.
-        h0 = cupy.where(lengths[:, None] > 0, h0, h0.dtype.type(0))
-        if reverse:
-            first = cupy.ascontiguousarray(gates[lengths - 1, cupy.arange(batch)])
-    gemm(matrix(first), matrix(h0), target, transpose_a=True, accumulate=True)
 
 
 def _column_sum(gates):

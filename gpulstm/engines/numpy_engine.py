@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..parameters import Weights
-from . import Columns, slots
+from . import Columns, inputs_of, slots, windows
 
 GATE_BUFFER_BYTES = 8 * 2**20  # half an L3 slice: a buffer that leaves the cache costs more than its GEMM gains
 
@@ -18,6 +18,7 @@ class Saved(NamedTuple):
 
     gates: np.ndarray  # (time, batch, 4*hidden) activated
     cells: np.ndarray  # (time + 1, batch, hidden)
+    hiddens: np.ndarray  # (time + 1, batch, hidden)
 
 
 class Scratch:
@@ -50,23 +51,27 @@ def without_padding(x, lengths):
 def forward(x, weights: Weights, h, c, y, columns: Columns, lengths, reverse: bool) -> Saved:
     steps, batch, _ = x.shape
     gates = np.empty((steps, batch, 4 * columns.hidden), x.dtype)
-    cells = np.empty((steps + 1, batch, columns.hidden), x.dtype)
-    cells[-1 if reverse else 0] = c
-    _run(x, weights, h, cells, y[:, :, columns.slice], gates, lengths, 0, reverse)
-    c[...] = cells[0 if reverse else -1]
-    return Saved(gates, cells)
+    cells, hiddens = (np.empty((steps + 1, batch, columns.hidden), x.dtype) for _ in "ch")
+    first, last = (-1, 0) if reverse else (0, -1)
+    # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
+    takes_part = None if lengths is None else lengths[:, None] > 0
+    cells[first], hiddens[first] = c, h if takes_part is None else np.where(takes_part, h, x.dtype.type(0))
+    _run(x, weights, hiddens, cells, y[:, :, columns.slice], gates, lengths, 0, reverse)
+    c[...], h[...] = cells[last], hiddens[last] if takes_part is None else np.where(takes_part, hiddens[last], h)
+    return Saved(gates, cells, hiddens)
 
 
 def inference(x, weights: Weights, h, c, y, columns: Columns, gates, lengths, first_time: int, reverse: bool) -> None:
-    _run(x, weights, h, c[None], y[:, :, columns.slice], gates, lengths, first_time, reverse)
+    _run(x, weights, h[None], c[None], y[:, :, columns.slice], gates, lengths, first_time, reverse)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinities and NaNs travel as IEEE says, without a warning per step
-def _run(x, weights, h, cells, y, gates, lengths, first_time, reverse) -> None:
-    """cells holds one slot per time and one more, or a single slot that is updated in place."""
+def _run(x, weights, hiddens, cells, y, gates, lengths, first_time, reverse) -> None:
+    """hiddens and cells hold one slot per time and one more, or a single slot that is updated in place."""
     steps, batch, inputs = x.shape
-    hidden = h.shape[1]
-    np.matmul(x.reshape(-1, inputs), weights.input.T, out=gates.reshape(-1, 4 * hidden))
+    hidden = hiddens.shape[2]
+    for window in windows(steps, reverse):
+        np.matmul(x[window].reshape(-1, inputs), weights.input.T, out=gates[window].reshape(-1, 4 * hidden))
     if weights.bias is not None:
         gates += weights.bias
     scratch = Scratch(batch, hidden, x.dtype)
@@ -74,20 +79,20 @@ def _run(x, weights, h, cells, y, gates, lengths, first_time, reverse) -> None:
     recurrent = weights.recurrent.T
     everyone_until = steps if lengths is None else int(lengths.min(initial=steps)) - first_time
     for t in range(steps)[:: -1 if reverse else 1]:
-        np.matmul(h, recurrent, out=scratch.gates)
+        before, after = slots(t, reverse) if len(cells) > 1 else (0, 0)
+        np.matmul(hiddens[before], recurrent, out=scratch.gates)
         np.add(gates[t], scratch.gates, out=gates[t])
         _activate(gates[t], scale, shift)
-        before, after = slots(t, reverse) if len(cells) > 1 else (0, 0)
         if t < everyone_until:
-            _update(gates[t], cells[before], cells[after], h, scratch, True)
-            y[t] = h
+            _update(gates[t], cells[before], cells[after], hiddens[after], scratch, True)
+            y[t] = hiddens[after]
         else:
             running = (first_time + t < lengths)[:, None]
             if before != after:
-                cells[after] = cells[before]
-            _update(gates[t], cells[before], cells[after], h, scratch, running)
+                cells[after], hiddens[after] = cells[before], hiddens[before]
+            _update(gates[t], cells[before], cells[after], hiddens[after], scratch, running)
             y[t] = 0
-            np.copyto(y[t], h, where=running)
+            np.copyto(y[t], hiddens[after], where=running)
 
 
 def _activation_affine(hidden: int, dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -127,8 +132,6 @@ def _split(gates):
 def backward(
     saved: Saved,
     x,
-    y,
-    h0,
     weights: Weights,
     dy,
     dh,
@@ -139,18 +142,22 @@ def backward(
     lengths,
     reverse: bool,
 ) -> Weights:
-    gates, cells = saved
+    gates, cells, hiddens = saved
     _backward_steps(gates, cells, weights, dy if dy is None else dy[:, :, columns.slice], dh, dc, lengths, reverse)
 
-    rows = gates.reshape(-1, gates.shape[2])  # (time * batch, 4*hidden), gradients of the pre-activations by now
-    flat_dx = dx.reshape(-1, dx.shape[2])
-    if add_to_dx:
-        flat_dx += rows @ weights.input
-    else:
-        np.matmul(rows, weights.input, out=flat_dx)
-    d_input = rows.T @ x.reshape(-1, x.shape[2])
-    d_recurrent = _recurrent_gradient(gates, y[:, :, columns.slice], h0, lengths, reverse)
-    return Weights(d_input, d_recurrent, None if weights.bias is None else rows.sum(axis=0))
+    gradient = Weights(*(None if w is None else np.zeros_like(w) for w in weights))
+    for window in windows(len(gates), reverse):
+        da = gates[window].reshape(-1, gates.shape[2])  # (window * batch, 4*hidden), of the pre-activations by now
+        of_x = dx[window].reshape(-1, dx.shape[2])
+        if add_to_dx:
+            of_x += da @ weights.input
+        else:
+            np.matmul(da, weights.input, out=of_x)
+        gradient.input[...] += da.T @ x[window].reshape(-1, x.shape[2])
+        gradient.recurrent[...] += da.T @ hiddens[inputs_of(window, reverse)].reshape(-1, hiddens.shape[2])
+        if gradient.bias is not None:
+            gradient.bias[...] += da.sum(axis=0)
+    return gradient
 
 
 def _backward_steps(gates, cells, weights, dy, dh, dc, lengths, reverse) -> None:
@@ -207,18 +214,3 @@ def _update_backward(gates, c_before, c_after, dh, dc, scratch: Scratch, running
     f *= c_before
     f *= dc
     np.copyto(dc, value, where=running)
-
-
-def _recurrent_gradient(gates, y, h0, lengths, reverse: bool):
-    """dW_hh = sum over t of da[t]^T h[t-1]. h[t-1] is the output one step earlier, but at a sequence's first step,
-    where it is h0: those gate gradients stand at time 0, or in reverse at each sequence's own last time."""
-    width, hidden = gates.shape[2], y.shape[2]
-    da, h_previous = (gates[:-1], y[1:]) if reverse else (gates[1:], y[:-1])
-    gradient = da.reshape(-1, width).T @ h_previous.reshape(-1, hidden)
-    if h0 is None:
-        return gradient
-    if lengths is None:
-        return gradient + gates[-1 if reverse else 0].T @ h0
-    # An empty sequence wraps around to the last time, where its gradient is zero; its h0 takes no part.
-    first = gates[lengths - 1, np.arange(len(lengths))] if reverse else gates[0]
-    return gradient + first.T @ np.where(lengths[:, None] > 0, h0, h0.dtype.type(0))
