@@ -8,7 +8,11 @@ import numpy as np
 
 from . import arrays, functional, initialisers
 from .arrays import Array
+from .masks import Draws
+from .options import PLAIN
 from .parameters import Layout, State, shape_problem
+
+INFERENCE, TRAINING = Draws(PLAIN, None), Draws(PLAIN, 0)
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class LSTMCell:
     """One step: ``h, c = cell(x, (h, c))``.
 
     Parameters are those of `gpulstm.LSTM` with one layer; ``params`` has ``weight_ih`` (4*hidden, input),
-    ``weight_hh`` (4*hidden, hidden) and ``bias`` (4*hidden,), gate order i, f, g, o.
+    ``weight_hh`` (4*hidden, hidden) and ``bias`` (4*hidden,), gate order i, f, g, o. ``init``, ``forget_bias`` and
+    ``chrono`` say how they begin, as in `gpulstm.LSTM`.
     """
 
     def __init__(
@@ -31,24 +36,32 @@ class LSTMCell:
         hidden_size: int,
         *,
         bias: bool = True,
+        init: str = "uniform",
+        forget_bias: float | None = None,
+        chrono: float | None = None,
         dtype: Any = "float32",
         xp: ModuleType = np,
         rng: Any = None,
     ) -> None:
         require = initialisers.require_size
         self.layout = Layout(require("input_size", input_size), require("hidden_size", hidden_size), bias=bool(bias))
-        self.params = initialisers.uniform(self._shapes(), self.layout.hidden_size**-0.5, dtype, xp, rng)
+        start = initialisers.started(init, forget_bias, chrono, bias=self.layout.bias, options=PLAIN)
+        self.params = initialisers.of_lstm(self._shapes(), self.layout.hidden_size, start, dtype, xp, rng)
 
     def __call__(self, x: Array, state: State | tuple[Array, Array] | None = None) -> State:
         """The next state: x (batch, inputs), h and c (batch, hidden), or all of them without the batch axis."""
         self._check(x, state)
-        final = functional.inference(self.layout, x[None, ...], self._params(), _with_layer(state), None, False)[1]
+        final = functional.inference(
+            self.layout, x[None, ...], self._params(), _with_layer(state), None, False, Draws(PLAIN, None)
+        )[1]
         return State(final.h[0, ...], final.c[0, ...])
 
     def forward(self, x: Array, state: State | tuple[Array, Array] | None = None) -> tuple[State, CellCache]:
         """The next state, and a cache for one `backward`."""
         self._check(x, state)
-        _, final, cache = functional.forward(self.layout, x[None, ...], self._params(), _with_layer(state), None, False)
+        _, final, cache = functional.forward(
+            self.layout, x[None, ...], self._params(), _with_layer(state), None, False, TRAINING
+        )
         return State(final.h[0, ...], final.c[0, ...]), CellCache(cache)
 
     def backward(

@@ -153,16 +153,17 @@ def sequence_backward(
     weights: Weights,
     lengths: Array | None = None,
     reverse: bool = False,
+    gradient: Weights | None = None,
 ) -> tuple[Array, Weights, Array, Array]:
-    """Backpropagation through time: the steps of `sequence` in the opposite order, weight gradients added up.
+    """Backpropagation through time: the steps of `sequence` in the opposite order, weight gradients added up, onto
+    ``gradient`` if there is one.
 
     dy (time, batch, hidden) or None; dh and dc (batch, hidden) the gradients of the final state.
     Returns dx (time, batch, inputs), the weights' gradients, and dh and dc of the initial state.
     """
     xp = namespace(dh)
     dx: list[Array] = [dh] * len(steps)
-    d_input, d_recurrent = xp.zeros_like(weights.input), xp.zeros_like(weights.recurrent)
-    d_bias = None if weights.bias is None else xp.zeros_like(weights.bias)
+    d_input, d_recurrent, d_bias, *_ = zero_gradient(weights) if gradient is None else gradient
     for t in reversed(times(len(steps), reverse)):
         saved = steps[t]
         dh_total = dh if dy is None else dh + dy[t, ...]
@@ -176,6 +177,11 @@ def sequence_backward(
         if d_bias is not None:
             d_bias = d_bias + xp.sum(gradients.da, axis=0)
     return xp.stack(dx), Weights(d_input, d_recurrent, d_bias), dh, dc
+
+
+def zero_gradient(weights: Weights) -> Weights:
+    """Zeros of the shapes of ``weights``."""
+    return Weights(*(None if w is None else namespace(w).zeros_like(w) for w in weights))
 
 
 def running_at(t: int, lengths: Array) -> Array:

@@ -6,12 +6,13 @@ NumPy and CuPy arrays go through `gpulstm.stack` and their engine; every other a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from . import array_api_stack, arrays, stack
+from . import array_api_stack, arrays, checkpoints, initialisers, stack
 from . import lengths as lengths_module
 from .arrays import Array
+from .masks import Draws
+from .options import PLAIN, Options, as_options
 from .parameters import Layout, State
 
 
@@ -37,7 +38,19 @@ class _Call:
     initial: State | None
     lengths: Array | None
     batched: bool
-    engine: ModuleType | None
+    draws: Draws
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every step is the plain LSTM's."""
+        return self.layout.is_plain and self.draws.options.of_step(training=self.draws.training) == PLAIN
+
+    @property
+    def engine(self) -> Any:
+        """The in-place engine for x's library, or None: then the equations run as they stand."""
+        if not (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)):
+            return None
+        return _plain_engine(self.x) if self.is_plain else _variant_engine(self.x, self.draws)
 
     @property
     def is_empty(self) -> bool:
@@ -51,6 +64,9 @@ def lstm_forward(
     *,
     lengths: Any = None,
     batch_first: bool = False,
+    options: Options | Mapping[str, Any] = PLAIN,
+    rng: Any = None,
+    checkpoint_every: int | None = None,
 ) -> tuple[Array, State, Cache]:
     """Runs an LSTM for training.
 
@@ -62,6 +78,11 @@ def lstm_forward(
         none here either.
     lengths : (batch,) integers, the time steps of each sequence, in any order, 0 allowed. Outputs past a sequence's
         end are zero, its final state is the one at its own last step, the reverse direction starts at its own end.
+    options : what `LSTM` takes beyond sizes, such as ``{"zoneout": 0.1}``.
+    rng : seed below 2^64 or numpy Generator for the random masks of training; None draws a fresh seed.
+    checkpoint_every : keep only the states of every so many steps, and compute the rest again in the backward pass:
+        less memory for a second forward pass, and the same gradients to the bit. NumPy and CuPy round it up to a
+        multiple of `gpulstm.engines.WINDOW` steps.
 
     Returns
     -------
@@ -70,25 +91,47 @@ def lstm_forward(
     cache : for `lstm_backward`, once. It refers to x, y and params: do not write to them before.
 
     Raises TypeError or ValueError that names the argument, what was expected and what came.
-    Equations: `gpulstm.equations`.
+    Equations: `gpulstm.equations`, and with options `gpulstm.variants`.
     """
-    return forward(None, x, params, state, lengths, batch_first)
+    options = as_options(options)
+    draws = Draws(options, initialisers.seed(rng) if options.is_random else 0)
+    return forward(None, x, params, state, lengths, batch_first, draws, checkpoint_every)
 
 
 def forward(
-    layout: Layout | None, x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool
+    layout: Layout | None,
+    x: Array,
+    params: Mapping[str, Array],
+    state: Any,
+    lengths: Any,
+    batch_first: bool,
+    draws: Draws,
+    checkpoint_every: Any = None,
 ) -> tuple[Array, State, Cache]:
     """`lstm_forward` with the layout that ``params`` must have; None reads it off them."""
-    call = _check(layout, x, params, state, lengths, batch_first)
+    every = checkpoints.checked(checkpoint_every)
+    call = _check(layout, x, params, state, lengths, batch_first, draws)
     weights = call.layout.weights(params)
     saved: Any = None
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
         elif call.engine is None:
-            y, final, saved = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths)
+            y, final, saved = array_api_stack.forward(
+                call.layout,
+                weights,
+                call.x,
+                call.initial,
+                call.lengths,
+                call.draws,
+                call.is_plain,
+                checkpoint_every=every,
+            )
         else:
-            y, final, saved = stack.forward(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
+            engine = call.engine if every is None else checkpoints.CheckpointedEngine(call.engine, every)
+            y, final, saved = stack.forward(
+                engine, call.layout, weights, call.x, call.initial, call.lengths, call.draws
+            )
     cache = Cache(call.layout, saved, call.x, params, call.batched, batch_first)
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched), cache
 
@@ -100,23 +143,33 @@ def lstm_inference(
     *,
     lengths: Any = None,
     batch_first: bool = False,
+    options: Options | Mapping[str, Any] = PLAIN,
 ) -> tuple[Array, State]:
-    """`lstm_forward` without a cache. On NumPy and CuPy arrays memory beyond x and y stays bounded, whatever the number
-    of time steps; other libraries keep no step either, but collect the outputs before they join them."""
-    return inference(None, x, params, state, lengths, batch_first)
+    """`lstm_forward` without a cache and without randomness: dropout is off, zoneout mixes old and new state by its
+    probability. On NumPy and CuPy arrays memory beyond x and y stays bounded, whatever the number of time steps; other
+    libraries keep no step either, but collect the outputs before they join them."""
+    return inference(None, x, params, state, lengths, batch_first, Draws(as_options(options), None))
 
 
 def inference(
-    layout: Layout | None, x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool
+    layout: Layout | None,
+    x: Array,
+    params: Mapping[str, Array],
+    state: Any,
+    lengths: Any,
+    batch_first: bool,
+    draws: Draws,
 ) -> tuple[Array, State]:
     """`lstm_inference` with the layout that ``params`` must have; None reads it off them."""
-    call = _check(layout, x, params, state, lengths, batch_first)
+    call = _check(layout, x, params, state, lengths, batch_first, draws)
     weights = call.layout.weights(params)
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
         elif call.engine is None:
-            y, final, _ = array_api_stack.forward(call.layout, weights, call.x, call.initial, call.lengths, keep=False)
+            y, final, _ = array_api_stack.forward(
+                call.layout, weights, call.x, call.initial, call.lengths, call.draws, call.is_plain, keep=False
+            )
         else:
             y, final = stack.inference(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
@@ -150,7 +203,13 @@ def lstm_backward(
 
 
 def _check(
-    layout: Layout | None, x: Array, params: Mapping[str, Array], state: Any, lengths: Any, batch_first: bool
+    layout: Layout | None,
+    x: Array,
+    params: Mapping[str, Array],
+    state: Any,
+    lengths: Any,
+    batch_first: bool,
+    draws: Draws,
 ) -> _Call:
     arrays.require_array("x", x)
     arrays.require_floating("x", x)
@@ -171,7 +230,7 @@ def _check(
     inward = _inward(x, batched, batch_first)
     initial = _check_state("state", state, x, layout, inward.shape[1], batched)
     steps = lengths_module.checked(lengths, inward, batched=batched)
-    return _Call(layout, inward, initial, steps, batched, _engine(x))
+    return _Call(layout, inward, initial, steps, batched, draws)
 
 
 def _check_dtype_of_x(x: Array, params: Mapping[str, Array]) -> None:
@@ -193,7 +252,9 @@ def _check_state(name: str, state: Any, x: Array, layout: Layout, batch: int, ba
     if h is None or c is None:
         raise TypeError(f"{name} must have both h and c, got None for one; pass zeros, or None for the pair")
     arrays.check_same({"x": x, f"{name}.h": h, f"{name}.c": c})
-    return State(*(_with_batch(f"{name}.{part}", a, layout, batch, batched) for part, a in (("h", h), ("c", c))))
+    return State(
+        _with_batch(f"{name}.h", h, layout, batch, batched), _with_batch(f"{name}.c", c, layout, batch, batched)
+    )
 
 
 def pair(name: str, state: Any) -> tuple[Any, Any]:
@@ -205,10 +266,11 @@ def pair(name: str, state: Any) -> tuple[Any, Any]:
 
 
 def _with_batch(name: str, array: Array, layout: Layout, batch: int, batched: bool) -> Array:
-    count = layout.num_layers * layout.directions
-    shape = (count, batch, layout.hidden_size) if batched else (count, layout.hidden_size)
+    count, _, width = layout.state_shapes(batch)[name.endswith(".c")]
+    shape = (count, batch, width) if batched else (count, width)
     if tuple(array.shape) != shape:
-        words = "(layers*directions, batch, hidden)" if batched else "(layers*directions, hidden)"
+        size = "proj" if layout.proj_size and name.endswith(".h") else "hidden"
+        words = f"(layers*directions, batch, {size})" if batched else f"(layers*directions, {size})"
         raise ValueError(f"{name} must have shape {words} = {shape}, got {tuple(array.shape)}")
     return array if batched else array[:, None, :]
 
@@ -234,17 +296,24 @@ def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, 
     return dy, (parts[0], parts[1])
 
 
-def _engine(x: Array) -> ModuleType | None:
-    """The in-place engine for x's library, or None: then the equations run as they stand."""
+def _plain_engine(x: Array) -> Any:
     if arrays.is_numpy(x):
         from .engines import numpy_engine
 
         return numpy_engine
-    if arrays.is_cupy(x):
-        from .engines import cupy_engine
+    from .engines import cupy_engine
 
-        return cupy_engine
-    return None
+    return cupy_engine
+
+
+def _variant_engine(x: Array, draws: Draws) -> Any:
+    if arrays.is_numpy(x):
+        from .engines.numpy_variant_engine import NumpyVariantEngine
+
+        return NumpyVariantEngine(draws)
+    from .engines.cupy_variant_engine import CupyVariantEngine
+
+    return CupyVariantEngine(draws)
 
 
 def _inward(x: Array, batched: bool, batch_first: bool) -> Array:
@@ -275,16 +344,18 @@ def _nothing(call: _Call) -> tuple[Array, State]:
     """No sequence or no time step: an empty output, and the state as it was."""
     steps, batch, _ = call.x.shape
     layout = call.layout
-    shape = (layout.num_layers * layout.directions, batch, layout.hidden_size)
-    zero = arrays.zeros(shape, call.x)
-    final = State(zero, zero + 0) if call.initial is None else State(call.initial.h + 0, call.initial.c + 0)
+    if call.initial is None:
+        final = State(*(arrays.zeros(shape, call.x) for shape in layout.state_shapes(batch)))
+    else:
+        final = State(call.initial.h + 0, call.initial.c + 0)
     return arrays.zeros((steps, batch, layout.output_size), call.x), final
 
 
 def _no_gradients(cache: Cache, dstate: tuple[Array | None, Array | None]) -> tuple[Array, dict[str, Array], State]:
     """The backward of `_nothing`: the state's gradient passes through, everything else is zero."""
     layout = cache.layout
-    shape = (layout.num_layers * layout.directions, cache.x.shape[1], layout.hidden_size)
-    dinitial = State(*(arrays.zeros(shape, cache.x) if d is None else d + 0 for d in dstate))
+    shapes = layout.state_shapes(cache.x.shape[1])
+    passed = zip(shapes, dstate, strict=True)
+    dinitial = State(*(arrays.zeros(shape, cache.x) if d is None else d + 0 for shape, d in passed))
     gradients = {name: arrays.zeros(tuple(p.shape), p) for name, p in cache.params.items()}
     return arrays.zeros(tuple(cache.x.shape), cache.x), gradients, dinitial

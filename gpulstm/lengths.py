@@ -19,7 +19,12 @@ def checked(lengths: Any, x: Array, *, batched: bool) -> Array | None:
     """
     if lengths is None:
         return None
-    steps, batch = x.shape[0], x.shape[1]
+    values = values_of(lengths, x, x.shape[0], x.shape[1], batched=batched)
+    return arrays.beside(values.astype(np.int32), x) if arrays.is_numpy(values) else values
+
+
+def values_of(lengths: Any, x: Array, steps: int, batch: int, *, batched: bool) -> Array:
+    """`checked` lengths as (batch,) integers in NumPy, wherever x is; under jax.jit as they came."""
     if arrays.is_array(lengths) and not arrays.is_numpy(lengths) and arrays.library(lengths) != arrays.library(x):
         raise TypeError(
             f"lengths must be integers on the host or a {arrays.library(x)} array like x, "
@@ -47,7 +52,7 @@ def checked(lengths: Any, x: Array, *, batched: bool) -> Array | None:
             f"lengths must be between 0 and the number of time steps {steps}, got {int(values[first])} "
             f"for sequence {first}; is the batch axis where batch_first says?"
         )
-    return arrays.beside(values.astype(np.int32), x)
+    return values
 
 
 def _on_host(lengths: Any) -> np.ndarray:

@@ -1,14 +1,16 @@
 """The LSTM layer: parameters, layers x directions, forward, backward."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import arrays, initialisers, state_dict
+from . import arrays, checkpoints, initialisers, options, state_dict
 from .arrays import Array
 from .functional import Cache, forward, inference, lstm_backward
+from .masks import Draws
 from .parameters import GATES, Layout, State
 
 
@@ -29,13 +31,39 @@ class LSTM:
     bias : whether the gates have one.
     batch_first : x and y are (batch, time, features) instead of (time, batch, features). State is not affected.
     bidirectional : a second direction reads each sequence from its end; the outputs stand side by side.
+    proj_size : features of the hidden state after a projection; 0 is none (Sak et al. 2014).
+    peephole : the gates see the cell state through ``weight_peephole_l0``, of i, f, o (Gers et al. 2002).
+    layer_norm : on both parts of the gates' input and on the cell (Ba et al. 2016).
+    coupled : the forget gate is one minus the input gate.
+    cell_clip : bound of what goes into every activation, gates and cell, as the ONNX operator's clip; None is none.
+    activations : of the gates, of the candidate and of the cell, each a name or (name, alpha, beta):
+        sigmoid, tanh, relu, softsign, hard_sigmoid, affine.
+
+    These act in training alone, each given as a probability:
+
+    dropout : between layers, as PyTorch's.
+    recurrent_dropout : one mask per sequence on the hidden state (Gal and Ghahramani 2016), or with
+        ``recurrent_dropout_on="candidate"`` one per step on the candidate (Semeniuta et al. 2016).
+    zoneout : a state keeps its value from the step before; one probability, or a pair for h and c. Inference mixes
+        old and new by the same share (Krueger et al. 2017).
+    weight_drop : on the entries of weight_hh, one mask per call (Merity et al. 2018).
+
+    These say how the parameters begin; `gpulstm.initialisers.of_lstm` has the formulas:
+
+    init : "uniform" in +-1/sqrt(hidden_size), PyTorch's way, or "glorot", Keras' way: Glorot-uniform weight_ih,
+        orthogonal weight_hh, zero bias but for a forget bias of 1.
+    forget_bias : what the forget gate's bias begins with; None leaves it to ``init``.
+    chrono : the longest dependency to expect, in time steps. The forget gates' biases begin such that the cells forget
+        over all time scales up to it, and the input gates' with the opposite sign (Tallec and Ollivier 2018).
+
+    checkpoint_every : training keeps the states of every so many steps only, and backward runs the rest again: for
+        sequences too long for the memory. See `gpulstm.lstm_forward`.
     dtype : of the parameters, and so of what the layer takes and gives: "float32" or "float64".
     xp : the library that the parameters live in: numpy, cupy, or any array-API library such as torch.
     rng : seed or numpy Generator for the parameters; the same seed gives the same ones in every library.
 
     ``params`` is a dict of arrays under PyTorch's names and shapes, with one bias; it may be written to and its arrays
-    may be replaced. Gate order along the 4*hidden axis is i, f, g, o. Parameters begin uniform in
-    +-1/sqrt(hidden_size), as PyTorch's do.
+    may be replaced. Gate order along the 4*hidden axis is i, f, g, o.
 
     The equations are `gpulstm.equations`' (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
     """
@@ -48,7 +76,22 @@ class LSTM:
         *,
         bias: bool = True,
         batch_first: bool = False,
+        dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_on: str = "hidden",
+        zoneout: float | tuple[float, float] = 0.0,
+        weight_drop: float = 0.0,
+        layer_norm: bool = False,
+        peephole: bool = False,
+        coupled: bool = False,
+        cell_clip: float | None = None,
+        activations: tuple[Any, Any, Any] = ("sigmoid", "tanh", "tanh"),
+        init: str = "uniform",
+        forget_bias: float | None = None,
+        chrono: float | None = None,
+        checkpoint_every: int | None = None,
         dtype: Any = "float32",
         xp: ModuleType = np,
         rng: Any = None,
@@ -60,10 +103,26 @@ class LSTM:
             require("num_layers", num_layers),
             bool(bidirectional),
             bool(bias),
+            require("proj_size", proj_size, at_least=0),
+            bool(peephole),
+            bool(layer_norm),
         )
+        self.checkpoint_every = checkpoints.checked(checkpoint_every)
+        self.options = options.checked(
+            coupled=coupled,
+            cell_clip=cell_clip,
+            activations=activations,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            recurrent_dropout_on=recurrent_dropout_on,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+        )
+        options.refuse_contradictions(self.layout, self.options)
         self.batch_first = bool(batch_first)
-        bound = self.layout.hidden_size**-0.5
-        self.params: dict[str, Array] = initialisers.uniform(self.layout.shapes(), bound, dtype, xp, rng)
+        start = initialisers.started(init, forget_bias, chrono, bias=self.layout.bias, options=self.options)
+        shapes, hidden = self.layout.shapes(), self.layout.hidden_size
+        self.params: dict[str, Array] = initialisers.of_lstm(shapes, hidden, start, dtype, xp, rng)
 
     def __call__(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None
@@ -72,10 +131,11 @@ class LSTM:
 
         Arguments are those of `forward`.
         """
-        return inference(self.layout, x, self.params, state, lengths, self.batch_first)
+        draws = Draws(self.options, None)
+        return inference(self.layout, x, self.params, state, lengths, self.batch_first, draws)
 
     def forward(
-        self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None
+        self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None, rng: Any = None
     ) -> tuple[Array, State, Cache]:
         """Training: the output, the final state, and a cache for one `backward`.
 
@@ -84,11 +144,13 @@ class LSTM:
         x : (time, batch, inputs), (batch, time, inputs) with ``batch_first``, or (time, inputs).
         state : (h, c), each (layers * directions, batch, hidden), or None for zeros.
         lengths : (batch,) integers, time steps of each sequence; see `gpulstm.lstm_forward`.
+        rng : seed or numpy Generator of the random masks, if the layer has any; None draws a fresh seed.
 
         Returns ``y`` (time, batch, directions * hidden) laid out as x is, the final `State`, and the cache, which
         refers to x, y and the parameters: do not write to them before `backward`.
         """
-        return forward(self.layout, x, self.params, state, lengths, self.batch_first)
+        draws = Draws(self.options, initialisers.seed(rng) if self.options.is_random else 0)
+        return forward(self.layout, x, self.params, state, lengths, self.batch_first, draws, self.checkpoint_every)
 
     def backward(
         self, cache: Cache, dy: Array | None = None, dstate: State | tuple[Array | None, Array | None] | None = None
@@ -133,14 +195,21 @@ class LSTM:
 
     @classmethod
     def from_torch(
-        cls, module_or_state_dict: Any, *, batch_first: bool | None = None, dtype: Any = None, xp: ModuleType = np
+        cls,
+        module_or_state_dict: Any,
+        *,
+        batch_first: bool | None = None,
+        dropout: float | None = None,
+        dtype: Any = None,
+        xp: ModuleType = np,
     ) -> "LSTM":
         """An LSTM with the parameters of a ``torch.nn.LSTM`` or of its ``state_dict()``, copied.
 
-        The layout is read off the names and shapes, ``batch_first`` off the module, unless given here. ``dtype`` None
-        keeps PyTorch's. Raises ValueError for what this layer does not have: projection, and dropout between layers.
+        The layout, projection included, is read off the names and shapes; ``batch_first`` and ``dropout`` off the
+        module, unless given here: a state dict does not tell them. ``dtype`` None keeps PyTorch's. A state dict of our
+        own will do too; of its options it shows those that have parameters: projection, peepholes, layer norm.
         """
-        mapping, found_batch_first = state_dict.of_torch(module_or_state_dict)
+        mapping, found_batch_first, found_dropout = state_dict.of_torch(module_or_state_dict)
         layout = state_dict.layout_of_torch(mapping)
         dtype = dtype or arrays.dtype_name(next(iter(mapping.values())))
         lstm = cls(
@@ -149,7 +218,11 @@ class LSTM:
             layout.num_layers,
             bias=layout.bias,
             batch_first=found_batch_first if batch_first is None else batch_first,
+            dropout=found_dropout if dropout is None else dropout,
             bidirectional=layout.bidirectional,
+            proj_size=layout.proj_size,
+            peephole=layout.peephole,
+            layer_norm=layout.layer_norm,
             dtype=dtype,
             xp=xp,
             rng=0,
@@ -159,15 +232,11 @@ class LSTM:
 
     def __repr__(self) -> str:
         size = self.layout
-        flags = "".join(
-            f", {name}={value}"
-            for name, value, usual in (
-                ("num_layers", size.num_layers, 1),
-                ("bias", size.bias, True),
-                ("batch_first", self.batch_first, False),
-                ("bidirectional", size.bidirectional, False),
-            )
-            if value != usual
-        )
+        found = vars(size) | {"batch_first": self.batch_first}
+        usual = {field.name: field.default for field in fields(Layout)} | {"batch_first": False}
+        order = ("num_layers", "bias", "batch_first", "bidirectional", "proj_size", "peephole", "layer_norm")
+        unusual = {name: found[name] for name in order if found[name] != usual[name]}
+        unusual |= {name: getattr(self.options, name) for name in self.options.changed()}
+        flags = "".join(f", {name}={value!r}" for name, value in unusual.items())
         dtype = arrays.dtype_name(self.params["weight_hh_l0"])
         return f"LSTM({size.input_size}, {size.hidden_size}{flags}, dtype={dtype!r})"

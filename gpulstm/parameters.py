@@ -29,6 +29,26 @@ class Weights(NamedTuple):
     input: Array  # (4*hidden, inputs)
     recurrent: Array  # (4*hidden, hidden)
     bias: Array | None  # (4*hidden,)
+    projection: Array | None = None  # (proj, hidden)
+    peephole: Array | None = None  # (3*hidden,): w_i, w_f, w_o
+    gain_input: Array | None = None  # (4*hidden,), with layer norm; and so are the three below
+    gain_recurrent: Array | None = None  # (4*hidden,)
+    gain_cell: Array | None = None  # (hidden,)
+    bias_cell: Array | None = None  # (hidden,)
+
+
+KINDS = (
+    "weight_ih",
+    "weight_hh",
+    "bias",
+    "weight_hr",
+    "weight_peephole",
+    "weight_norm_ih",
+    "weight_norm_hh",
+    "weight_norm_c",
+    "bias_norm_c",
+)
+"""Names of a layer's parameters without their suffix, in the order of the fields of `Weights`."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +60,32 @@ class Layout:
     num_layers: int = 1
     bidirectional: bool = False
     bias: bool = True
+    proj_size: int = 0
+    peephole: bool = False
+    layer_norm: bool = False
 
     @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
     @property
+    def width(self) -> int:
+        """Features of the hidden state, and so of one direction's output: the projection's, if there is one."""
+        return self.proj_size or self.hidden_size
+
+    @property
     def output_size(self) -> int:
-        return self.directions * self.hidden_size
+        return self.directions * self.width
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one step is what `gpulstm.equations` says and no more."""
+        return not (self.proj_size or self.peephole or self.layer_norm)
+
+    def state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Shapes of h and c."""
+        count = self.num_layers * self.directions
+        return (count, batch, self.width), (count, batch, self.hidden_size)
 
     def suffixes(self) -> Iterator[tuple[int, str]]:
         """(layer, name suffix) of each layer and direction, in the order of the state's first axis."""
@@ -59,29 +97,37 @@ class Layout:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter name -> shape."""
         found: dict[str, tuple[int, ...]] = {}
-        rows = 4 * self.hidden_size
+        hidden = self.hidden_size
         for layer, suffix in self.suffixes():
-            found["weight_ih" + suffix] = (rows, self.input_size if layer == 0 else self.output_size)
-            found["weight_hh" + suffix] = (rows, self.hidden_size)
-            if self.bias:
-                found["bias" + suffix] = (rows,)
+            inputs = self.input_size if layer == 0 else self.output_size
+            of_kind = {
+                "weight_ih": (4 * hidden, inputs),
+                "weight_hh": (4 * hidden, self.width),
+                "bias": (4 * hidden,),
+                "weight_hr": (self.proj_size, hidden),
+                "weight_peephole": (3 * hidden,),
+                "weight_norm_ih": (4 * hidden,),
+                "weight_norm_hh": (4 * hidden,),
+                "weight_norm_c": (hidden,),
+                "bias_norm_c": (hidden,),
+            }
+            found |= {kind + suffix: of_kind[kind] for kind in self.kinds()}
         return found
+
+    def kinds(self) -> list[str]:
+        """The parameters that each layer and direction has, named without the suffix."""
+        there = {"bias": self.bias, "weight_hr": self.proj_size, "weight_peephole": self.peephole}
+        return [kind for kind in KINDS if there.get(kind, self.layer_norm if "norm" in kind else True)]
 
     def weights(self, params: Mapping[str, Array]) -> list[Weights]:
         """The parameters layer by layer and direction by direction."""
-        return [
-            Weights(params["weight_ih" + s], params["weight_hh" + s], params.get("bias" + s))
-            for _, s in self.suffixes()
-        ]
+        return [Weights(*(params.get(kind + suffix) for kind in KINDS)) for _, suffix in self.suffixes()]
 
     def named(self, gradients: list[Weights]) -> dict[str, Array]:
         """The inverse of `weights`: one dict under the parameters' names."""
         found: dict[str, Array] = {}
         for (_, suffix), gradient in zip(self.suffixes(), gradients, strict=True):
-            found["weight_ih" + suffix] = gradient.input
-            found["weight_hh" + suffix] = gradient.recurrent
-            if self.bias:
-                found["bias" + suffix] = gradient.bias
+            found |= {kind + suffix: gradient[KINDS.index(kind)] for kind in self.kinds()}
         return found
 
     @classmethod
@@ -99,13 +145,16 @@ class Layout:
             if params[name].ndim != 2 or 0 in params[name].shape:
                 raise ValueError(f"{name} must have 2 axes, none of them empty, got shape {tuple(params[name].shape)}")
         layers = [int(found[1]) for name in params if (found := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
-        input_size, hidden_size = _sizes(params)
+        input_size, hidden_size, proj_size = _sizes(params)
         layout = cls(
             input_size=input_size,
             hidden_size=hidden_size,
             num_layers=max(layers) + 1,
             bidirectional="weight_ih_l0_reverse" in params,
             bias="bias_l0" in params,
+            proj_size=proj_size,
+            peephole="weight_peephole_l0" in params,
+            layer_norm="weight_norm_ih_l0" in params,
         )
         layout.check(params)
         return layout
@@ -118,20 +167,24 @@ class Layout:
         for name, shape in expected.items():
             if name in params:
                 arrays.require_array(name, params[name])
-                problem = shape_problem(name, params[name], shape)
+                problem = shape_problem(name, params[name], shape, projected=self.proj_size > 0)
                 problems += [problem] if problem else []
         if problems:
             raise ValueError(f"params do not fit: {listing(problems)}{two_biases_hint(params)}")
 
 
-def shape_problem(name: str, array: Array, shape: tuple[int, ...]) -> str | None:
+def shape_problem(name: str, array: Array, shape: tuple[int, ...], *, projected: bool = False) -> str | None:
     """What is wrong with an array's shape, in words, or None."""
     got = tuple(array.shape)
     if got == shape:
         return None
     symbols = {
         "weight_ih": "(4*hidden, inputs)",
-        "weight_hh": "(4*hidden, hidden)",
+        "weight_hh": "(4*hidden, proj)" if projected else "(4*hidden, hidden)",
+        "weight_hr": "(proj, hidden)",
+        "weight_peephole": "(3*hidden,)",
+        "weight_norm_c": "(hidden,)",
+        "bias_norm_c": "(hidden,)",
     }
     kind = name.partition("_l")[0]
     hint = "; is it transposed?" if got == shape[::-1] and len(shape) == 2 else ""
@@ -151,13 +204,20 @@ def two_biases_hint(params: Mapping[str, Array]) -> str:
     return ""
 
 
-def _sizes(params: Mapping[str, Array]) -> tuple[int, int]:
-    """(input_size, hidden_size) as the weights of layer 0 say. Where they are transposed or disagree, the sizes that
-    most of them agree on, so that the one that is wrong gets reported."""
+def _sizes(params: Mapping[str, Array]) -> tuple[int, int, int]:
+    """(input_size, hidden_size, proj_size) as the weights of layer 0 say. Where one is transposed or disagrees, the
+    sizes that the others agree on, so that the one that is wrong gets reported."""
     rows, columns = params["weight_hh_l0"].shape
-    hidden = rows if columns == 4 * rows else columns
     height, width = params["weight_ih_l0"].shape
-    return (height if width == 4 * hidden != height else width), hidden
+    projection = params.get("weight_hr_l0")
+    proj = 0
+    if projection is not None:
+        arrays.require_array("weight_hr_l0", projection)
+        hidden = rows // 4 if rows == height else columns
+        proj = projection.shape[0] if projection.ndim == 2 and projection.shape[0] < hidden else columns
+    else:
+        hidden = rows if columns == 4 * rows else columns
+    return (height if width == 4 * hidden != height else width), hidden, proj
 
 
 def _listing(params: Mapping[str, Array]) -> str:

@@ -5,27 +5,37 @@ nothing is concatenated. `gpulstm.array_api_stack` is the same for libraries who
 """
 
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from .arrays import Array
-from .engines import Columns
+from .engines import Lane
+from .masks import Draws
 from .parameters import Layout, State, Weights
+
+Engine = Any
+"""A module or an object with the functions that `gpulstm.engines` lists."""
 
 
 class Saved(NamedTuple):
     """What `backward` needs, layer by layer and direction by direction."""
 
-    engine: ModuleType
+    engine: Engine
     layout: Layout
     weights: list[Weights]
     inputs: list[Array]  # per layer: (time, batch, inputs)
     runs: list  # what the engine saved, per layer and direction
     lengths: Array | None
+    draws: Draws
 
 
 def forward(
-    engine: ModuleType, layout: Layout, weights: list[Weights], x: Array, initial: State | None, lengths: Array | None
+    engine: Engine,
+    layout: Layout,
+    weights: list[Weights],
+    x: Array,
+    initial: State | None,
+    lengths: Array | None,
+    draws: Draws,
 ) -> tuple[Array, State, Saved]:
     """Training: output, final state and what `backward` needs."""
     weights, x, initial = _contiguous(engine, weights, x, initial)
@@ -35,12 +45,12 @@ def forward(
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
     for layer in range(layout.num_layers):
         y = engine.empty((steps, batch, layout.output_size), x)
-        for index, columns, reverse in _directions(layout, layer):
+        for index, lane in _lanes(layout, layer):
             h, c = final.h[index], final.c[index]
-            runs.append(engine.forward(layer_input, weights[index], h, c, y, columns, lengths, reverse))
+            runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
         inputs.append(layer_input)
-        layer_input = y
-    return layer_input, final, Saved(engine, layout, weights, inputs, runs, lengths)
+        layer_input = y if layer == layout.num_layers - 1 else engine.dropped(y, draws, layer)
+    return y, final, Saved(engine, layout, weights, inputs, runs, lengths, draws)
 
 
 def backward(
@@ -57,8 +67,9 @@ def backward(
     for layer in reversed(range(layout.num_layers)):
         x = saved.inputs[layer]
         dx = engine.empty(x.shape, x)
-        for index, columns, reverse in _directions(layout, layer):
-            gradients[index] = engine.backward(
+        for index, lane in _lanes(layout, layer):
+            gradient = engine.start_gradient(x, saved.weights[index], lane)
+            engine.backward(
                 saved.runs[index],
                 x,
                 saved.weights[index],
@@ -66,17 +77,18 @@ def backward(
                 dstate.h[index],
                 dstate.c[index],
                 dx,
-                reverse,  # the second direction adds to what the first one left
-                columns,
+                lane.reverse,  # the second direction adds to what the first one left
+                lane,
                 lengths,
-                reverse,
+                gradient,
             )
-        dy = dx
+            gradients[index] = engine.finish_gradient(gradient, lane)
+        dy = dx if layer == 0 else engine.dropped(dx, saved.draws, layer - 1)
     return dy, gradients, dstate
 
 
 def inference(
-    engine: ModuleType, layout: Layout, weights: list[Weights], x: Array, initial: State | None, lengths: Array | None
+    engine: Engine, layout: Layout, weights: list[Weights], x: Array, initial: State | None, lengths: Array | None
 ) -> tuple[Array, State]:
     """Output and final state alone. Beyond x, y and the state it needs one gate buffer of bounded size.
 
@@ -90,32 +102,31 @@ def inference(
     tile_steps, tile_batch = tile(layout, steps, batch, x.dtype.itemsize, engine.GATE_BUFFER_BYTES)
     scratch = engine.empty((tile_steps * tile_batch * 4 * layout.hidden_size,), x)
 
-    def run(source: Array, target: Array, index: int, columns: Columns, reverse: bool, t: slice, n: slice) -> None:
+    def run(source: Array, target: Array, index: int, lane: Lane, t: slice, n: slice) -> None:
         shape = (t.stop - t.start, n.stop - n.start, 4 * layout.hidden_size)
         gates = scratch[: shape[0] * shape[1] * shape[2]].reshape(shape)
         of_tile = None if lengths is None else lengths[n]
         h, c = final.h[index][n], final.c[index][n]
-        engine.inference(source, weights[index], h, c, target, columns, gates, of_tile, t.start, reverse)
+        engine.inference(source, weights[index], h, c, target, lane, gates, of_tile, t.start)
 
     if layout.bidirectional:
         between = [y, engine.empty(y.shape, y) if layout.num_layers > 1 else None]
         source = x
         for layer in range(layout.num_layers):
             target = between[(layout.num_layers - 1 - layer) % 2]  # the last layer's is y
-            for index, columns, reverse in _directions(layout, layer):
-                for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse):
-                    run(engine.contiguous(source[t, n]), target[t, n], index, columns, reverse, t, n)
+            for index, lane in _lanes(layout, layer):
+                for t, n in _tiles(steps, batch, tile_steps, tile_batch, lane.reverse):
+                    run(engine.contiguous(source[t, n]), target[t, n], index, lane, t, n)
             source = target
         return y, final
 
-    hidden = layout.hidden_size
-    between = [engine.empty((tile_steps, tile_batch, hidden), x) for _ in range(min(layout.num_layers - 1, 2))]
+    between = [engine.empty((tile_steps, tile_batch, layout.width), x) for _ in range(min(layout.num_layers - 1, 2))]
     for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse=False):
         source = engine.contiguous(x[t, n])
         for layer in range(layout.num_layers):
             last = layer == layout.num_layers - 1
             target = y[t, n] if last else between[layer % 2][: t.stop - t.start, : n.stop - n.start]
-            run(source, target, layer, Columns(0, hidden), False, t, n)
+            run(source, target, layer, Lane(0, layout.width, False, 2 * layer), t, n)
             source = target
     return y, final
 
@@ -136,14 +147,14 @@ def _tiles(steps: int, batch: int, tile_steps: int, tile_batch: int, reverse: bo
             yield slice(first, min(first + tile_steps, steps)), slice(n, min(n + tile_batch, batch))
 
 
-def _directions(layout: Layout, layer: int) -> Iterator[tuple[int, Columns, bool]]:
-    """(index into state and weights, output columns, reverse) of a layer's directions."""
+def _lanes(layout: Layout, layer: int) -> Iterator[tuple[int, Lane]]:
+    """(index into state and weights, lane) of a layer's directions."""
     for direction in range(layout.directions):
-        columns = Columns(direction * layout.hidden_size, layout.hidden_size)
-        yield layer * layout.directions + direction, columns, direction == 1
+        lane = Lane(direction * layout.width, layout.width, direction == 1, 2 * layer + direction)
+        yield layer * layout.directions + direction, lane
 
 
-def _contiguous(engine: ModuleType, weights: list[Weights], x: Array | None, initial: State | None):
+def _contiguous(engine: Engine, weights: list[Weights], x: Array | None, initial: State | None):
     """Copies only what is not C-contiguous already: the kernels and cuBLAS know no other layout."""
     weights = [Weights(*(None if a is None else engine.contiguous(a) for a in w)) for w in weights]
     x = None if x is None else engine.contiguous(x)
@@ -151,18 +162,15 @@ def _contiguous(engine: ModuleType, weights: list[Weights], x: Array | None, ini
     return weights, x, initial
 
 
-def _state(engine: ModuleType, layout: Layout, x: Array, initial: State | None) -> State:
+def _state(engine: Engine, layout: Layout, x: Array, initial: State | None) -> State:
     """The state that the engines update in place: a copy of the initial one, or zeros."""
-    shape = (layout.num_layers * layout.directions, x.shape[1], layout.hidden_size)
-    state = State(engine.zeros(shape, x), engine.zeros(shape, x))
+    state = State(*(engine.zeros(shape, x) for shape in layout.state_shapes(x.shape[1])))
     if initial is not None:
         state.h[...], state.c[...] = initial
     return state
 
 
-def _gradient_state(
-    engine: ModuleType, layout: Layout, like: Array, dstate: tuple[Array | None, Array | None]
-) -> State:
+def _gradient_state(engine: Engine, layout: Layout, like: Array, dstate: tuple[Array | None, Array | None]) -> State:
     """The final state's gradients, which the engines turn into the initial state's in place."""
     state = _state(engine, layout, like, None)
     for target, given in zip(state, dstate, strict=True):

@@ -26,7 +26,9 @@ def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]
     problems = [f"missing {source} {shape}" for source, shape in wanted.items() if source not in mapping]
     problems += [f"unexpected {name}" for name in mapping if name not in wanted]
     values = {source: _host(source, mapping[source]) for source in wanted if source in mapping}
-    found = (shape_problem(source, value, wanted[source]) for source, value in values.items())
+    found = (
+        shape_problem(source, value, wanted[source], projected=layout.proj_size > 0) for source, value in values.items()
+    )
     problems += [problem for problem in found if problem]
     if problems:
         raise ValueError(f"the state dict does not fit this LSTM: {listing(problems)}{_prefix_hint(mapping)}")
@@ -38,30 +40,26 @@ def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]
     return {name: _like(combined(name), params[name]) for name in shapes}
 
 
-def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], bool]:
-    """(state dict, batch_first) of a ``torch.nn.LSTM`` or of a state dict itself."""
+def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], bool, float]:
+    """(state dict, batch_first, dropout) of a ``torch.nn.LSTM`` or of a state dict itself.
+
+    PyTorch takes a dropout with one layer, warns and does nothing with it; here it comes out as 0.
+    """
     if isinstance(module_or_state_dict, Mapping):
-        return module_or_state_dict, False
+        return module_or_state_dict, False, 0.0
     module = module_or_state_dict
     if not hasattr(module, "state_dict") or not hasattr(module, "hidden_size"):
         raise TypeError(f"expected a torch.nn.LSTM or its state_dict(), got {type(module).__name__}")
     if getattr(module, "mode", "LSTM") != "LSTM":
         raise TypeError(f"expected a torch.nn.LSTM, got a recurrent module of mode {module.mode!r}")
-    if getattr(module, "proj_size", 0):
-        raise ValueError(f"proj_size must be 0: this LSTM has no projection, got {module.proj_size}")
-    if getattr(module, "dropout", 0.0):
-        raise ValueError(
-            f"dropout must be 0: this LSTM has none between its layers, got {module.dropout}; "
-            f"set module.dropout = 0.0 first if it is for inference"
-        )
-    return module.state_dict(), bool(getattr(module, "batch_first", False))
+    dropout = getattr(module, "dropout", 0.0) if getattr(module, "num_layers", 1) > 1 else 0.0
+    return module.state_dict(), bool(getattr(module, "batch_first", False)), dropout
 
 
 def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
     """The layout of a state dict under our names or PyTorch's."""
-    if any(str(name).startswith("weight_hr_l") for name in mapping):
-        raise ValueError("the state dict has weight_hr_l0, a projection: this LSTM has none")
-    for name in ("weight_ih_l0", "weight_hh_l0"):
+    projected = "weight_hr_l0" in mapping
+    for name in ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0")[: 2 + projected]:
         if name not in mapping:
             got = ", ".join(map(str, mapping)) or "nothing"
             raise ValueError(f"the state dict must have '{name}', got {got}{_prefix_hint(mapping)}")
@@ -70,10 +68,13 @@ def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
     layers = [int(m[1]) for name in mapping if (m := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
     return Layout(
         input_size=int(mapping["weight_ih_l0"].shape[1]),
-        hidden_size=int(mapping["weight_hh_l0"].shape[1]),
+        hidden_size=int(mapping["weight_hr_l0" if projected else "weight_hh_l0"].shape[1]),
         num_layers=max(layers) + 1,
         bidirectional="weight_ih_l0_reverse" in mapping,
         bias="bias_l0" in mapping or "bias_ih_l0" in mapping,
+        proj_size=int(mapping["weight_hr_l0"].shape[0]) if projected else 0,
+        peephole="weight_peephole_l0" in mapping,
+        layer_norm="weight_norm_ih_l0" in mapping,
     )
 
 

@@ -238,14 +238,31 @@ class TestLoading:
         assert "  " not in str(caught.value), "a part of the message is missing"
 
     def test_from_a_module_with_what_this_layer_does_not_have(self):
-        with refused(ValueError, "proj_size must be 0", "got 1"):
-            gl.LSTM.from_torch(torch.nn.LSTM(4, 2, proj_size=1))
-        with refused(ValueError, "weight_hr_l0", "projection"):
-            gl.LSTM.from_torch(torch_state(proj_size=1))
-        with refused(ValueError, "dropout must be 0", "got 0.1"):
-            gl.LSTM.from_torch(torch.nn.LSTM(4, 2, 2, dropout=0.1))
+        """PyTorch lets a dropout of 1 silence every layer but the first, even in training."""
+        with refused(ValueError, "dropout must be at least 0 and below 1", "got 1.0"):
+            gl.LSTM.from_torch(torch.nn.LSTM(4, 2, 2, dropout=1.0))
+        with refused(ValueError, "dropout must be 0 with one layer", "got 0.1"):
+            gl.LSTM.from_torch(torch_state(), dropout=0.1)
+
+    def test_from_a_state_dict_that_lacks_something(self):
         with refused(ValueError, "must have 'weight_ih_l0'", "got nothing"):
             gl.LSTM.from_torch({})
+        projected = torch_state(num_layers=2, proj_size=1)
+        del projected["weight_hr_l1"]
+        with refused(ValueError, "missing weight_hr_l1 (1, 2)"):
+            gl.LSTM.from_torch(projected)
+        with refused(ValueError, "weight_hr_l0 must be an array with 2 axes", "shape (2,)"):
+            gl.LSTM.from_torch(torch_state(proj_size=1) | {"weight_hr_l0": torch.zeros(2)})
+        with refused(ValueError, "weight_hh_l0 must have shape (4*hidden, proj) = (8, 1), got (8, 2)"):
+            gl.LSTM.from_torch(torch_state(proj_size=1) | {"weight_hh_l0": torch.zeros(8, 2)})
+        ours = gl.LSTM(4, 2, peephole=True, layer_norm=True).params
+        for name, part in (
+            ("weight_norm_c_l0", "missing weight_norm_c_l0 (2,)"),
+            ("weight_norm_ih_l0", "unexpected weight_norm_hh_l0"),
+            ("bias_l0", "layer_norm must come with bias=True"),
+        ):
+            with refused(ValueError, part):
+                gl.LSTM.from_torch({key: value for key, value in ours.items() if key != name})
 
     def test_from_values_that_are_no_arrays(self):
         with pytest.raises((TypeError, ValueError), match="weight_ih_l0 must"):

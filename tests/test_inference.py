@@ -44,9 +44,9 @@ class TestTiles:
         monkeypatch.setattr(engine, "GATE_BUFFER_BYTES", BUFFERS[buffer])
         inference = engine.inference
 
-        def watched(x, weights, h, c, y, columns, gates, lengths, first_time, reverse):
+        def watched(x, weights, h, c, y, lane, gates, lengths, first_time):
             seen.append((gates.shape, first_time))
-            inference(x, weights, h, c, y, columns, gates, lengths, first_time, reverse)
+            inference(x, weights, h, c, y, lane, gates, lengths, first_time)
 
         monkeypatch.setattr(engine, "inference", watched)
         problems.infer(backend, problems.problem(lengths=[5, 0, 3]))

@@ -23,6 +23,8 @@ LAYOUTS = {
     "three layers": {"num_layers": 3},
     "two directions": {"num_layers": 2, "bidirectional": True},
     "no bias": {"num_layers": 2, "bidirectional": True, "bias": False},
+    "projection": {"num_layers": 2, "bidirectional": True, "proj_size": 2},
+    "dropout": {"num_layers": 2, "dropout": 0.25},
 }
 
 
@@ -88,13 +90,14 @@ class TestGate:
         for layer in range(options.get("num_layers", 1)):
             for reverse in (False, True)[: 1 + options.get("bidirectional", False)]:
                 suffix = f"_l{layer}" + "_reverse" * reverse
-                x, h = rng.normal(size=params["weight_ih" + suffix].shape[1]), rng.normal(size=3)
+                width = options.get("proj_size", 3)
+                x, h = rng.normal(size=params["weight_ih" + suffix].shape[1]), rng.normal(size=width)
                 a = params["weight_ih" + suffix] @ x + params["weight_hh" + suffix] @ h
                 a = a + params.get("bias" + suffix, 0)
                 for number, name in enumerate(GATES):
                     gate = lstm.gate(name, layer, reverse=reverse)
                     weight, bias = backend.numpy((gate.weight, gate.bias))
-                    assert weight.shape == (3, 3 + len(x)) and bias.shape == (3,)
+                    assert weight.shape == (3, width + len(x)) and bias.shape == (3,)
                     assert weight.dtype == bias.dtype == np.float64
                     found = weight @ np.concatenate([h, x]) + bias
                     np.testing.assert_allclose(found, a[3 * number : 3 * number + 3], rtol=1e-13, atol=1e-13)
@@ -197,12 +200,13 @@ class TestLoading:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # PyTorch's own affair
 class TestFromTorch:
     def check(self, ours: gl.LSTM, theirs: torch.nn.LSTM, dtype: str) -> None:
         x = np.random.default_rng(0).normal(size=(4, 6, 5)).astype(dtype)
         y, state = ours(x)
         with torch.no_grad():
-            wanted_y, wanted_state = theirs(torch.tensor(x))
+            wanted_y, wanted_state = theirs.eval()(torch.tensor(x))
         for found, wanted in zip((y, *state), (wanted_y, *wanted_state), strict=True):
             assert found.dtype == dtype
             np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=TOLERANCE[dtype])
@@ -235,9 +239,33 @@ class TestFromTorchOptions:
     def test_an_argument_wins_over_the_module(self):
         assert gl.LSTM.from_torch(torch_module(batch_first=True), batch_first=False).batch_first is False
 
-    def test_our_own_names_in_a_state_dict(self):
-        source = gl.LSTM(5, 3, 2, bidirectional=True, rng=1)
-        problems.assert_same_bits(gl.LSTM.from_torch(source.params).params, source.params)
+    @pytest.mark.parametrize("proj_size", [0, 2])
+    def test_projection_and_dropout_of_a_module(self, proj_size):
+        found = gl.LSTM.from_torch(torch_module(num_layers=2, dropout=0.25, proj_size=proj_size))
+        assert found.options.dropout == 0.25 and found.layout.proj_size == proj_size
+        assert found.layout.hidden_size == 3, "the hidden state's size is another one"
+
+    def test_a_state_dict_does_not_tell_the_dropout(self):
+        theirs = torch_module(num_layers=2, dropout=0.25)
+        assert gl.LSTM.from_torch(theirs.state_dict()).options.dropout == 0.0
+        assert gl.LSTM.from_torch(theirs.state_dict(), dropout=0.5).options.dropout == 0.5
+        assert gl.LSTM.from_torch(theirs, dropout=0.0).options.dropout == 0.0
+
+    def test_a_dropout_that_does_nothing_in_pytorch_is_none(self):
+        with pytest.warns(UserWarning, match="dropout"):
+            theirs = torch_module(dropout=0.25)
+        assert gl.LSTM.from_torch(theirs).options.dropout == 0.0
+
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"proj_size": 2}, {"peephole": True}, {"layer_norm": True}, {"bias": False, "peephole": True}],
+        ids=str,
+    )
+    def test_our_own_names_in_a_state_dict(self, options):
+        source = gl.LSTM(5, 3, 2, bidirectional=True, **options, rng=1)
+        found = gl.LSTM.from_torch(source.params)
+        assert found.layout == source.layout
+        problems.assert_same_bits(found.params, source.params)
 
     @pytest.mark.parametrize("half", ["float16", "bfloat16"])
     def test_half_precision_keeps_its_word(self, half):

@@ -1,32 +1,37 @@
 """Engines run one layer in one direction, in place, on one library's arrays.
 
-Every engine is a module with the same functions, so `gpulstm.stack` works with any of them:
+Every engine is a module, or an object, with the same functions, so `gpulstm.stack` works with any of them:
 
 - ``GATE_BUFFER_BYTES``: how large a gate buffer may grow in inference
 - ``contiguous(x)``, ``empty(shape, like)``, ``zeros(shape, like)``
 - ``without_padding(x, lengths)``: a copy of x (time, batch, inputs) with zeros where a sequence is over
-- ``forward(x, weights, h, c, y, columns, lengths, reverse) -> saved``: training; h and c become the final state
-- ``inference(x, weights, h, c, y, columns, gates, lengths, first_time, reverse)``: the same, and keeps nothing
-- ``backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, columns, lengths, reverse) -> Weights``: dh and dc become
-  the initial state's gradients
+- ``dropped(y, draws, layer)``: y (time, batch, features) with the mask of dropout between layers on it, or y itself
+- ``forward(x, weights, h, c, y, lane, lengths) -> saved``: training; h and c become the final state
+- ``inference(x, weights, h, c, y, lane, gates, lengths, first_time)``: the same, and keeps nothing
+- ``backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)``: dh and dc become the initial
+  state's gradients; what the weights' gradient is made of is added to ``gradient``, which
+  ``start_gradient(x, weights, lane)`` makes and ``finish_gradient(gradient, lane)`` turns into `Weights`
 
-x (time, batch, inputs) contiguous; h, c, dh, dc (batch, hidden) contiguous; y and dy (time, batch, directions*hidden)
-contiguous, of which a direction owns the columns that `columns` names; lengths (batch,) int32 or None.
+x (time, batch, inputs) contiguous; h, c, dh, dc (batch, features) contiguous; y and dy (time, batch, all directions)
+contiguous, of which a `Lane` names one direction's columns; lengths (batch,) int32 or None.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 
-class Columns(NamedTuple):
-    """Which columns of the output (time, batch, width) one direction writes: ``hidden`` of them from ``first``."""
+class Lane(NamedTuple):
+    """One direction of one layer: where it writes and in which order it reads."""
 
-    first: int
-    hidden: int
+    first: int  # the columns of the output (time, batch, all directions) that it writes begin here
+    width: int  # and are this many
+    reverse: bool  # it reads each sequence from its end
+    stream: int  # tells its random numbers from those of the others
+    first_time: int = 0  # in training, the time of x[0]: where a stretch of a longer sequence begins
 
     @property
-    def slice(self) -> slice:
-        return slice(self.first, self.first + self.hidden)
+    def columns(self) -> slice:
+        return slice(self.first, self.first + self.width)
 
 
 def slots(time: int, reverse: bool) -> tuple[int, int]:

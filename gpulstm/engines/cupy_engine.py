@@ -12,8 +12,10 @@ from ..arrays import dtype_name
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
+from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
-from . import Columns, inputs_of, slots, windows
+from . import Lane, inputs_of, slots, windows
+from .cupy_masks import masked_copy
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
@@ -54,43 +56,60 @@ def without_padding(x, lengths):
     return cupy.where(running[:, :, None], x, x.dtype.type(0))
 
 
-def forward(x, weights: Weights, h, c, y, columns: Columns, lengths, reverse: bool) -> Saved:
+def dropped(y, draws: Draws, layer: int):
+    probability = draws.options.dropout
+    if not (draws.training and probability):
+        return y
+    target = empty(y.shape, y)
+    masked_copy(y, target, draws, DROPOUT_STREAM + layer, probability, batch=y.shape[1], first_time=0)
+    return target
+
+
+def start_gradient(x, weights: Weights, lane: Lane) -> Weights:
+    return Weights(*(None if w is None else zeros(w.shape, x) for w in weights))
+
+
+def finish_gradient(gradient: Weights, lane: Lane) -> Weights:
+    return gradient
+
+
+def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
     import cupy
 
     steps, batch, _ = x.shape
-    gates = empty((steps, batch, 4 * columns.hidden), x)
-    cells, hiddens = (empty((steps + 1, batch, columns.hidden), x) for _ in "ch")
-    first, last = (-1, 0) if reverse else (0, -1)
+    gates = empty((steps, batch, 4 * lane.width), x)
+    cells, hiddens = (empty((steps + 1, batch, lane.width), x) for _ in "ch")
+    first, last = (-1, 0) if lane.reverse else (0, -1)
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
     takes_part = None if lengths is None else lengths[:, None] > 0
     cells[first], hiddens[first] = c, h if takes_part is None else cupy.where(takes_part, h, x.dtype.type(0))
-    _run(x, weights, hiddens, cells, y, columns, gates, lengths, 0, reverse, keep=True)
+    _run(x, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
     c[...], h[...] = cells[last], hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h)
     return Saved(gates, cells, hiddens)
 
 
-def inference(x, weights: Weights, h, c, y, columns: Columns, gates, lengths, first_time: int, reverse: bool) -> None:
-    _run(x, weights, h, c, y, columns, gates, lengths, first_time, reverse, keep=False)
+def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
+    _run(x, weights, h, c, y, lane, gates, lengths, first_time, keep=False)
 
 
-def _run(x, weights, hiddens, cells, y, columns, gates, lengths, first_time, reverse, keep: bool) -> None:
+def _run(x, weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool) -> None:
     """Every launch argument but the step's own four numbers is the same for all steps, so the loop computes nothing."""
     import cupy
 
     steps, batch, _ = x.shape
-    hidden = columns.hidden
+    hidden = lane.width
     dtype = dtype_name(x)
     gemm = Gemm(cupy, dtype)
     all_gates, all_h, recurrent = matrix(gates), matrix(hiddens), matrix(weights.recurrent)
-    for window in windows(steps, reverse):
+    for window in windows(steps, lane.reverse):
         gemm(matrix(x[window]), matrix(weights.input), matrix(gates[window]), transpose_b=True)
 
     step_kernel = kernel("lstm_forward_step", dtype, weights.bias is not None, lengths is not None, keep)
     grid, block = one_thread_per(batch * hidden)
-    arrays = (gates, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
-    sizes = tuple(np.int32(n) for n in (batch, hidden, y.shape[2], columns.first))
-    for t in range(steps)[:: -1 if reverse else 1]:
-        before, after = slots(t, reverse) if keep else (0, 0)
+    arrays = (gates, or_null(weights.bias), cells, hiddens, y, or_null(lengths))
+    sizes = tuple(np.int32(n) for n in (batch, hidden, y.shape[2], lane.first))
+    for t in range(steps)[:: -1 if lane.reverse else 1]:
+        before, after = slots(t, lane.reverse) if keep else (0, 0)
         step_gates = rows_of(all_gates, t * batch, batch, x.itemsize)
         h_before = rows_of(all_h, before * batch, batch, x.itemsize)
         gemm(h_before, recurrent, step_gates, transpose_b=True, accumulate=True)
@@ -107,47 +126,45 @@ def backward(
     dc,
     dx,
     add_to_dx: bool,
-    columns: Columns,
+    lane: Lane,
     lengths,
-    reverse: bool,
-) -> Weights:
+    gradient: Weights,
+) -> None:
     import cupy
 
     gates, cells, hiddens = saved
     gemm = Gemm(cupy, dtype_name(x))
-    _backward_steps(gemm, gates, cells, weights, dy, dh, dc, columns, lengths, reverse)
+    _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane, lengths)
 
-    gradient = Weights(*(None if w is None else zeros(w.shape, x) for w in weights))
-    for window in windows(len(gates), reverse):
+    for window in windows(len(gates), lane.reverse):
         da = matrix(gates[window])  # gradients of the pre-activations by now
-        h_before = matrix(hiddens[inputs_of(window, reverse)])
+        h_before = matrix(hiddens[inputs_of(window, lane.reverse)])
         gemm(da, matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
         gemm(da, matrix(x[window]), matrix(gradient.input), transpose_a=True, accumulate=True)
         gemm(da, h_before, matrix(gradient.recurrent), transpose_a=True, accumulate=True)
         if gradient.bias is not None:
-            gradient.bias[...] += _column_sum(gates[window])
-    return gradient
+            gradient.bias[...] += column_sum(gates[window])
 
 
-def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, columns, lengths, reverse) -> None:
+def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths) -> None:
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's."""
     steps, batch, _ = gates.shape
-    hidden = columns.hidden
+    hidden = lane.width
     step_kernel = kernel("lstm_backward_step", dtype_name(gates), dy is not None, lengths is not None)
     grid, block = one_thread_per(batch * hidden)
-    arrays = (gates, cells, _or_null(dy), dh, dc, _or_null(lengths))
+    arrays = (gates, cells, or_null(dy), dh, dc, or_null(lengths))
     dy_width = 0 if dy is None else dy.shape[2]
-    sizes = tuple(np.int32(n) for n in (batch, hidden, dy_width, columns.first))
+    sizes = tuple(np.int32(n) for n in (batch, hidden, dy_width, lane.first))
     all_gates, dh_matrix, recurrent = matrix(gates), matrix(dh), matrix(weights.recurrent)
-    for t in range(steps)[:: 1 if reverse else -1]:
-        before, after = slots(t, reverse)
+    for t in range(steps)[:: 1 if lane.reverse else -1]:
+        before, after = slots(t, lane.reverse)
         step_kernel(grid, block, (*arrays, np.int32(t), np.int32(before), np.int32(after), *sizes))
         step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
         # With lengths the kernel left zero in dh where a sequence runs, and its gradient where it is over.
         gemm(step_gates, recurrent, dh_matrix, accumulate=lengths is not None)
 
 
-def _column_sum(gates):
+def column_sum(gates):
     """(4*hidden,) sums over time and batch, in an order that depends on the shape alone."""
     columns = gates.shape[-1]
     rows = gates.size // columns
@@ -165,5 +182,5 @@ def _column_sum(gates):
         source, rows = sums, slabs
 
 
-def _or_null(array):
+def or_null(array):
     return NULL if array is None else array

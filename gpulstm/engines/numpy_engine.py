@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..masks import Draws
 from ..parameters import Weights
-from . import Columns, inputs_of, slots, windows
+from . import Lane, inputs_of, slots, windows
 
 GATE_BUFFER_BYTES = 8 * 2**20  # half an L3 slice: a buffer that leaves the cache costs more than its GEMM gains
 
@@ -48,21 +49,34 @@ def without_padding(x, lengths):
     return np.where(running[:, :, None], x, x.dtype.type(0))
 
 
-def forward(x, weights: Weights, h, c, y, columns: Columns, lengths, reverse: bool) -> Saved:
+def dropped(y, draws: Draws, layer: int):
+    mask = draws.between(layer, y.shape, y)
+    return y if mask is None else y * mask
+
+
+def start_gradient(x, weights: Weights, lane: Lane) -> Weights:
+    return Weights(*(None if w is None else np.zeros_like(w) for w in weights))
+
+
+def finish_gradient(gradient: Weights, lane: Lane) -> Weights:
+    return gradient
+
+
+def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
     steps, batch, _ = x.shape
-    gates = np.empty((steps, batch, 4 * columns.hidden), x.dtype)
-    cells, hiddens = (np.empty((steps + 1, batch, columns.hidden), x.dtype) for _ in "ch")
-    first, last = (-1, 0) if reverse else (0, -1)
+    gates = np.empty((steps, batch, 4 * lane.width), x.dtype)
+    cells, hiddens = (np.empty((steps + 1, batch, lane.width), x.dtype) for _ in "ch")
+    first, last = (-1, 0) if lane.reverse else (0, -1)
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
     takes_part = None if lengths is None else lengths[:, None] > 0
     cells[first], hiddens[first] = c, h if takes_part is None else np.where(takes_part, h, x.dtype.type(0))
-    _run(x, weights, hiddens, cells, y[:, :, columns.slice], gates, lengths, 0, reverse)
+    _run(x, weights, hiddens, cells, y[:, :, lane.columns], gates, lengths, 0, lane.reverse)
     c[...], h[...] = cells[last], hiddens[last] if takes_part is None else np.where(takes_part, hiddens[last], h)
     return Saved(gates, cells, hiddens)
 
 
-def inference(x, weights: Weights, h, c, y, columns: Columns, gates, lengths, first_time: int, reverse: bool) -> None:
-    _run(x, weights, h[None], c[None], y[:, :, columns.slice], gates, lengths, first_time, reverse)
+def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
+    _run(x, weights, h[None], c[None], y[:, :, lane.columns], gates, lengths, first_time, lane.reverse)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # infinities and NaNs travel as IEEE says, without a warning per step
@@ -138,14 +152,14 @@ def backward(
     dc,
     dx,
     add_to_dx: bool,
-    columns: Columns,
+    lane: Lane,
     lengths,
-    reverse: bool,
-) -> Weights:
+    gradient: Weights,
+) -> None:
     gates, cells, hiddens = saved
-    _backward_steps(gates, cells, weights, dy if dy is None else dy[:, :, columns.slice], dh, dc, lengths, reverse)
+    reverse = lane.reverse
+    _backward_steps(gates, cells, weights, dy if dy is None else dy[:, :, lane.columns], dh, dc, lengths, reverse)
 
-    gradient = Weights(*(None if w is None else np.zeros_like(w) for w in weights))
     for window in windows(len(gates), reverse):
         da = gates[window].reshape(-1, gates.shape[2])  # (window * batch, 4*hidden), of the pre-activations by now
         of_x = dx[window].reshape(-1, dx.shape[2])
@@ -157,7 +171,6 @@ def backward(
         gradient.recurrent[...] += da.T @ hiddens[inputs_of(window, reverse)].reshape(-1, hiddens.shape[2])
         if gradient.bias is not None:
             gradient.bias[...] += da.sum(axis=0)
-    return gradient
 
 
 def _backward_steps(gates, cells, weights, dy, dh, dc, lengths, reverse) -> None:

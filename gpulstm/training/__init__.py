@@ -1,9 +1,10 @@
-"""Training: optimisers and gradient clipping.
+"""Training: optimisers, gradient clipping, long sequences in windows.
 
 Parameters and gradients come as a dict of arrays, such as ``lstm.params``, or as a dict of such dicts, one per layer.
 """
 
 from .clipping import clip_by_global_norm
 from .optimisers import Adam
+from .streaming import Window, windows
 
-__all__ = ["Adam", "clip_by_global_norm"]
+__all__ = ["Adam", "Window", "clip_by_global_norm", "windows"]

@@ -1,0 +1,37 @@
+"""Random masks on CuPy arrays, drawn by the kernels: `gpulstm.masks` says what is drawn where."""
+
+import numpy as np
+
+from .. import philox
+from ..arrays import dtype_name
+from ..cuda.launch import one_thread_per
+from ..cuda.modules import kernel
+from ..masks import Draws
+
+
+def masked_copy(source, target, draws: Draws, stream: int, probability: float, *, batch: int, first_time: int) -> None:
+    """target = source * dropout mask. Both (..., columns) contiguous; they may be the same array.
+
+    With all leading axes taken together, row r draws for sequence ``r % batch`` at time ``first_time + r // batch``.
+    """
+    numbers = (np.int64(source.size), np.int32(source.shape[-1]), np.int32(batch), np.uint32(first_time))
+    seed_and_stream = draw_arguments(draws, stream, 0)[:3]
+    arguments = (*seed_and_stream, *dropout_arguments(probability, source.dtype.type))
+    grid, block = one_thread_per(source.size)
+    kernel("masked_copy", dtype_name(source))(grid, block, (source, target, *numbers, *arguments))
+
+
+def draw_arguments(draws: Draws, stream: int, first_time: int) -> tuple[np.uint32, ...]:
+    """seed_low, seed_high, stream and first_time. In inference nothing is drawn, whatever they are."""
+    seed = draws.seed or 0
+    return np.uint32(seed & 0xFFFFFFFF), np.uint32(seed >> 32), np.uint32(stream), np.uint32(first_time)
+
+
+def dropout_arguments(probability: float, real: type) -> tuple[np.uint32, np.floating]:
+    """The threshold below which a word drops, and the scale of what stays; 0 and 1 without dropout."""
+    return np.uint32(philox.threshold(probability)), real(1 / (1 - probability))
+
+
+def zoneout_arguments(probability: float, real: type, *, training: bool) -> tuple[np.uint32, np.floating]:
+    """The threshold below which a word keeps the old state in training, and the share that inference keeps."""
+    return np.uint32(philox.threshold(probability) if training else 0), real(0 if training else probability)

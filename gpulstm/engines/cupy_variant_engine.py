@@ -1,0 +1,307 @@
+"""The LSTM's options on CuPy arrays, loop schedule: cuBLAS for the products, fused kernels for the rest.
+
+The kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They are the
+same for all options but layer norm: the others are launch arguments. A step is one product and one kernel, forward and
+backward, and with a projection one more of each. See `gpulstm.engines` for what each function takes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import dtype_name
+from ..cuda.gemm import Gemm, matrix, rows_of
+from ..cuda.launch import one_thread_per
+from ..cuda.modules import kernel
+from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
+from ..options import Options
+from ..parameters import Weights
+from . import Lane, cupy_engine, slots, windows
+from .cupy_engine import column_sum, empty, or_null, zeros
+from .cupy_masks import (
+    draw_arguments,
+    dropout_arguments,
+    masked_copy,
+    zoneout_arguments,
+)
+
+ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
+"""As in `kernels/activation.cuh`."""
+
+THREADS = 256  # of a block, at most: block_sums.cuh has room for no more
+NO_STEP = 2**31 - 1  # instead of a later step, where there is none
+PEEPHOLE = Weights._fields.index("peephole")  # behind it: gain_input, gain_recurrent, gain_cell, bias_cell
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs."""
+
+    gates: Any  # (time, batch, 4*hidden) activated
+    cells: Any  # (time + 1, batch, hidden)
+    c_star: Any  # (time, batch, hidden) before zoneout, or None: then it is what cells holds
+    h_in: Any  # (time, batch, width) what each step's product read
+    m: Any  # (time, batch, hidden) what was projected, or None
+    p: Any  # (time, batch, 4*hidden) with layer norm the normalised products of x, else None; and so are the next two
+    r: Any  # (time, batch, 4*hidden) the normalised products of h_in
+    norms: Any  # (time, batch, 4) what they and c* were normalised by
+    recurrent: Any  # (4*hidden, width) weight_hh with the mask of weight drop
+
+
+class Gradient(NamedTuple):
+    """What the weights' gradient is made of so far."""
+
+    total: Weights  # as it is, but for the mask of weight drop
+    peephole: Any  # (batch, 3*hidden) apart for each sequence, or None
+    norm: Any  # (batch, 10*hidden) likewise: of gain_input, gain_recurrent, gain_cell and bias_cell
+
+
+class CupyVariantEngine:
+    """An engine for one call's random draws. See `gpulstm.engines` for what each function takes."""
+
+    GATE_BUFFER_BYTES = cupy_engine.GATE_BUFFER_BYTES
+    contiguous = staticmethod(cupy_engine.contiguous)
+    empty = staticmethod(cupy_engine.empty)
+    zeros = staticmethod(cupy_engine.zeros)
+    without_padding = staticmethod(cupy_engine.without_padding)
+    dropped = staticmethod(cupy_engine.dropped)
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+
+    def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
+        call = _Call(self.draws, x, weights, lane, lengths)
+        rows, hidden = x.shape[:2], call.hidden
+        saved = Saved(
+            gates=empty((*rows, 4 * hidden), x),
+            cells=empty((rows[0] + 1, rows[1], hidden), x),
+            c_star=empty((*rows, hidden), x) if self.draws.options.zoneout[1] else None,
+            h_in=empty((*rows, lane.width), x),
+            m=empty((*rows, hidden), x) if call.projected else None,
+            p=empty((*rows, 4 * hidden), x) if call.normed else None,
+            r=empty((*rows, 4 * hidden), x) if call.normed else None,
+            norms=empty((*rows, 4), x) if call.normed else None,
+            recurrent=_with_weight_drop(weights.recurrent, self.draws, lane),
+        )
+        saved.cells[-1 if lane.reverse else 0] = c
+        _first_h_in(saved.h_in, h, self.draws, lane, lengths)
+        _run(call, x, weights, saved, h, y, 0)
+        c[...] = saved.cells[0 if lane.reverse else -1]
+        return saved
+
+    def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
+        call = _Call(self.draws, x, weights, lane, lengths)
+        # A thread reads p before it writes gates, and has done with them when it writes c*, and with that when it
+        # writes m: they can all stand in the same memory.
+        shared = Saved(
+            gates=gates,
+            cells=c[None],
+            c_star=gates if call.normed else None,
+            h_in=None,
+            m=gates if call.projected else None,
+            p=gates if call.normed else None,
+            r=empty((1, call.batch, 4 * call.hidden), x) if call.normed else None,
+            norms=None,
+            recurrent=weights.recurrent,
+        )
+        _run(call, x, weights, shared, h, y, first_time)
+
+    def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
+        batch, hidden = x.shape[1], weights.input.shape[0] // 4
+        return Gradient(
+            total=cupy_engine.start_gradient(x, weights, lane),
+            peephole=None if weights.peephole is None else zeros((batch, 3 * hidden), x),
+            norm=None if weights.gain_input is None else zeros((batch, 10 * hidden), x),
+        )
+
+    def backward(
+        self,
+        saved: Saved,
+        x,
+        weights: Weights,
+        dy,
+        dh,
+        dc,
+        dx,
+        add_to_dx: bool,
+        lane: Lane,
+        lengths,
+        gradient: Gradient,
+    ) -> None:
+        call = _Call(self.draws, x, weights, lane, lengths)
+        dh_star = empty((*x.shape[:2], lane.width), x) if call.projected else None
+        _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
+
+        total, gemm = gradient.total, call.gemm
+        dp, dr = (saved.p, saved.r) if call.normed else (saved.gates, saved.gates)
+        for window in windows(call.steps, lane.reverse):
+            gemm(matrix(dp[window]), matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
+            products = [(total.input, dp, x), (total.recurrent, dr, saved.h_in)]
+            products += [(total.projection, dh_star, saved.m)] if call.projected else []
+            for out, d, given in products:  # sum over time and batch of d^T given
+                gemm(matrix(d[window]), matrix(given[window]), matrix(out), transpose_a=True, accumulate=True)
+            if total.bias is not None:
+                total.bias[...] += column_sum(saved.gates[window])
+
+    def finish_gradient(self, gradient: Gradient, lane: Lane) -> Weights:
+        total, hidden = gradient.total, gradient.total.input.shape[0] // 4
+        _drop_weights(total.recurrent, total.recurrent, self.draws, lane)
+        if gradient.peephole is not None:
+            total = total._replace(peephole=column_sum(gradient.peephole))
+        if gradient.norm is not None:
+            total = total._replace(**_norm_gradients(column_sum(gradient.norm), hidden))
+        return total
+
+
+class _Call:
+    """What all launches of one call have in common: sizes, geometry, and arguments that no step changes."""
+
+    def __init__(self, draws: Draws, x, weights: Weights, lane: Lane, lengths) -> None:
+        import cupy
+
+        real = x.dtype.type
+        self.dtype, self.gemm = dtype_name(x), Gemm(cupy, dtype_name(x))
+        self.steps, self.batch, _ = x.shape
+        self.hidden, self.lane = weights.input.shape[0] // 4, lane
+        self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
+        self.lengths = or_null(lengths)
+        self.weights = tuple(or_null(weights[field]) for field in range(PEEPHOLE, len(weights)))
+
+        options, training = draws.options, draws.training
+        self.training = training
+        self.activation = _activation_arguments(options, real)
+        dropout = options.recurrent_dropout if training else 0.0
+        on_hidden = options.recurrent_dropout_on == "hidden"
+        self.draw = draw_arguments(draws, lane.stream, lane.first_time)
+        zone_h, zone_c = (zoneout_arguments(z, real, training=training) for z in options.zoneout)
+        self.dropout = dropout_arguments(dropout if on_hidden else 0.0, real)
+        self.of_hidden = (*zone_h, *self.dropout)
+        self.of_cell = (*dropout_arguments(0.0 if on_hidden else dropout, real), *zone_c)
+
+        # (grid, block). The cell has a column of blocks for each sequence; of one block where layer norm sums a row.
+        threads = min(THREADS, -(-self.hidden // 32) * 32)
+        self.cell_geometry = (self.batch, 1 if self.normed else -(-self.hidden // threads)), (threads,)
+        self.output_geometry = one_thread_per(self.batch * lane.width)
+
+    def times(self) -> range:
+        return range(self.steps)[:: -1 if self.lane.reverse else 1]
+
+    def sizes(self, *more: int) -> tuple[Any, ...]:
+        return tuple(np.int32(n) for n in (self.batch, *more))
+
+
+def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> None:
+    """All steps forward. ``at`` is where their results go; in inference it has one slot for c and for h's products."""
+    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, x.itemsize
+    inputs = at.p if call.normed else at.gates
+    for window in windows(call.steps, lane.reverse):
+        gemm(matrix(x[window]), matrix(weights.input), matrix(inputs[window]), transpose_b=True)
+    products, recurrent = matrix(at.r if call.normed else inputs), matrix(at.recurrent)
+    h_in = matrix(h if at.h_in is None else at.h_in)
+    m: Any = None if at.m is None else matrix(at.m)._replace(columns=hidden)
+    h_star = empty(h.shape, x) if call.projected else None
+    projection: Any = matrix(weights.projection) if call.projected else None
+    projected: Any = matrix(h_star) if call.projected else None
+
+    cell = kernel("lstm_variant_cell_forward", call.dtype, call.normed)
+    output: Any = kernel("lstm_variant_output_forward", call.dtype) if call.projected else None
+    c_star = at.cells if call.normed and at.c_star is None else at.c_star
+    arrays = (inputs, or_null(at.r), at.gates, or_null(weights.bias), *call.weights, at.cells, or_null(c_star))
+    arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), call.lengths)
+    of_output = (*call.sizes(lane.width, y.shape[2], lane.first), *call.draw, *call.of_hidden)
+    widths = (0 if c_star is None else c_star.shape[-1], 0 if at.m is None else at.m.shape[-1], y.shape[2], lane.first)
+    of_cell = (*call.sizes(hidden, *widths), *call.activation, np.int32(call.training))
+    of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
+    for t in call.times():
+        before, after = slots(t, lane.reverse) if call.training else (0, 0)
+        product_slot = t if call.training or not call.normed else 0
+        following = t - 1 if lane.reverse else t + 1 if t + 1 < call.steps else -1
+        star_slot = after if c_star is at.cells else t
+        moment = (np.int32(t), np.int32(first_time + t), np.int32(following))
+        places = (np.int32(product_slot), np.int32(before), np.int32(after), np.int32(star_slot))
+        step_h = h_in if at.h_in is None else rows_of(h_in, t * batch, batch, itemsize)
+        step_product = rows_of(products, product_slot * batch, batch, itemsize)
+        gemm(step_h, recurrent, step_product, transpose_b=True, accumulate=not call.normed)
+        cell(*call.cell_geometry, (*arrays, *moment, *places, *of_cell))
+        if call.projected:
+            step_m = rows_of(m, t * batch, batch, itemsize)
+            gemm(step_m, projection, projected, transpose_b=True)
+            output(*call.output_geometry, (h_star, h, y, or_null(at.h_in), call.lengths, *moment, *of_output))
+
+
+def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_star, d_peephole, d_norm) -> None:
+    """All steps backward: activated gates become gradients of the pre-activations, normalised products those of the
+    products, and dh and dc the initial state's."""
+    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, dh.itemsize
+    dr, recurrent = matrix(saved.r if call.normed else saved.gates), matrix(saved.recurrent)
+    product = empty(dh.shape, dh)  # (batch, width) of a step's dr and weight_hh, which the step before it reads
+    dm = empty((batch, hidden), dh) if call.projected or call.normed else None
+    product_matrix = matrix(product)
+    if call.projected:
+        dh_stars, projection, dm_matrix = matrix(dh_star), matrix(weights.projection), matrix(dm)
+    star = saved.cells if saved.c_star is None else saved.c_star
+    dy_columns = (0 if dy is None else dy.shape[2], lane.first)
+
+    cell = kernel("lstm_variant_cell_backward", call.dtype, call.normed)
+    output: Any = kernel("lstm_variant_output_backward", call.dtype) if call.projected else None
+    arrays = tuple(map(or_null, (saved.gates, saved.p, saved.r, saved.norms)))
+    arrays += (*call.weights, saved.cells, star, *map(or_null, (dm, dc, d_peephole, d_norm)))
+    of_hidden = (dh, product, or_null(dy), call.lengths)
+    of_cell = (*call.sizes(hidden, *dy_columns, call.projected), *call.activation)
+    of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
+    of_output = (*call.sizes(lane.width, *dy_columns), *call.draw, *call.of_hidden)
+    later = NO_STEP
+    for t in reversed(call.times()):
+        before, after = slots(t, lane.reverse)
+        moment = (np.int32(t), np.int32(later))
+        places = (np.int32(before), np.int32(after if star is saved.cells else t))
+        if call.projected:
+            output(*call.output_geometry, (dh_star, *of_hidden, *moment, *of_output))
+            gemm(rows_of(dh_stars, t * batch, batch, itemsize), projection, dm_matrix)
+        cell(*call.cell_geometry, (*arrays, *of_hidden, *moment, *places, *of_cell))
+        gemm(rows_of(dr, t * batch, batch, itemsize), recurrent, product_matrix)
+        later = t
+    last = (dh, product, call.lengths, np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)
+    kernel("lstm_variant_initial_gradient", call.dtype)(*call.output_geometry, last)
+
+
+def _activation_arguments(options: Options, real: type) -> tuple:
+    """Three kinds, three pairs of alpha and beta, the limit of what goes into them, and whether gates are coupled."""
+    kinds = (np.int32(ACTIVATION_NUMBERS[a.name]) for a in options.activations)
+    parameters = (real(value) for a in options.activations for value in (a.alpha, a.beta))
+    return (*kinds, *parameters, real(options.cell_clip or 0), np.int32(options.coupled))
+
+
+def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
+    """What the first step's product reads: h0 with its mask. Zero where a sequence is over by then: its NaN would get
+    into the weights' gradient as 0 * NaN."""
+    import cupy
+
+    first = len(h_in) - 1 if lane.reverse else 0
+    h_in[first] = h if lengths is None else cupy.where(lengths[:, None] > first, h, h.dtype.type(0))
+    probability = draws.options.recurrent_dropout
+    if probability and draws.options.recurrent_dropout_on == "hidden":
+        target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
+        masked_copy(target, target, draws, lane.stream, probability, **place)
+
+
+def _with_weight_drop(recurrent, draws: Draws, lane: Lane):
+    if not draws.options.weight_drop:
+        return recurrent
+    target = empty(recurrent.shape, recurrent)
+    _drop_weights(recurrent, target, draws, lane)
+    return target
+
+
+def _drop_weights(source, target, draws: Draws, lane: Lane) -> None:
+    """target = source * mask of weight drop, if there is any."""
+    probability = draws.options.weight_drop
+    if probability:
+        stream, rows = WEIGHT_STREAM + lane.stream, source.shape[0]
+        masked_copy(source, target, draws, stream, probability, batch=rows, first_time=0)
+
+
+def _norm_gradients(total, hidden: int) -> dict:
+    """The four gradients that stand one behind another in the kernel's sums (10*hidden,)."""
+    ends = {"gain_input": 4, "gain_recurrent": 8, "gain_cell": 9, "bias_cell": 10}
+    starts = (0, 4, 8, 9)
+    return {name: total[first * hidden : end * hidden] for first, (name, end) in zip(starts, ends.items(), strict=True)}

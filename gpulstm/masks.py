@@ -1,0 +1,92 @@
+"""The random masks of training, as arrays: what is drawn where.
+
+Every word of `gpulstm.philox` has a counter (unit, sequence, time, stream). What a stream is depends on the mask:
+
+- step masks: stream ``2 * layer + direction``; the words of a counter are for zoneout of h, zoneout of c, and
+  dropout of the candidate. Recurrent dropout of h is the first word at time 2^32 - 1, the same
+  for all steps of a sequence.
+- weight drop: stream 2^30 + ``2 * layer + direction``, counter (column, row, 0)
+- dropout between layers: stream 2^31 + layer, counter (feature, sequence, time)
+
+`kernels/philox.cuh` draws the same.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import arrays, philox
+from .arrays import Array
+from .options import Options
+from .variants import StepMasks
+
+WHOLE_SEQUENCE = 2**32 - 1
+WEIGHT_STREAM = 2**30
+DROPOUT_STREAM = 2**31
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The masks of one call. ``seed`` is None in inference: then nothing is random."""
+
+    options: Options
+    seed: int | None
+
+    @property
+    def training(self) -> bool:
+        return self.seed is not None
+
+    def words(self, *counter: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The generator's four words for (unit, sequence, time, stream)."""
+        return philox.words(self.seed or 0, counter)
+
+    def step(self, stream: int, time: int, batch: int, output: int, hidden: int, like: Array) -> StepMasks:
+        """The masks of one time step, as arrays beside ``like``."""
+        options = self.options
+        on_hidden = options.recurrent_dropout > 0 and options.recurrent_dropout_on == "hidden"
+        on_candidate = options.recurrent_dropout > 0 and not on_hidden
+        zone_h, zone_c = options.zoneout
+        if not self.training:
+            return StepMasks(None, None, zone_h or None, zone_c or None)
+        words = self.words(np.arange(max(output, hidden)), np.arange(batch)[:, None], time, stream)
+        hidden_mask = None
+        if on_hidden:
+            hidden_mask = self.kept(stream, WHOLE_SEQUENCE, batch, output, options.recurrent_dropout, like)
+        return StepMasks(
+            hidden=hidden_mask,
+            candidate=_scaled(words[2][:, :hidden], options.recurrent_dropout, like) if on_candidate else None,
+            zone_h=_below(words[0][:, :output], zone_h, like) if zone_h else None,
+            zone_c=_below(words[1][:, :hidden], zone_c, like) if zone_c else None,
+        )
+
+    def weight(self, stream: int, shape: tuple[int, int], like: Array) -> Array | None:
+        """What weight_hh is multiplied by, or None."""
+        if not (self.training and self.options.weight_drop):
+            return None
+        return self.kept(WEIGHT_STREAM + stream, 0, *shape, self.options.weight_drop, like)
+
+    def between(self, layer: int, shape: tuple[int, int, int], like: Array) -> Array | None:
+        """What a layer's output (time, batch, features) is multiplied by on its way to the next one, or None."""
+        if not (self.training and self.options.dropout):
+            return None
+        steps, batch, features = shape
+        time = np.arange(steps)[:, None, None]
+        words = self.words(np.arange(features), np.arange(batch)[:, None], time, DROPOUT_STREAM + layer)
+        return _scaled(words[0], self.options.dropout, like)
+
+    def kept(self, stream: int, time: int, rows: int, columns: int, probability: float, like: Array) -> Array:
+        """A dropout mask (rows, columns) of one time."""
+        words = self.words(np.arange(columns), np.arange(rows)[:, None], time, stream)
+        return _scaled(words[0], probability, like)
+
+
+def _scaled(words: np.ndarray, probability: float, like: Array) -> Array:
+    """0 with the given probability, else 1 / (1 - probability): the mean stays what it was."""
+    keep = words >= np.uint32(philox.threshold(probability))
+    return arrays.beside(np.where(keep, 1 / (1 - probability), 0.0), like, like.dtype)
+
+
+def _below(words: np.ndarray, probability: float, like: Array) -> Array:
+    """1 with the given probability, else 0."""
+    return arrays.beside((words < np.uint32(philox.threshold(probability))).astype(np.float64), like, like.dtype)
