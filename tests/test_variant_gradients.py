@@ -95,7 +95,7 @@ class TestAlone:
 class TestCombinations:
     BACKENDS = (backends.NUMPY,)
 
-    @pytest.mark.parametrize("seed", COMBINATIONS[::7])
+    @pytest.mark.parametrize("seed", COMBINATIONS)
     def test_a_direction_of_each_argument(self, backend, seed):
         check_directions(backend, variant_cases.combination(seed), seed)
 
