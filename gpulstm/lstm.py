@@ -237,6 +237,7 @@ class LSTM:
         order = ("num_layers", "bias", "batch_first", "bidirectional", "proj_size", "peephole", "layer_norm")
         unusual = {name: found[name] for name in order if found[name] != usual[name]}
         unusual |= {name: getattr(self.options, name) for name in self.options.changed()}
+        unusual |= {} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every}
         flags = "".join(f", {name}={value!r}" for name, value in unusual.items())
         dtype = arrays.dtype_name(self.params["weight_hh_l0"])
         return f"LSTM({size.input_size}, {size.hidden_size}{flags}, dtype={dtype!r})"

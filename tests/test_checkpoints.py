@@ -74,6 +74,11 @@ def test_no_number_of_steps(every):
         gl.LSTM(2, 3, checkpoint_every=every)
 
 
+def test_the_repr_shows_it():
+    assert "checkpoint_every=256" in repr(gl.LSTM(2, 3, checkpoint_every=256))
+    assert "checkpoint_every" not in repr(gl.LSTM(2, 3))
+
+
 def test_the_functions_take_it_too():
     lstm = gl.LSTM(2, 3, rng=0)
     x = np.random.default_rng(0).normal(size=(300, 2, 2)).astype("float32")
