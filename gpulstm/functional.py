@@ -94,7 +94,7 @@ def lstm_forward(
     Equations: `gpulstm.equations`, and with options `gpulstm.variants`.
     """
     options = as_options(options)
-    draws = Draws(options, initialisers.seed(rng) if options.is_random else 0)
+    draws = Draws(options, initialisers.seed_for(options.is_random, rng))
     return forward(None, x, params, state, lengths, batch_first, draws, checkpoint_every)
 
 

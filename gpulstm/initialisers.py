@@ -83,6 +83,15 @@ def generator(rng: Any) -> np.random.Generator:
     return np.random.default_rng(rng)
 
 
+def seed_for(random: bool, rng: Any) -> int:
+    """The seed of a call's masks. Where nothing is random, ``rng`` is checked but no generator moves on."""
+    if random:
+        return seed(rng)
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        seed(rng)
+    return 0
+
+
 def seed(rng: Any) -> int:
     """A seed below 2^64 for `gpulstm.philox`: the integer itself, or one drawn from a generator or fresh entropy."""
     if isinstance(rng, bool):

@@ -149,7 +149,7 @@ class LSTM:
         Returns ``y`` (time, batch, directions * hidden) laid out as x is, the final `State`, and the cache, which
         refers to x, y and the parameters: do not write to them before `backward`.
         """
-        draws = Draws(self.options, initialisers.seed(rng) if self.options.is_random else 0)
+        draws = Draws(self.options, initialisers.seed_for(self.options.is_random, rng))
         return forward(self.layout, x, self.params, state, lengths, self.batch_first, draws, self.checkpoint_every)
 
     def backward(

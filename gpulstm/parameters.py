@@ -144,17 +144,20 @@ class Layout:
             arrays.require_array(name, params[name])
             if params[name].ndim != 2 or 0 in params[name].shape:
                 raise ValueError(f"{name} must have 2 axes, none of them empty, got shape {tuple(params[name].shape)}")
-        layers = [int(found[1]) for name in params if (found := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
+        # Any parameter of a kind says that the kind belongs here, so that what is missing beside it gets reported.
+        there = [found for name in params if (found := re.fullmatch(r"(\w+)_l(\d+)(_reverse)?", str(name)))]
+        kinds = {found[1] for found in there if found[1] in KINDS}
+        products = [found for found in there if found[1] in ("weight_ih", "weight_hh")]  # no layer is without
         input_size, hidden_size, proj_size = _sizes(params)
         layout = cls(
             input_size=input_size,
             hidden_size=hidden_size,
-            num_layers=max(layers) + 1,
-            bidirectional="weight_ih_l0_reverse" in params,
-            bias="bias_l0" in params,
+            num_layers=max(int(found[2]) for found in products) + 1,
+            bidirectional=any(found[3] for found in products),
+            bias="bias" in kinds,
             proj_size=proj_size,
-            peephole="weight_peephole_l0" in params,
-            layer_norm="weight_norm_ih_l0" in params,
+            peephole="weight_peephole" in kinds,
+            layer_norm=any("norm" in kind for kind in kinds),
         )
         layout.check(params)
         return layout

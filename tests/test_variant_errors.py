@@ -175,6 +175,24 @@ class TestOptionsOfTheFunctions:
         with refused(TypeError, "rng must be None, an integer seed or a numpy.random.Generator"):
             gl.lstm_forward(self.X, self.PARAMS, options={"zoneout": 0.1}, rng=rng)
 
+    @pytest.mark.parametrize("rng", ["a", True])
+    def test_no_seed_for_a_plain_one_either(self, rng):
+        with refused(TypeError, "rng must be None, an integer seed or a numpy.random.Generator"):
+            layer().forward(self.X, rng=rng)
+
+    def test_a_generator_stays_where_it_is_if_nothing_is_random(self):
+        rng = np.random.default_rng(0)
+        layer().forward(self.X, rng=rng)
+        assert rng.random() == np.random.default_rng(0).random()
+
+    @pytest.mark.parametrize("missing", ["weight_norm_ih_l0", "bias_l0", "weight_ih_l1", "weight_peephole_l0"])
+    def test_what_is_missing_is_named_and_not_what_is_there(self, missing):
+        params = dict(layer(layer_norm=True, peephole=True).params)
+        del params[missing]
+        with refused(ValueError, f"missing {missing}") as caught:
+            gl.lstm_forward(self.X, params)
+        assert "unexpected" not in str(caught.value)
+
     def test_the_ends_of_the_range(self):
         for rng in (0, 2**64 - 1, np.uint64(2**64 - 1)):
             gl.lstm_forward(self.X, self.PARAMS, options={"zoneout": 0.1}, rng=rng)
