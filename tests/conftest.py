@@ -7,6 +7,9 @@ import sys
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+# The tests need JAX's arrays, not its GPU, of which each worker's JAX would take three quarters of the memory.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import pytest  # noqa: E402
 
 from tests import backends  # noqa: E402
@@ -49,6 +52,8 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if config.getoption("--gpu"):
         line = f"GPU tests ran on {backends.gpu_name()}"
     else:
-        instead = "The kernels ran on the CPU." if sys.platform.startswith("linux") else "Nor did the kernels on the CPU."
+        instead = (
+            "The kernels ran on the CPU." if sys.platform.startswith("linux") else "Nor did the kernels on the CPU."
+        )
         line = f"GPU tests did not run: they need a GPU and the option --gpu. {instead}"
     terminalreporter.write_sep("-", line)
