@@ -13,7 +13,17 @@ from gpulstm.masks import Draws
 from tests import backends, variant_kernel_cases
 from tests.backends import Backend
 from tests.cuda_on_cpu import cupy_on_cpu
-from tests.variant_kernel_cases import ALONE, RUNS, case, check, random_case, train
+from tests.variant_kernel_cases import (
+    ALONE,
+    RUNS,
+    case,
+    check,
+    float32_errors,
+    float32_tolerances,
+    neighbour,
+    random_case,
+    train,
+)
 
 BACKENDS = backends.KERNELS
 DTYPES = ("float64", "float32")
@@ -35,6 +45,14 @@ class TestAgainstNumpy:
     @pytest.mark.parametrize("number", CASES)
     def test_combinations(self, backend, number, run, dtype):
         check(backend, random_case(number), run, dtype)
+
+    @pytest.mark.parametrize("number", [2, 18, 32])
+    def test_what_float32_may_be_off_by_does_not_hang_on_luck(self, number):
+        given = random_case(number)
+        tolerances = float32_tolerances(given, "training")
+        for seed in range(100, 112):
+            for name, off in float32_errors(neighbour(given, seed), "training").items():
+                assert off <= tolerances[name], name
 
     @pytest.mark.parametrize("run", RUNS)
     @pytest.mark.parametrize("layer_norm", [False, True])
