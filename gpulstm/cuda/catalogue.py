@@ -31,6 +31,27 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ()),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ()),
+}
+
+# kernel -> (names of its tile sizes, every choice of them). Such a kernel is float32 alone, all its blocks run at the
+# same time, and it holds 4 * MTILES * KTILES (or 8 * MTILES * JTILES) registers of weights in each thread.
+TILES: dict[str, tuple[tuple[str, str, str], tuple[tuple[int, int, int], ...]]] = {
+    "lstm_persistent_forward": (
+        ("MTILES", "KTILES", "NTILES"),
+        (
+            *((2, depth, sequences) for depth in (1, 2, 4, 6, 8) for sequences in (1, 2, 4)),
+            *((4, depth, sequences) for depth in (1, 2, 4) for sequences in (1, 2)),
+        ),
+    ),
+    "lstm_persistent_backward": (
+        ("MTILES", "JTILES", "NTILES"),
+        (
+            *((2, outputs, sequences) for outputs in (1, 2, 3, 4) for sequences in (1, 2, 4)),
+            *((4, outputs, sequences) for outputs in (1, 2) for sequences in (1, 2, 4)),
+        ),
+    ),
 }
 
 
@@ -41,6 +62,7 @@ class Specialisation:
     entry: str
     dtype: str
     features: tuple[bool, ...] = ()
+    tiles: tuple[int, ...] = ()
 
     @property
     def file(self) -> str:
@@ -59,12 +81,32 @@ class Specialisation:
             "--std=c++14",
             f"-DREAL={REAL_OF_DTYPE[self.dtype]}",
             *(f"-D{name}={int(on)}" for name, on in switches),
+            *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
         )
+
+    @property
+    def is_cooperative(self) -> bool:
+        """Whether its blocks wait for each other, so that all of them have to run at the same time."""
+        return self.entry in TILES
+
+    @property
+    def lowest_capability(self) -> int:
+        """The oldest GPU that it is for: 80 is compute capability 8.0."""
+        return 80 if self.entry in TILES else 70
+
+    @property
+    def _tile_names(self) -> tuple[str, ...]:
+        return TILES[self.entry][0] if self.entry in TILES else ()
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches."""
+    """All of them: every kernel x storage type x setting of its switches, or x choice of its tiles."""
+    for entry, (_, choices) in TILES.items():
+        for tiles in choices:
+            yield Specialisation(entry, "float32", (), tiles)
     for entry, (_, switches) in KERNELS.items():
+        if entry in TILES:
+            continue
         for dtype in REAL_OF_DTYPE:
             for features in product((False, True), repeat=len(switches)):
                 yield Specialisation(entry, dtype, features)
