@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -13,12 +14,12 @@ SEQUENCES, HIDDEN = 16, 64
 
 def cpu(gpu: Gpu, report: Report) -> None:
     for count in (5, 18, 55):
-        report.measure(f"CPU, launch of a RawKernel with {count} arguments", "us", lambda n=count: _launch(gpu, n))
+        report.measure(f"CPU, launch of a RawKernel with {count} arguments", "us", partial(_launch, gpu, count))
     report.measure("CPU, gpulstm.cuda.gemm.Gemm", "us", lambda: _gemm(gpu))
     report.measure("CPU, cupy.matmul", "us", lambda: _matmul(gpu, with_out=False))
     report.measure("CPU, cupy.matmul with out", "us", lambda: _matmul(gpu, with_out=True))
     for nodes in (1, 100, 1000):
-        report.measure(f"CPU, Graph.launch of {nodes} kernels", "us", lambda n=nodes: _graph(gpu, n))
+        report.measure(f"CPU, Graph.launch of {nodes} kernels", "us", partial(_graph, gpu, nodes))
 
 
 def _microseconds(gpu: Gpu, call: Callable[[], object], calls: int = CALLS) -> list[float]:

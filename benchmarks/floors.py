@@ -56,7 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_group(name: str, out: Path | None) -> None:
     """Measures one group in this process. The file is written after each line: what was measured survives a crash."""
-    report = Report(name, lambda r: out.write_text(json.dumps(r.as_dict())) if out else None)
+
+    def save(report: Report) -> None:
+        if out:
+            part = out.with_name(out.name + ".part")
+            part.write_text(json.dumps(report.as_dict()))
+            part.replace(out)  # at once: this process may be ended at any time
+
+    report = Report(name, save)
     try:
         gpu = Gpu()
         report.machine = gpu.machine()

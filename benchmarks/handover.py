@@ -1,6 +1,6 @@
 """What it costs to hand a hidden state from one time step to the next, in four ways."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -30,13 +30,13 @@ def checked(failed, found, expected) -> None:
 def boundary(gpu: Gpu, report: Report) -> None:
     for blocks, threads in ((1, 32), (gpu.multiprocessors, 256)):
         what = f"{blocks} x {threads} threads"
-        report.measure(f"kernel boundary, loop, {what}", "us", lambda b=blocks, t=threads: _chain(gpu, b, t, 0))
+        report.measure(f"kernel boundary, loop, {what}", "us", partial(_chain, gpu, blocks, threads, 0))
         report.measure(
             f"kernel boundary, queued beforehand, {what}",
             "us",
-            lambda b=blocks, t=threads: _chain(gpu, b, t, 20_000_000),
+            partial(_chain, gpu, blocks, threads, 20_000_000),
         )
-        report.measure(f"kernel boundary, graph, {what}", "us", lambda b=blocks, t=threads: _graph(gpu, b, t))
+        report.measure(f"kernel boundary, graph, {what}", "us", partial(_graph, gpu, blocks, threads))
 
 
 def _links(gpu: Gpu, blocks: int, threads: int):
@@ -82,7 +82,7 @@ def _check_chain(values) -> None:
 
 def barrier(gpu: Gpu, report: Report) -> None:
     for blocks in (2, 16, 64, 132):
-        report.measure(f"grid barrier, {blocks} blocks", "us", lambda b=blocks: _barrier(gpu, b))
+        report.measure(f"grid barrier, {blocks} blocks", "us", partial(_barrier, gpu, blocks))
 
 
 def _barrier(gpu: Gpu, blocks: int, threads: int = 128) -> list[float]:
@@ -119,7 +119,7 @@ def flags(gpu: Gpu, report: Report) -> None:
                 report.measure(
                     f"flag all-to-all, a step: H {hidden}, N {sequences}, {blocks} blocks",
                     "us",
-                    lambda h=hidden, n=sequences, b=blocks: _all_to_all(gpu, h, n, b),
+                    partial(_all_to_all, gpu, hidden, sequences, blocks),
                 )
 
 
@@ -170,14 +170,14 @@ def cluster(gpu: Gpu, report: Report) -> None:
                 report.measure(
                     f"cluster ping-pong, one way, {how}: blocks 0 and {partner} of {size}",
                     "us",
-                    lambda s=size, h=how, p=partner: _cluster_ping_pong(gpu, s, h, p),
+                    partial(_cluster_ping_pong, gpu, size, how, partner),
                 )
         for hidden, sequences in ((256, 1), (256, 8), (256, 32), (1024, 1), (1024, 8)):
             for clusters in (1, 64 // size):
                 report.measure(
                     f"cluster all-to-all, a step: H {hidden}, N {sequences}, {clusters} x {size} blocks",
                     "us",
-                    lambda h=hidden, n=sequences, s=size, c=clusters: _cluster_all_to_all(gpu, h, n, s, c),
+                    partial(_cluster_all_to_all, gpu, hidden, sequences, size, clusters),
                 )
 
 

@@ -1,5 +1,7 @@
 """How fast the GPU reads, copies and multiplies."""
 
+from functools import partial
+
 import numpy as np
 
 from benchmarks.gpu import Gpu, Report
@@ -31,7 +33,7 @@ def l2(gpu: Gpu, report: Report) -> None:
         report.measure(
             f"L2, {name}",
             "TB/s",
-            lambda v=vectors, a=apart, p=passes: _l2(gpu, v, a, p),
+            partial(_l2, gpu, vectors, apart, passes),
             vectors=vectors,
             passes=passes,
         )
@@ -69,7 +71,7 @@ def gemm(gpu: Gpu, report: Report, size: int = 8192) -> None:
     generator = np.random.default_rng(0)
     a, b = (2 * generator.random((size, size), np.float32) - 1 for _ in range(2))
     for name in ("float32", "TF32", "float16", "bfloat16"):
-        report.measure(f"cuBLAS, {name}, {size}^3", "TFLOP/s", lambda name=name: _gemm(gpu, name, a, b))
+        report.measure(f"cuBLAS, {name}, {size}^3", "TFLOP/s", partial(_gemm, gpu, name, a, b))
 
 
 def stored(name: str, x: np.ndarray) -> np.ndarray:
@@ -114,7 +116,7 @@ def _gemm(gpu: Gpu, name: str, a: np.ndarray, b: np.ndarray) -> list[float]:
 
 def mma(gpu: Gpu, report: Report) -> None:
     for name in RATES:
-        report.measure(f"registers only, all SMs: {name}", "TFLOP/s", lambda name=name: _rate(gpu, name))
+        report.measure(f"registers only, all SMs: {name}", "TFLOP/s", partial(_rate, gpu, name))
 
 
 def _rate(gpu: Gpu, name: str) -> list[float]:
