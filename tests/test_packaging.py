@@ -97,7 +97,7 @@ def test_the_sdist_carries_what_the_tests_need(distributions):
     with tarfile.open(distributions["sdist"]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "LICENSE", "start.py", ".ci/run"} <= names
-    for folder in ("gpulstm", "kernels", "tests", "course"):
+    for folder in ("gpulstm", "kernels", "tests", "course", "benchmarks"):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".cu", ".cuh", ".hpp", ".cpp", ".h", ".ipynb", ".md"} and not_ignored(path):
                 assert path.relative_to(ROOT).as_posix() in names
