@@ -27,7 +27,7 @@ def _device_name(document: dict[str, Any]) -> str:
     machine = document["machine"]
     if document["device"] == "gpu":
         return (machine["gpu"] or {}).get("name", "GPU")
-    return f"{machine['cpu']}, {document['threads']['asked for']} threads"
+    return f"{machine['cpu']}, threads: {document['threads']['asked for']}"
 
 
 def _draw_dtype(cells: list[dict[str, Any]], title: str, path: Path) -> None:
