@@ -186,10 +186,10 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
         return planner.both("equations", f"{arrays.library(x)}'s own operations, so that its autograd and jit apply")
     if not call.is_plain:
         return planner.both("loop", "with options, and in layers that have projections, peepholes or layer norm")
-    from .engines import cupy_persistent
+    from .engines import cupy_one_launch
 
     with arrays.on_device_of(x):
-        device = cupy_persistent.current_device()
+        device = cupy_one_launch.current_device()
     return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device)
 
 

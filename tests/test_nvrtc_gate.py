@@ -139,7 +139,7 @@ def test_every_specialisation_compiles_without_spills(architecture):
         name = f"{'/'.join(sorted(entries))} {' '.join(options)}"
         check(entries, compile_for(architecture, source, options, name), f"{name}, sm_{architecture}")
         checked |= entries
-    assert checked == set(catalogue.KERNELS) - set(catalogue.TILES)
+    assert checked == set(catalogue.KERNELS) - set(catalogue.COOPERATIVE)
 
 
 def architecture_for_self_test() -> int:

@@ -31,13 +31,17 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ()),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ()),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ()),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ()),
 }
 
-# kernel -> (names of its tile sizes, every choice of them). Such a kernel is float32 alone, all its blocks run at the
-# same time, and it holds 4 * MTILES * KTILES (or 8 * MTILES * JTILES) registers of weights in each thread.
-TILES: dict[str, tuple[tuple[str, str, str], tuple[tuple[int, int, int], ...]]] = {
+# kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
+# of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES.
+TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
+    "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
     "lstm_persistent_forward": (
         ("MTILES", "KTILES", "NTILES"),
         (
@@ -53,6 +57,9 @@ TILES: dict[str, tuple[tuple[str, str, str], tuple[tuple[int, int, int], ...]]] 
         ),
     ),
 }
+
+# Kernels whose blocks wait for each other, so that all of them have to run at the same time.
+COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward")
 
 
 @dataclass(frozen=True)
@@ -86,13 +93,8 @@ class Specialisation:
 
     @property
     def is_cooperative(self) -> bool:
-        """Whether its blocks wait for each other, so that all of them have to run at the same time."""
-        return self.entry in TILES
-
-    @property
-    def lowest_capability(self) -> int:
-        """The oldest GPU that it is for: 80 is compute capability 8.0."""
-        return 80 if self.entry in TILES else 70
+        """Whether its blocks wait for each other."""
+        return self.entry in COOPERATIVE
 
     @property
     def _tile_names(self) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """Which schedule runs a layer's time steps on a GPU, and with which tiles. Pure arithmetic: no GPU is needed to ask.
 
 - **loop**: one GEMM and one fused kernel per step (`gpulstm.engines.cupy_engine`). Takes everything.
-- **persistent**: one launch for all steps, the recurrent weights in registers
-  (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device at once.
+- **resident**: one launch for all steps, the recurrent weights in the registers of every block, each of which runs one
+  or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
+- **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
+  to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device.
 
 Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
@@ -17,13 +19,14 @@ from typing import NamedTuple
 
 from .catalogue import TILES
 
+RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
-FORWARD, BACKWARD = "lstm_persistent_forward", "lstm_persistent_backward"
-SCHEDULES = ("loop", "persistent")
+FORWARD, BACKWARD = "forward", "backward"
+SCHEDULES = ("loop", "resident", "persistent")
 
 
 class Device(NamedTuple):
@@ -36,11 +39,12 @@ class Device(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One pass's schedule, and why. The numbers are 0 for all schedules but the persistent one."""
+    """One pass's schedule, and why. The numbers are 0 for schedules that are not one launch for all steps."""
 
     schedule: str
     reason: str
-    tiles: tuple[int, int, int] = (0, 0, 0)  # as `catalogue.TILES` names them
+    kernel: str = ""
+    tiles: tuple[int, ...] = ()  # as `catalogue.TILES` names them
     blocks: int = 0  # of a group
     groups: int = 0  # parts of the batch that do not wait for each other
     share: int = 0  # sequences of a group
@@ -49,10 +53,9 @@ class Choice(NamedTuple):
     def __str__(self) -> str:
         if not self.blocks:
             return f"{self.schedule}: {self.reason}"
-        return (
-            f"{self.schedule}: {self.groups} x {self.blocks} blocks, {UNITS_PER_TILE * self.tiles[0]} hidden units and "
-            f"{self.share} sequences each; {self.reason}"
-        )
+        blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
+        sequences = "1 sequence" if self.share == 1 else f"{self.share} sequences"
+        return f"{self.schedule}: {self.groups} x {blocks}, {sequences} each; {self.reason}"
 
 
 class Plan(NamedTuple):
@@ -91,100 +94,127 @@ def both(schedule: str, reason: str) -> Plan:
     return Plan(Choice(schedule, reason), Choice(schedule, reason))
 
 
-def choose(kernel: str, batch: int, hidden: int, dtype: str, device: Device) -> Choice:
-    """The schedule of one pass, ``kernel`` being `FORWARD` or `BACKWARD`."""
-    return _choose(kernel, batch, hidden, dtype, device, _allowed.get())
+def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> Choice:
+    """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`."""
+    return _choose(direction, batch, hidden, dtype, device, _allowed.get())
 
 
 @lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
-def _choose(kernel: str, batch: int, hidden: int, dtype: str, device: Device, allowed: tuple[str, ...]) -> Choice:
-    obstacle = _obstacle(batch, hidden, dtype, device)
-    found = [] if obstacle else list(_layouts(kernel, batch, hidden, device))
-    if not obstacle and not found:
-        obstacle = (
-            f"the recurrent weights of hidden_size {hidden} do not fit into the registers of {device.multiprocessors} "
-            "multiprocessors"
-        )
-    if "persistent" not in allowed:
-        return Choice("loop", "nothing else is allowed here")
-    if obstacle:
-        if "loop" not in allowed:
-            raise ValueError(f"the persistent schedule was asked for, but {obstacle}")
-        return Choice("loop", obstacle)
-    best = min(found, key=lambda choice: choice.microseconds)
-    loop = _loop_microseconds(kernel, batch, hidden)
-    if "loop" in allowed and loop < best.microseconds:
-        reason = f"{loop:.0f} us a step predicted, against {best.microseconds:.0f} in one launch"
+def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, allowed: tuple[str, ...]) -> Choice:
+    obstacles: dict[str, str] = {}
+    found: list[Choice] = []
+    for schedule, layouts in (("resident", _resident), ("persistent", _persistent)):
+        if schedule not in allowed:
+            obstacles[schedule] = "is not allowed here"
+        elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
+            obstacles[schedule] = obstacle
+        else:
+            found += layouts(direction, batch, hidden, device)
+            if not any(choice.schedule == schedule for choice in found):
+                obstacles[schedule] = f"hidden_size {hidden} does not fit on {device.multiprocessors} multiprocessors"
+    loop = _loop_microseconds(direction, batch, hidden)
+    best = min(found, key=lambda choice: choice.microseconds, default=None)
+    why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
+    if "loop" not in allowed:
+        if best is None:
+            raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
+        return best
+    if best is None:
+        return Choice("loop", why_not, microseconds=loop)
+    if loop < best.microseconds:
+        reason = f"{loop:.0f} us a step predicted, {best.schedule} {best.microseconds:.0f}"
         return Choice("loop", reason, microseconds=loop)
     return best
 
 
-def shared_bytes(tiles: tuple[int, int, int]) -> int:
-    """Dynamic shared memory of the forward kernel: two buffers of every warp's sums."""
+def shared_bytes(tiles: tuple[int, ...]) -> int:
+    """Dynamic shared memory of the persistent forward kernel: two buffers of every warp's sums."""
     row_tiles, _, sequence_tiles = tiles
     return 2 * WARPS * SEQUENCES_PER_TILE * sequence_tiles * (16 * row_tiles + 4) * 4
 
 
 def exchange_words(choice: Choice) -> int:
-    """32-bit words through which the backward kernel's blocks hand their contributions to each other."""
+    """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
     return 2 * choice.groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
 
 
-def _obstacle(batch: int, hidden: int, dtype: str, device: Device) -> str:
-    """Why no persistent kernel can take this at all; empty if one might."""
+def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
+    """Why a schedule cannot take this at all; empty if it might."""
     if dtype != "float32":
-        return f"the persistent kernels are for float32, not {dtype}"
-    if hidden % 4:
-        return f"the persistent kernels read four hidden units at a time, and {hidden} is not a multiple of 4"
-    if device.capability < 80:
-        return f"the persistent kernels need compute capability 8.0, and this device has {device.capability / 10:.1f}"
-    if not device.cooperative:
-        return "this device cannot make all blocks of a launch run at the same time"
+        return f"is for float32, not {dtype}"
     if batch == 0:
-        return "there is no sequence"
+        return "has no sequence to run"
+    if schedule == "resident":
+        return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
+    if hidden % 4:
+        return f"reads four hidden units at a time, and {hidden} is not a multiple of 4"
+    if device.capability < 80:
+        return f"needs compute capability 8.0, and this device has {device.capability / 10:.1f}"
+    if not device.cooperative:
+        return "needs all blocks of a launch to run at the same time, which this device cannot promise"
     return ""
 
 
-def _layouts(kernel: str, batch: int, hidden: int, device: Device) -> Iterator[Choice]:
+def _resident(direction: str, batch: int, hidden: int, device: Device) -> list[Choice]:
+    kernel = f"lstm_resident_{direction}"
+    quads = min(quads for quads, _ in TILES[kernel][1] if 8 * quads >= hidden)
+    found = []
+    for _, share in (tiles for tiles in TILES[kernel][1] if tiles[0] == quads):
+        groups = _up(batch, share)
+        rounds = _up(groups, device.multiprocessors)  # a block has a multiprocessor to itself
+        cost = rounds * (0.2 + 0.1 * share)
+        found.append(Choice("resident", _predicted(cost), kernel, (quads, share), 1, groups, share, cost))
+    return found
+
+
+def _persistent(direction: str, batch: int, hidden: int, device: Device) -> list[Choice]:
+    kernel = f"lstm_persistent_{direction}"
+    found = []
     for tiles in TILES[kernel][1]:
         row_tiles, depth, sequence_tiles = tiles
         blocks = _up(hidden, UNITS_PER_TILE * row_tiles)
         if blocks > device.multiprocessors or not _covers(kernel, tiles, hidden, blocks):
             continue
-        if kernel == FORWARD and shared_bytes(tiles) + STATIC_SHARED_BYTES > device.shared_bytes:
+        if direction == FORWARD and shared_bytes(tiles) + STATIC_SHARED_BYTES > device.shared_bytes:
             continue
-        # One block has a multiprocessor to itself, and a group's sequences should fill its tiles.
-        share = max(_up(batch, device.multiprocessors // blocks), min(batch, SEQUENCES_PER_TILE * sequence_tiles // 2))
-        for each in {share, _up(batch, device.multiprocessors // blocks)}:
-            groups = _up(batch, each)
-            cost = _microseconds(kernel, tiles, blocks, groups, each, hidden)
-            reason = f"{cost:.1f} us a step predicted"
-            yield Choice("persistent", reason, tiles, blocks, groups, each, cost)
+        # One block has a multiprocessor to itself; a group's sequences fill its tiles, or are as few as can be.
+        fewest = _up(batch, device.multiprocessors // blocks)
+        for share in sorted({fewest, max(fewest, min(batch, SEQUENCES_PER_TILE * sequence_tiles // 2))}):
+            groups = _up(batch, share)
+            cost = _persistent_microseconds(direction, tiles, blocks, groups, share, hidden)
+            found.append(Choice("persistent", _predicted(cost), kernel, tiles, blocks, groups, share, cost))
+    return found
 
 
-def _covers(kernel: str, tiles: tuple[int, int, int], hidden: int, blocks: int) -> bool:
+def _covers(kernel: str, tiles: tuple[int, ...], hidden: int, blocks: int) -> bool:
     """Whether these are the smallest tiles whose weights cover the matrix."""
     row_tiles, depth, _ = tiles
-    width = WARPS * 8 if kernel == FORWARD else WARPS * 16
-    wanted = _up(hidden if kernel == FORWARD else blocks * UNITS_PER_TILE * row_tiles, width)
+    is_forward = kernel.endswith(FORWARD)
+    wanted = _up(hidden, WARPS * 8) if is_forward else _up(blocks * UNITS_PER_TILE * row_tiles, WARPS * 16)
     depths = sorted({other[1] for other in TILES[kernel][1] if other[0] == row_tiles})
     return depth == next((d for d in depths if d >= wanted), None)
 
 
-def _microseconds(kernel: str, tiles: tuple[int, int, int], blocks: int, groups: int, share: int, hidden: int) -> float:
-    """Predicted time per step. Products, handing over, passes over the block's sequences, and traffic through L2."""
+def _persistent_microseconds(
+    direction: str, tiles: tuple[int, ...], blocks: int, groups: int, share: int, hidden: int
+) -> float:
+    """Predicted time per step: products, handing over, passes over the block's sequences, and traffic through L2."""
     row_tiles, depth, sequence_tiles = tiles
     sequences = _up(share, SEQUENCES_PER_TILE)
     passes = _up(sequences, sequence_tiles)
     products = sequences * row_tiles * depth
-    if kernel == FORWARD:
+    if direction == FORWARD:
         return 0.29 + 0.0925 * products + 0.5 * sequences + 0.52 * passes
     return 0.256 * products + 1.49 * passes + 2.07e-6 * (groups * blocks * share * hidden)
 
 
-def _loop_microseconds(kernel: str, batch: int, hidden: int) -> float:
+def _predicted(microseconds: float) -> str:
+    return f"{microseconds:.1f} us a step predicted"
+
+
+def _loop_microseconds(direction: str, batch: int, hidden: int) -> float:
     """A step of the loop: bound by the CPU that launches it, or by two launches and the GEMM's arithmetic."""
-    launches, teraflops = (18.0, 45.0) if kernel == FORWARD else (15.0, 60.0)
+    launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
     return max(22.0, launches + 8.0 * batch * hidden * hidden / (1e6 * teraflops))
 
 

@@ -1,8 +1,9 @@
 """The LSTM on CuPy arrays: cuBLAS for the products, our kernels for the rest.
 
-The time steps run in one of two schedules, which `gpulstm.cuda.planner` chooses from: here the loop, with one GEMM and
+The time steps run in one of the schedules that `gpulstm.cuda.planner` chooses from: here the loop, with one GEMM and
 one fused kernel per step (`kernels/lstm_forward_step.cu`, `lstm_backward_step.cu`), and in
-`gpulstm.engines.cupy_persistent` one launch for all of them. See `gpulstm.engines` for what each function takes.
+`gpulstm.engines.cupy_one_launch` those with one launch for all steps. See `gpulstm.engines` for what each function
+takes.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
-from . import Lane, cupy_persistent, inputs_of, slots, windows
+from . import Lane, cupy_one_launch, inputs_of, slots, windows
 from .cupy_masks import masked_copy
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
@@ -81,9 +82,8 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
     cells = empty((steps + 1, batch, lane.width), x)
-    choice = cupy_persistent.choose(planner.FORWARD, x, batch, lane.width)
-    history = empty if choice.schedule == "loop" else cupy_persistent.history
-    hiddens = history((steps + 1, batch, lane.width), x)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width)
+    hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
     first, last = (-1, 0) if lane.reverse else (0, -1)
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
     takes_part = None if lengths is None else lengths[:, None] > 0
@@ -92,7 +92,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
     else:
-        cupy_persistent.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
+        cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
     c[...], h[...] = cells[last], hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h)
     return Saved(gates, cells, hiddens)
 
@@ -100,14 +100,17 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
     steps, batch, hidden = *gates.shape[:2], lane.width
     _multiply_inputs(x, weights, gates, lane)
-    choice = cupy_persistent.choose(planner.FORWARD, x, batch, hidden)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden)
     if choice.schedule == "loop":
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False)
         return
-    hiddens = cupy_persistent.history((steps + 1, batch, hidden), x)
+    if choice.schedule == "resident":
+        cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
+        return
+    hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), x)
     first, last = (-1, 0) if lane.reverse else (0, -1)
     hiddens[first] = h
-    cupy_persistent.forward_steps(choice, gates, weights, hiddens, c, y, lane, lengths, first_time, keep=False)
+    cupy_one_launch.forward_steps(choice, gates, weights, hiddens, c, y, lane, lengths, first_time, keep=False)
     h[...] = hiddens[last]
 
 
@@ -159,11 +162,11 @@ def backward(
 
     gates, cells, hiddens = saved
     gemm = Gemm(cupy, dtype_name(x))
-    choice = cupy_persistent.choose(planner.BACKWARD, x, x.shape[1], lane.width)
+    choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width)
     if choice.schedule == "loop":
         _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane, lengths)
     else:
-        cupy_persistent.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
+        cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
 
     for window in windows(len(gates), lane.reverse):
         da = matrix(gates[window])  # gradients of the pre-activations by now

@@ -1,11 +1,10 @@
-"""The LSTM's time steps on CuPy arrays, persistent schedule: one launch for all of them.
+"""The LSTM's time steps on CuPy arrays in one launch: the schedules "resident" and "persistent".
 
-The kernels are `kernels/lstm_persistent_forward.cu` and `lstm_persistent_backward.cu`; `gpulstm.cuda.planner` says when
-they are used and how they are laid out on the device. GEMMs before and after are `gpulstm.engines.cupy_engine`'s.
+`gpulstm.cuda.planner` says when they are used, which kernels they are and how these are laid out on the device. GEMMs
+before and after are `gpulstm.engines.cupy_engine`'s.
 """
 
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -67,32 +66,34 @@ def current_device() -> planner.Device:
     return found
 
 
-def choose(pass_: str, like, batch: int, hidden: int) -> planner.Choice:
-    """The planner's choice for arrays such as ``like``; ``pass_`` is `planner.FORWARD` or `planner.BACKWARD`."""
-    return planner.choose(pass_, batch, hidden, dtype_name(like), current_device())
+def choose(direction: str, like, batch: int, hidden: int) -> planner.Choice:
+    """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`."""
+    return planner.choose(direction, batch, hidden, dtype_name(like), current_device())
 
 
-def history(shape: tuple[int, int, int], like):
-    """(steps + 1, batch, hidden) hidden states, of which none has been written yet."""
+def history(choice: planner.Choice, shape: tuple[int, int, int], like):
+    """(steps + 1, batch, hidden) hidden states, of which none has been written yet, for any schedule."""
     import cupy
 
     hiddens = cupy.empty(shape, like.dtype)
-    stream = cupy.cuda.get_current_stream().ptr
-    cupy.cuda.runtime.memsetAsync(hiddens.data.ptr, NOT_THERE, hiddens.nbytes, stream)
+    if choice.schedule == "persistent":
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.runtime.memsetAsync(hiddens.data.ptr, NOT_THERE, hiddens.nbytes, stream)
     return hiddens
 
 
 def forward_steps(
     choice: planner.Choice, gates, weights: Weights, hiddens, cells, y, lane: Lane, lengths, first_time: int, keep: bool
 ) -> None:
-    """All steps. gates (steps, batch, 4*hidden) is W_ih x; hiddens is a `history` with the initial h in its slot."""
+    """All steps. gates (steps, batch, 4*hidden) is W_ih x.
+
+    With ``keep`` hiddens and cells are histories (steps + 1, batch, hidden) with the initial state in its slot;
+    without, cells is the state (batch, hidden), and so is hiddens for the resident schedule.
+    """
     steps, batch, _ = gates.shape
-    hidden = lane.width
-    shared = planner.shared_bytes(choice.tiles)
-    function = kernel(planner.FORWARD, "float32", tiles=choice.tiles, shared_bytes=shared)
     arrays = (gates, weights.recurrent, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
-    sizes = (steps, batch, hidden, y.shape[2], lane.first, keep, lane.reverse, first_time, choice.blocks, choice.share)
-    _launch(function, choice, arrays, sizes, shared)
+    sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
+    _launch(choice, arrays, sizes)
 
 
 def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths) -> None:
@@ -100,21 +101,25 @@ def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, d
     import cupy
 
     steps, batch, _ = gates.shape
-    hidden = lane.width
-    function = kernel(planner.BACKWARD, "float32", tiles=choice.tiles)
-    exchange = cupy.zeros(planner.exchange_words(choice), np.uint32)
-    arrays = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths), exchange)
-    dy_width = 0 if dy is None else dy.shape[2]
-    sizes = (steps, batch, hidden, dy_width, lane.first, lane.reverse, choice.blocks, choice.share)
-    _launch(function, choice, arrays, sizes, 0)
+    arrays = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
+    if choice.schedule == "persistent":
+        arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
+    sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
+    _launch(choice, arrays, sizes)
 
 
-def _launch(function, choice: planner.Choice, arrays: tuple, sizes: tuple, shared: int) -> None:
+def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple) -> None:
+    if choice.schedule == "resident":
+        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
+        threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
+        function((choice.groups,), (threads,), (*arrays, *(np.int32(size) for size in sizes)))
+        return
+    shared = planner.shared_bytes(choice.tiles) if choice.kernel.endswith(planner.FORWARD) else 0
+    function = kernel(choice.kernel, "float32", tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
-    grid, block = (choice.groups * choice.blocks,), (32 * planner.WARPS,)
-    arguments: tuple[Any, ...] = (*arrays, alarm.word, *(np.int32(size) for size in sizes))
-    function(grid, block, arguments, shared_mem=shared)
+    arguments = (*arrays, alarm.word, *(np.int32(size) for size in (*sizes, choice.blocks, choice.share)))
+    function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
     alarm.look()
 
 
