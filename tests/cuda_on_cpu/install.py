@@ -16,21 +16,37 @@ _PACKAGES = ("cupy", "cupyx", "cupy_backends")
 
 @contextmanager
 def cupy_on_cpu(
-    mode: str = "fibers", *, thread_order: str = "ascending", block_order: str | None = None, seed: int = 0
+    mode: str = "fibers",
+    *,
+    thread_order: str = "ascending",
+    block_order: str | None = None,
+    seed: int = 0,
+    late_block: int | None = None,
+    spin_limit: int = 10_000,
+    multiprocessors: int = 16,
+    shared_memory_optin: int = 227 * 1024,
+    compute_capability: str = "90",
 ) -> Iterator[ModuleType]:
     """``import cupy`` gives the stand-in, until the end; gives the stand-in module.
 
     ``mode`` is "fibers", "asan" or "tsan" (see compilation.py). ``thread_order`` and ``block_order`` (the same, if not
     given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
     ``module.on_cpu.launches`` and ``.gemms``. A real cupy that was imported before is back afterwards.
+
+    In cooperative launches, the threads of block ``late_block`` (its number: x first) run only while no other thread
+    gets on, and threads that spin ``spin_limit`` times while no memory changes are a deadlock. The device pretends to
+    have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and a ``compute_capability``.
     """
     block_order = thread_order if block_order is None else block_order
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if not {thread_order, block_order} <= set(state.ORDERS):
         raise ValueError(f"an order must be one of {', '.join(state.ORDERS)}, got {thread_order!r}, {block_order!r}")
+    if late_block is not None and (mode == "tsan" or late_block < 0):
+        raise ValueError(f"late_block must be a block's number, in fibers or asan, got {late_block!r} in {mode}")
+    gpu = state.Gpu(multiprocessors, shared_memory_optin, compute_capability)
     before = _taken_out()
-    state.push(state.State(mode, thread_order, block_order, seed))
+    state.push(state.State(mode, thread_order, block_order, seed, late_block, spin_limit, gpu))
     modules = _modules()
     sys.modules.update(modules)
     try:
