@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from . import cublas, device, functions, ndarray, raw, state
+from . import cublas, device, driver, functions, ndarray, raw, state
 from .compilation import MODES
 
 _PACKAGES = ("cupy", "cupyx", "cupy_backends")
@@ -69,7 +69,7 @@ def _modules() -> dict[str, ModuleType]:
     cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
     cupy.ndarray, cupy.RawModule, cupy.RawKernel = ndarray.ndarray, raw.RawModule, raw.RawKernel
     cuda = cupy.cuda = ModuleType("cupy.cuda")
-    for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle"):
+    for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle", "alloc_pinned_memory"):
         setattr(cuda, name, getattr(device, name))
     cuda.runtime = _module(
         "cupy.cuda.runtime",
@@ -78,7 +78,9 @@ def _modules() -> dict[str, ModuleType]:
         getDeviceProperties=device.get_device_properties,
         runtimeGetVersion=device.get_version,
         driverGetVersion=device.get_version,
+        memsetAsync=device.memset_async,
     )
+    cuda.driver = _module("cupy.cuda.driver", **{name: getattr(driver, name) for name in DRIVER})
     cuda.device = _module("cupy.cuda.device", Device=device.Device, get_cublas_handle=device.get_cublas_handle)
     cuda.stream = _module(
         "cupy.cuda.stream", Stream=device.Stream, get_current_stream=device.get_current_stream
@@ -105,7 +107,8 @@ FUNCTIONS = (
 CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
 CUBLAS = ("sgemm", "dgemm", "CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLASError")
 SUBMODULES = ("runtime", "device", "stream", "compiler")
-ATTRIBUTES = ("cublas",)  # a module too, but `import cupy.cuda.cublas` does not find it in CuPy either
+DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError")
+ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either
 
 
 def _module(name: str, **contents) -> ModuleType:
