@@ -90,7 +90,8 @@ extern "C" __global__ void trap_at(int thread) {
 }
 
 // What kernels of this kind need beside all that.
-extern "C" __global__ void helpers(float4* vectors, unsigned long long* longs, int* numbers) {
+extern "C" __global__ void helpers(float* floats, unsigned long long* longs, int* numbers) {
+    float4* vectors = (float4*)floats;
     const float4 v = __ldcg(vectors);
     __stcg(vectors + 1, make_float4(v.w, v.z, v.y, v.x));
     const uint2 pair = make_uint2(__float_as_uint(1.0f), __float_as_int(2.0f));
