@@ -35,7 +35,8 @@ def cupy_on_cpu(
 
     In cooperative launches, the threads of block ``late_block`` (its number: x first) run only while no other thread
     gets on, and threads that spin ``spin_limit`` times while no memory changes are a deadlock. The device pretends to
-    have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and a ``compute_capability``.
+    have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and
+    ``compute_capability``.
     """
     block_order = thread_order if block_order is None else block_order
     if mode not in MODES:

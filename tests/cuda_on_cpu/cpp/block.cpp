@@ -179,7 +179,8 @@ const char* name_of(WarpOp op) {
 std::string Block::describe_thread(int t) const {
     char head[120];
     const uint3 at = threads[t].index;
-    snprintf(head, sizeof head, "block (%u, %u, %u), thread (%u, %u, %u): ", index.x, index.y, index.z, at.x, at.y, at.z);
+    snprintf(head, sizeof head, "block (%u, %u, %u), thread (%u, %u, %u): ", index.x, index.y, index.z, at.x, at.y,
+             at.z);
     return head;
 }
 

@@ -18,7 +18,7 @@ Here here;
 uint64_t changes;
 
 #ifdef __x86_64__
-// Keeps what a function call has to keep, and goes on where `to` was left. Unlike swapcontext, it asks the kernel nothing.
+// Keeps what a function call has to keep, and goes on where `to` was left. Unlike swapcontext, it is no system call.
 extern "C" void host_cuda_switch(void** from, void* to);
 asm(R"(
     .text
@@ -49,7 +49,7 @@ void begin(Fiber& fiber, void (*entry)()) {
     // Fibers' stacks lie a multiple of the page size apart; the same depth of each must not share one set of the cache.
     const size_t offset = static_cast<size_t>(fiber.number % 32) * 128;
     void** top = reinterpret_cast<void**>(fiber.stack + fiber.stack_bytes - offset);
-    *--top = nullptr;  // the return address of `entry`, which with it finds the alignment that a called function expects
+    *--top = nullptr;  // the return address of `entry`, which gives it the alignment that a called function expects
     *--top = reinterpret_cast<void*>(entry);
     for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
     fiber.stack_pointer = top;

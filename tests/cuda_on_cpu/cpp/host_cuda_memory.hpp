@@ -38,20 +38,19 @@ void store_relaxed(T* address, typename Same<T>::type value) {
 }
 // Four words, each of them on its own: a GPU promises no more.
 inline void load_relaxed_v4(const unsigned* address, unsigned (&words)[4], int line = __builtin_LINE()) {
-    if (reinterpret_cast<uintptr_t>(address) % 16) fail("a load of 16 bytes from an address that is no multiple of 16", line);
+    if (reinterpret_cast<uintptr_t>(address) % 16) fail("a load of 16 bytes from no multiple of 16", line);
     for (int i = 0; i < 4; ++i) words[i] = load_relaxed(address + i);
 }
 
 // d += A B on the tensor cores, by all lanes of a warp together. matrix_product.cpp says who has which elements.
-inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) {
-    multiply(WarpOp::product_tf32, d, a, b, line);
-}
-inline void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) {
-    multiply(WarpOp::product_f16, d, a, b, line);
-}
-inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) {
-    multiply(WarpOp::product_bf16, d, a, b, line);
-}
+#define HOST_CUDA_PRODUCT(NAME, OP)                                                                                  \
+    inline void NAME(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) { \
+        multiply(WarpOp::OP, d, a, b, line);                                                                        \
+    }
+HOST_CUDA_PRODUCT(mma_m16n8k8_tf32, product_tf32)
+HOST_CUDA_PRODUCT(mma_m16n8k16_f16, product_f16)
+HOST_CUDA_PRODUCT(mma_m16n8k16_bf16, product_bf16)
+#undef HOST_CUDA_PRODUCT
 
 }  // namespace host_cuda
 

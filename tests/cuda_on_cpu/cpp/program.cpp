@@ -61,8 +61,8 @@ int main(int count, char** words) {
     size_t dynamic_bytes;
     int thread_order, block_order, cooperative, late_block;
     unsigned long long seed, spin_limit;
-    need(fscanf(file, "%255s %u %u %u %u %u %u %zu %d %d %llu %d %d %llu %u %u", name, e, e + 1, e + 2, e + 3, e + 4, e + 5,
-                &dynamic_bytes, &thread_order, &block_order, &seed, &cooperative, &late_block, &spin_limit,
+    need(fscanf(file, "%255s %u %u %u %u %u %u %zu %d %d %llu %d %d %llu %u %u", name, e, e + 1, e + 2, e + 3, e + 4,
+                e + 5, &dynamic_bytes, &thread_order, &block_order, &seed, &cooperative, &late_block, &spin_limit,
                 &regions, &arguments) == 16,
          "bad request");
     std::vector<Region> memory;

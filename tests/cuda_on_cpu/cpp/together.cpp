@@ -1,8 +1,8 @@
 // Runs all blocks of a cooperative launch at once: each of their threads is a fiber from the beginning.
 //
-// A thread runs until it waits or yields. Who was waiting in a warp goes on first (its fibers are in the cache), who was
-// waiting at a barrier goes on after everybody else, and who yields, waiting for memory to change, comes back when
-// nobody else is left: that is a round. Rounds in which no memory changes are counted: too many are a deadlock.
+// A thread runs until it waits or yields. Who was waiting in a warp goes on first (its fibers are in the cache), who
+// was waiting at a barrier goes on after everybody else, and who yields, waiting for memory to change, comes back when
+// nobody else is left: that is a round. Rounds in which no memory changes are counted, and too many are a deadlock.
 // The threads of a late block run only when two rounds have changed nothing.
 #include <sys/mman.h>
 
@@ -173,7 +173,7 @@ std::string describe_end() {
         }
     }
     if (!unfinished) return "";
-    if (unfinished > blocks_described) text += "; and " + std::to_string(unfinished - blocks_described) + " more blocks";
+    if (unfinished > blocks_described) text += "; and " + std::to_string(unfinished - blocks_described) + " others";
     if (!run->spinning) return "deadlock in " + text;
     return "deadlock: nothing changed while all threads that could run came " + std::to_string(run->idle_rounds) +
            " times to host_cuda::yield(): " + text;

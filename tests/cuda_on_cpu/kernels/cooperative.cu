@@ -8,7 +8,7 @@ __device__ __forceinline__ unsigned wait_for(const unsigned* word) {
     return value;
 }
 
-// words[round][block] becomes 1, 2, 3, ... along the ring. Thread `first` of each block passes on; the others wait for it.
+// words[round][block] becomes 1, 2, 3, ... along the ring. Thread `first` of each block passes on; the others wait.
 extern "C" __global__ void __launch_bounds__(THREADS, (1 + (2 - 1))) ring(unsigned* words, int rounds, int missing) {
     __shared__ unsigned passed;
     extern __shared__ unsigned kept[];  // [rounds]
@@ -34,7 +34,7 @@ extern "C" __global__ void racy_ring(unsigned* words) {
     host_cuda::store_relaxed(words + block, (unsigned)block);
 }
 
-// values[round + 1][block] = values[round][block] + values[round][the next block], with a barrier of the grid in between.
+// values[round + 1][block] = values[round][block] + values[round][the next block], a barrier of the grid in between.
 // Without WAIT, a block goes on when it has arrived itself.
 extern "C" __global__ void rounds_of_sums(int* values, unsigned* arrived, int rounds) {
     const int blocks = gridDim.x, block = blockIdx.x;
