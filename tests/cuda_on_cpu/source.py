@@ -12,9 +12,13 @@ The typedef keeps the declaration as it was, so the compiler still checks type a
 import re
 from typing import NamedTuple
 
+_INSIDE = r"[^()]"
+for _ in range(4):  # parentheses within parentheses, as deep as a macro may put them
+    _INSIDE = rf"(?:[^()]|\({_INSIDE}*\))"
+_BOUNDS = rf"(?:__launch_bounds__\s*\({_INSIDE}*\)\s*)?"
 _KERNEL = re.compile(
-    r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?void\s+'
-    r"(?:__launch_bounds__\s*\([^()]*\)\s*)?(?P<name>\w+)\s*\((?P<parameters>[^()]*)\)\s*\{"
+    rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}'
+    r"(?P<name>\w+)\s*\((?P<parameters>[^()]*)\)\s*\{"
 )
 _ALIGN = r"(?:__align__\s*\(\s*\d+\s*\)\s*|alignas\s*\(\s*\w+\s*\)\s*)?"
 _DYNAMIC = re.compile(
@@ -114,7 +118,8 @@ def _table(found: list[Kernel]) -> str:
         lines.append(f"static void host_cuda_call_{kernel.name}(void** args) {{ (void)args;")
         lines.append(f"{kernel.name}({values}); }}")
     export = 'extern "C" __attribute__((visibility("default")))'
-    lines.append(f"{export} const char* host_cuda_describe() {{ static char text[65536]; text[0] = 0;")
+    lines.append(f"{export} const char* host_cuda_describe() {{ static char text[65536];")
+    lines.append('snprintf(text, sizeof text, "%zu\\n", host_cuda::registered_bytes());')
     for kernel in found:
         lines.append(f'strcat(text, "{kernel.name}");')
         for parameter in kernel.parameters:
