@@ -8,6 +8,8 @@ from types import ModuleType
 
 import numpy as np
 
+from gpulstm.cuda import planner
+
 from . import cublas, device, driver, functions, ndarray, raw, state
 from .compilation import MODES
 
@@ -26,6 +28,7 @@ def cupy_on_cpu(
     multiprocessors: int = 16,
     shared_memory_optin: int = 227 * 1024,
     compute_capability: str = "90",
+    schedules: tuple[str, ...] = ("loop",),
 ) -> Iterator[ModuleType]:
     """``import cupy`` gives the stand-in, until the end; gives the stand-in module.
 
@@ -37,6 +40,9 @@ def cupy_on_cpu(
     gets on, and threads that spin ``spin_limit`` times while no memory changes are a deadlock. The device pretends to
     have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and
     ``compute_capability``.
+
+    ``schedules`` are those that `gpulstm.cuda.planner` may choose from: by itself it would hardly ever take the loop
+    for what is small enough to be run here.
     """
     block_order = thread_order if block_order is None else block_order
     if mode not in MODES:
@@ -51,7 +57,8 @@ def cupy_on_cpu(
     modules = _modules()
     sys.modules.update(modules)
     try:
-        yield modules["cupy"]
+        with planner.only(*schedules):
+            yield modules["cupy"]
     finally:
         _taken_out()
         sys.modules.update(before)
