@@ -108,7 +108,7 @@ def _filled(targets: list[Array]) -> list[TensorTable]:
 
 def _groups(targets: list[Array]) -> dict[tuple[Any, str], list[int]]:
     """(device, dtype) -> places of the arrays that have them."""
-    found: dict[tuple[Any, str], list[int]] = {}
+    found: dict[tuple[Any, Any], list[int]] = {}
     for place, target in enumerate(targets):
-        found.setdefault((target.device, arrays.dtype_name(target)), []).append(place)
-    return found
+        found.setdefault((target.device, target.dtype), []).append(place)
+    return {(device, str(dtype)): places for (device, dtype), places in found.items()}

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Array
+from .pairs import alike
 
 Moments = dict[str, tuple[Array, ...]]
 """A parameter's name -> its running means, in the optimiser's order."""
@@ -87,9 +88,8 @@ def check(kept: Moments, params: Mapping[str, Array], moment_names: tuple[str, .
     """Raises TypeError or ValueError where a parameter is no longer what its running means were made for."""
     for name, parameter in params.items():
         for moment, mean in zip(moment_names, kept.get(name, ()), strict=False):
-            if type(mean) is type(parameter) and mean.dtype == parameter.dtype and mean.shape == parameter.shape:
-                if arrays.device(mean) == arrays.device(parameter):
-                    continue
+            if alike(mean, parameter):
+                continue
             arrays.check_same({f"the optimiser's {moment}{name}": mean, f"params{name}": parameter})
             if mean.shape != parameter.shape:
                 raise ValueError(
