@@ -60,6 +60,17 @@ class TestOnEveryDevice:
         found = three_steps(backend, OPTIMISERS[name], sizes=sizes)
         assert_close(found, three_steps(NUMPY, OPTIMISERS[name], sizes=sizes), 1e-6)
 
+    def test_steps_over_other_parameters_in_turn(self, backend):
+        """The tables of one step must not serve the next where its sizes differ."""
+        trees = [tree(seed, "float64", (5, 2000, 7)) for seed in range(2)]
+        params, wanted = backend.array(trees[0]), NUMPY.array(trees[0])
+        ours, theirs = AdamW(), AdamW()
+        for keys in (("p0", "p1"), ("p1", "p2"), ("p2",), ("p0", "p1", "p2")):
+            grads = {key: trees[1][key] for key in keys}
+            ours.step({key: params[key] for key in keys}, backend.array(grads))
+            theirs.step({key: wanted[key] for key in keys}, grads)
+        assert_close([backend.numpy(params)], [wanted], 1e-14)
+
     def test_tensors_of_both_dtypes(self, backend):
         mixed = [{**tree(seed), **{f"double {k}": v for k, v in tree(seed, "float64").items()}} for seed in range(2)]
         params, wanted, ours, theirs = backend.array(mixed[0]), NUMPY.array(mixed[0]), AdamW(), AdamW()
