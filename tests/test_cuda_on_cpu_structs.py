@@ -48,11 +48,10 @@ def filled(targets, sources, layout=LAYOUT):
 def test_a_struct_reaches_the_kernel_with_its_pointers(mode):
     with cupy_on_cpu(mode) as cupy:
         source, base = cupy.arange(5, dtype="float32"), cupy.zeros(9, "float32")
-        targets = [base[1:6], cupy.empty(3, "float32"), cupy.empty(5, "float32")]
+        targets = [base[1:6], base[6:8], cupy.empty(5, "float32")]
         sources = [source, None, source]
         kernel(cupy)((1,), (32,), (filled(targets, sources), np.float32(1)))
-        np.testing.assert_array_equal(base.get(), [0, 1, 3, 5, 7, 9, 0, 0, 0])
-        np.testing.assert_array_equal(targets[1].get(), [1, 1, 1])
+        np.testing.assert_array_equal(base.get(), [0, 1, 3, 5, 7, 9, 1, 1, 0])
         np.testing.assert_array_equal(targets[2].get(), [1, 3, 5, 7, 9])
         kernel(cupy)((1,), (32,), (filled(targets, sources).reshape(1), np.float32(1)))  # one element: any shape
 

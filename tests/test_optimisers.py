@@ -1,6 +1,7 @@
 """Optimisers: PyTorch's numbers on every array library, checkpoints to the bit, and errors before any change."""
 
 import copy
+import tracemalloc
 from contextlib import contextmanager
 
 import array_api_strict
@@ -273,13 +274,11 @@ def test_numpy_arrays_change_in_place_whatever_their_order_and_gradients_stay(na
     np.testing.assert_array_equal(gradient, kept)
 
 
-def test_the_numpy_path_makes_no_array_of_a_parameters_size(monkeypatch):
+def test_the_numpy_path_makes_no_array_of_a_parameters_size():
     """Means are made at the first step; after that all intermediate results go where they went before."""
     params, grads = {"w": np.zeros((300, 400))}, {"w": np.ones((300, 400))}
     for optimiser in (AdamW(), SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1)):
         optimiser.step(params, grads)
-        import tracemalloc
-
         tracemalloc.start()
         optimiser.step(params, grads)
         peak = tracemalloc.get_traced_memory()[1]
