@@ -35,6 +35,11 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_backward": ("lstm_resident_backward.cu", ()),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ()),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ()),
+    "sgd_step": ("sgd_step.cu", ()),
+    "adam_step": ("adam_step.cu", ()),
+    "sum_of_squares": ("clip_gradients.cu", ()),
+    "scale_to_norm": ("clip_gradients.cu", ()),
+    "clip_values": ("clip_gradients.cu", ()),
 }
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers

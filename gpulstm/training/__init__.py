@@ -1,10 +1,23 @@
-"""Training: optimisers, gradient clipping, long sequences in windows.
+"""Training: optimisers, learning rates that change, gradient clipping, long sequences in windows.
 
 Parameters and gradients come as a dict of arrays, such as ``lstm.params``, or as a dict of such dicts, one per layer.
 """
 
-from .clipping import clip_by_global_norm
-from .optimisers import Adam
+from . import schedules
+from .adam import Adam, AdamW
+from .clipping import clip_by_global_norm, clip_by_value
+from .optimisers import Optimiser
+from .sgd import SGD
 from .streaming import Window, windows
 
-__all__ = ["Adam", "Window", "clip_by_global_norm", "windows"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Optimiser",
+    "Window",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "schedules",
+    "windows",
+]

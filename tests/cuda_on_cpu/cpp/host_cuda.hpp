@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "host_cuda_types.hpp"
 
 #define __global__
