@@ -31,6 +31,9 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
+    "softmax_cross_entropy_count": ("softmax_cross_entropy.cu", ()),
+    "softmax_cross_entropy": ("softmax_cross_entropy.cu", ()),
+    "softmax_cross_entropy_mean": ("softmax_cross_entropy.cu", ()),
 }
 
 

@@ -2,5 +2,6 @@
 
 from .linear import Linear
 from .losses import mean_squared_error
+from .softmax import cross_entropy
 
-__all__ = ["Linear", "mean_squared_error"]
+__all__ = ["Linear", "cross_entropy", "mean_squared_error"]
