@@ -21,7 +21,7 @@ struct SoftmaxRow {
     }
 
     // From what each thread took to what all of them took, known to every thread afterwards; `block_sums` says who must
-    // come. Where the largest is infinite the sum becomes NaN, as exp(inf - inf) says.
+    // come. Where the largest is infinite the sum becomes NaN: whoever found it has exp(inf - inf).
     __device__ __forceinline__ void join(real (*partial)[MAX_WARPS]) {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
         const real own = largest;
@@ -34,8 +34,8 @@ struct SoftmaxRow {
         __syncthreads();
         for (int other = 0; other < warps; ++other) largest = partial[0][other] > largest ? partial[0][other] : largest;
 
-        real sums[1] = {own == largest ? sum : sum * exp(own - largest)};
+        real sums[1] = {sum * exp(own - largest)};
         block_sums(sums, partial);
-        sum = sums[0] + (largest - largest);
+        sum = sums[0];
     }
 };

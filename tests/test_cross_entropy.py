@@ -90,6 +90,16 @@ def test_other_libraries_equal_torch(library, case):
         np.testing.assert_allclose(arrays.to_numpy(gradient), wanted_gradient, rtol=0, atol=1e-12)
 
 
+def test_pytorchs_own_gradient_is_ours():
+    logits, target, options = problem("everything")
+    logits[3:, 0] = np.nan  # past the first sequence's end
+    leaf = torch.tensor(logits, requires_grad=True)
+    loss, gradient = nn.cross_entropy(leaf, torch.tensor(target), **options)
+    (own,) = torch.autograd.grad(loss, leaf)
+    assert not own.isnan().any()
+    np.testing.assert_allclose(own, gradient.detach(), atol=1e-15)
+
+
 def test_under_jit_lengths_may_be_traced():
     logits, target, options = problem("everything", "float32")
     lengths = options.pop("lengths")

@@ -109,6 +109,7 @@ def _elementwise(name: str):
 
 
 tanh, exp, sqrt, log, sign = map(_elementwise, ("tanh", "exp", "sqrt", "log", "sign"))
+log1p = _elementwise("log1p")
 abs = _elementwise("absolute")  # noqa: A001 - CuPy's name
 maximum, minimum, isfinite, isnan = map(_elementwise, ("maximum", "minimum", "isfinite", "isnan"))
 
@@ -121,6 +122,10 @@ def matmul(*args, out=None):
 
 def sum(a, axis=None, dtype=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name
     return reduce("sum", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
+
+
+def mean(a, axis=None, dtype=None, out=None, keepdims=False):
+    return reduce("mean", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
 
 
 def any(a, axis=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name
