@@ -34,6 +34,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "softmax_cross_entropy_count": ("softmax_cross_entropy.cu", ()),
     "softmax_cross_entropy": ("softmax_cross_entropy.cu", ()),
     "softmax_cross_entropy_mean": ("softmax_cross_entropy.cu", ()),
+    "masked_softmax": ("masked_softmax.cu", ()),
+    "masked_softmax_backward": ("masked_softmax.cu", ()),
 }
 
 

@@ -85,6 +85,10 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
 concat = concatenate
 
 
+def reshape(a, newshape, order="C"):
+    return a.reshape(newshape, order=order)
+
+
 def flip(a, axis=None):
     if not isinstance(a, ndarray):
         raise TypeError(f"Unsupported type {type(a)}")
