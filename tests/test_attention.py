@@ -9,7 +9,7 @@ import torch
 
 from gpulstm import arrays, nn
 from gpulstm.cuda import modules, sources
-from gpulstm.nn import additive_attention
+from gpulstm.nn import additive_attention, masked_softmax, padding
 from tests import backends
 from tests.backends import Backend
 from tests.cuda_on_cpu import SanitizerError, cupy_on_cpu
@@ -204,6 +204,29 @@ def test_what_is_past_the_end_may_be_anything(backend, kind, value):
     assert_equal({name: backend.numpy(a) for name, a in found.items()}, wanted, 1e-14)
 
 
+def test_weights_and_their_gradient_do_not_look_past_the_end(backend):
+    """Nor does a NaN in a row that is there get out of it."""
+    rng, lengths = np.random.default_rng(0), (3, 0, 6)
+    scores, dweights = rng.normal(size=(2, BATCH, TARGET, SOURCE))
+    scores[0, :, 3:] = dweights[0, :, 3:] = scores[1] = dweights[1] = np.nan
+    dweights[0, 1, 2] = np.nan
+    given = [backend.array(scores), backend.array(dweights)]
+    padded = padding.checked(lengths, given[0], (SOURCE, BATCH), batch_first=False, name="scores")
+    weights = masked_softmax.masked_softmax(given[0], padded)
+    dscores = backend.numpy(masked_softmax.masked_softmax_backward(weights, given[1], padded))
+    weights = backend.numpy(weights)
+    for found in (weights, dscores):
+        np.testing.assert_array_equal(found[0, :, 3:], 0)
+        np.testing.assert_array_equal(found[1], 0)
+    assert np.isnan(dscores[0, 1, :3]).all()
+    for row in (0, 2, 3):
+        leaf = torch.tensor(scores[0, row, :3], requires_grad=True)
+        wanted = torch.softmax(leaf, 0)
+        wanted.backward(torch.tensor(dweights[0, row, :3]))
+        np.testing.assert_allclose(weights[0, row, :3], wanted.detach(), rtol=1e-14)
+        np.testing.assert_allclose(dscores[0, row, :3], leaf.grad, rtol=1e-13)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_nan_stays_in_its_sequence(backend, kind):
     attention, given, lengths = problem(kind, "plain")
@@ -226,7 +249,8 @@ def test_large_scores(backend, dtype):
 
 @pytest.mark.parametrize("case", ["lengths and values", "no target"])
 def test_windows_change_nothing(backend, case, monkeypatch):
-    monkeypatch.setattr(additive_attention, "WINDOW_ELEMENTS", 3 * BATCH * SOURCE * HIDDEN)  # three steps, then one
+    room = 3 * BATCH * SOURCE * HIDDEN  # three steps, then one
+    monkeypatch.setattr(additive_attention, "WINDOW_ELEMENTS", {"NumPy": room, "elsewhere": room})
     attention, given, lengths = problem("additive", case)
     found = {name: backend.numpy(value) for name, value in run(attention, backend.array, given, lengths).items()}
     monkeypatch.undo()

@@ -9,8 +9,9 @@ from .. import arrays, initialisers
 from ..arrays import Array
 from .attention import Attention, rows
 
-WINDOW_ELEMENTS = 2**22
-"""Of the compared pairs (batch, steps, source_time, attention_size) that are in memory at a time."""
+WINDOW_ELEMENTS = {"NumPy": 2**16, "elsewhere": 2**22}
+"""Of the compared pairs (batch, steps, source_time, attention_size) that are in memory at a time: few enough for a
+CPU's cache, enough to keep a GPU busy."""
 
 
 class AdditiveAttention(Attention):
@@ -85,7 +86,8 @@ class AdditiveAttention(Attention):
 def _windows(query: Array, keys: Array) -> list[slice]:
     """Slices of the target's steps, at least one."""
     batch, steps, size = query.shape
-    length = max(1, WINDOW_ELEMENTS // max(1, batch * keys.shape[1] * size))
+    room = WINDOW_ELEMENTS["NumPy" if arrays.is_numpy(query) else "elsewhere"]
+    length = max(1, room // max(1, batch * keys.shape[1] * size))
     return [slice(first, min(first + length, steps)) for first in range(0, max(1, steps), length)]
 
 

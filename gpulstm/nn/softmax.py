@@ -102,6 +102,8 @@ def _by_numpy(
         others = target != ignore_index
         counts = others if counts is None else others & counts
     _check_classes(target, counts, classes)
+    if counts is not None and counts.all():
+        counts = None  # nothing to pick out
     if counts is None:
         rows, labels = logits.reshape(target.size, classes), target.reshape(target.size)
     else:
