@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import arrays, initialisers
 from ..arrays import Array
-from .attention import Attention, rows
+from .attention import Attention, product, rows
 
 WINDOW_ELEMENTS = {"NumPy": 2**16, "elsewhere": 2**22}
 """Of the compared pairs (batch, steps, source_time, attention_size) that are in memory at a time: few enough for a
@@ -50,7 +50,7 @@ class AdditiveAttention(Attention):
             self.params |= initialisers.uniform({name: shape}, shape[-1] ** -0.5, dtype, xp, draw)
 
     def _scores(self, query: Array, keys: Array) -> Array:
-        query, keys = query @ self.params["weight_query"].T, keys @ self.params["weight_key"].T
+        query, keys = product(query, self.params["weight_query"].T), product(keys, self.params["weight_key"].T)
         parts = []
         for window in _windows(query, keys):
             hidden = _hidden(query, keys, window)
@@ -64,7 +64,7 @@ class AdditiveAttention(Attention):
         da = ds v (1 - tanh(a)^2)        a = W_q q + W_k k        dv = sum of ds tanh(a)
         """
         weight_query, weight_key, v = (self.params[f"weight_{name}"] for name in ("query", "key", "score"))
-        projected_query, projected_keys = query @ weight_query.T, keys @ weight_key.T
+        projected_query, projected_keys = product(query, weight_query.T), product(keys, weight_key.T)
         xp = arrays.namespace(query)
         dv, dprojected_keys, parts = arrays.zeros(v.shape, v), arrays.zeros(projected_keys.shape, v), []
         for window in _windows(projected_query, projected_keys):
@@ -80,7 +80,7 @@ class AdditiveAttention(Attention):
             "weight_key": rows(dprojected_keys).T @ rows(keys),
             "weight_score": dv,
         }
-        return dprojected_query @ weight_query, dprojected_keys @ weight_key, grads
+        return product(dprojected_query, weight_query), product(dprojected_keys, weight_key), grads
 
 
 def _windows(query: Array, keys: Array) -> list[slice]:

@@ -173,13 +173,13 @@ class GeneralAttention(Attention):
         self.params = initialisers.uniform(shapes, self.query_size**-0.5, dtype, xp, rng)
 
     def _scores(self, query: Array, keys: Array) -> Array:
-        return _scaled(query @ self.params["weight"], self.scale) @ permuted(keys, (0, 2, 1))
+        return _scaled(product(query, self.params["weight"]), self.scale) @ permuted(keys, (0, 2, 1))
 
     def _scores_backward(self, query: Array, keys: Array, dscores: Array) -> tuple[Array, Array, dict[str, Array]]:
         weight, dscores = self.params["weight"], _scaled(dscores, self.scale)
         dprojected = dscores @ keys  # (batch, target_time, key_size), of query @ weight
-        dkeys = permuted(dscores, (0, 2, 1)) @ (query @ weight)
-        return dprojected @ weight.T, dkeys, {"weight": rows(query).T @ rows(dprojected)}
+        dkeys = permuted(dscores, (0, 2, 1)) @ product(query, weight)
+        return product(dprojected, weight.T), dkeys, {"weight": rows(query).T @ rows(dprojected)}
 
 
 def permuted(x: Array, axes: tuple[int, ...]) -> Array:
@@ -190,6 +190,11 @@ def permuted(x: Array, axes: tuple[int, ...]) -> Array:
 def rows(x: Array) -> Array:
     """All leading axes taken together."""
     return arrays.namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def product(x: Array, matrix: Array) -> Array:
+    """x @ matrix as one product over all rows: a matrix beside a batch would be multiplied batch by batch."""
+    return arrays.namespace(x).reshape(rows(x) @ matrix, (*x.shape[:-1], matrix.shape[1]))
 
 
 def _time_first(x: Array, has_time: bool) -> Array:
