@@ -40,6 +40,11 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sum_of_squares": ("clip_gradients.cu", ()),
     "scale_to_norm": ("clip_gradients.cu", ()),
     "clip_values": ("clip_gradients.cu", ()),
+    "softmax_cross_entropy_count": ("softmax_cross_entropy.cu", ()),
+    "softmax_cross_entropy": ("softmax_cross_entropy.cu", ()),
+    "softmax_cross_entropy_mean": ("softmax_cross_entropy.cu", ()),
+    "masked_softmax": ("masked_softmax.cu", ()),
+    "masked_softmax_backward": ("masked_softmax.cu", ()),
 }
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers

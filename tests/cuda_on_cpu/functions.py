@@ -85,6 +85,10 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
 concat = concatenate
 
 
+def reshape(a, newshape, order="C"):
+    return a.reshape(newshape, order=order)
+
+
 def flip(a, axis=None):
     if not isinstance(a, ndarray):
         raise TypeError(f"Unsupported type {type(a)}")
@@ -113,6 +117,7 @@ def _elementwise(name: str):
 
 
 tanh, exp, sqrt, log, sign = map(_elementwise, ("tanh", "exp", "sqrt", "log", "sign"))
+log1p = _elementwise("log1p")
 abs = _elementwise("absolute")  # noqa: A001 - CuPy's name
 maximum, minimum, isfinite, isnan = map(_elementwise, ("maximum", "minimum", "isfinite", "isnan"))
 
@@ -125,6 +130,10 @@ def matmul(*args, out=None):
 
 def sum(a, axis=None, dtype=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name
     return reduce("sum", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
+
+
+def mean(a, axis=None, dtype=None, out=None, keepdims=False):
+    return reduce("mean", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
 
 
 def any(a, axis=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name

@@ -112,6 +112,7 @@ FUNCTIONS = (
     *("ascontiguousarray", "asnumpy", "where", "stack", "concat", "concatenate", "flip", "array_equal"),
     *("reshape",),
     *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul", "isfinite", "isnan", "any", "all"),
+    *("log1p", "mean", "reshape"),
 )
 CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
 CUBLAS = ("sgemm", "dgemm", "CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLASError")
