@@ -91,6 +91,14 @@ def flip(a, axis=None):
     return a._view(np.flip(a._values, axis))  # a view, which needs no device
 
 
+def reshape(a, newshape, order="C", *, copy=None):
+    return a.reshape(newshape, order=order)
+
+
+def argsort(a, axis=-1, kind=None):
+    return owned(np.argsort(values_of(a), axis, kind="stable"))  # the only kind that CuPy has
+
+
 def array_equal(a1, a2, equal_nan=False):
     return owned(np.array_equal(values_of(a1), values_of(a2), equal_nan))
 
@@ -121,6 +129,10 @@ def matmul(*args, out=None):
 
 def sum(a, axis=None, dtype=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name
     return reduce("sum", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
+
+
+def mean(a, axis=None, dtype=None, out=None, keepdims=False):
+    return reduce("mean", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
 
 
 def any(a, axis=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name
