@@ -18,8 +18,8 @@ class _Cache(NamedTuple):
 class LastStep:
     """(time, batch, features) -> (batch, features): each sequence at its last step, ``out[n] = x[lengths[n] - 1, n]``.
 
-    With ``bidirectional`` the features' second half, which is the reverse direction's, is taken at step 0 instead, where
-    that direction has read the whole sequence. So out is the final hidden state of an LSTM's last layer.
+    With ``bidirectional`` the features' second half, which is the reverse direction's, is taken at step 0 instead: that
+    direction has read the whole sequence there. So out is the final hidden state of an LSTM's last layer.
 
     A sequence of length 0 gives zeros. With ``batch_first`` x is (batch, time, features). There are no parameters.
     """
