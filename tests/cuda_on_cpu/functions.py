@@ -85,18 +85,12 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
 concat = concatenate
 
 
-def reshape(a, newshape, order="C"):
-    return a.reshape(newshape, order=order)
-
-
-def flip(a, axis=None):
-    if not isinstance(a, ndarray):
-        raise TypeError(f"Unsupported type {type(a)}")
-    return a._view(np.flip(a._values, axis))  # a view, which needs no device
-
-
 def reshape(a, newshape, order="C", *, copy=None):
     return a.reshape(newshape, order=order)
+
+
+def argsort(a, axis=-1, kind=None):
+    return owned(np.argsort(values_of(a), axis, kind="stable"))  # the only kind that CuPy has
 
 
 def array_equal(a1, a2, equal_nan=False):
