@@ -31,6 +31,9 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
+    "ctc_log_normaliser": ("ctc.cu", ()),
+    "ctc_forward_backward": ("ctc.cu", ()),
+    "ctc_gradient": ("ctc.cu", ()),
 }
 
 

@@ -1,6 +1,7 @@
 """The rest of a model around the LSTM: layers and losses, each with its own backward pass."""
 
+from .ctc import ctc
 from .linear import Linear
 from .losses import mean_squared_error
 
-__all__ = ["Linear", "mean_squared_error"]
+__all__ = ["Linear", "ctc", "mean_squared_error"]
