@@ -57,7 +57,7 @@ def ctc(
 
     Graves, Fernández, Gomez and Schmidhuber, Connectionist temporal classification, ICML 2006.
     """
-    _check_logits(logits, blank)
+    check_logits(logits, blank)
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
     steps, batch, classes = logits.shape
@@ -74,7 +74,8 @@ def ctc(
     return compute(logits, target, many, labels, int(blank), reduction, bool(zero_infinity))
 
 
-def _check_logits(logits: Array, blank: Any) -> None:
+def check_logits(logits: Array, blank: Any) -> None:
+    """Raises TypeError or ValueError unless logits are (time, batch, classes) with a class of this number."""
     arrays.require_array("logits", logits)
     arrays.require_floating("logits", logits)
     if logits.ndim != 3 or logits.shape[2] == 0:
