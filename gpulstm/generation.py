@@ -248,9 +248,8 @@ def _chosen(logits: np.ndarray, temperature: float, top_k: int | None, uniform: 
     with np.errstate(over="ignore", invalid="ignore"):  # the largest becomes 0, so the others may overflow
         shifted = (logits - logits.max(axis=1, keepdims=True)) / temperature
     up_to = np.cumsum(np.exp(_log_probabilities(shifted)), axis=1)
-    # The first token whose sum is beyond the number; the whole is 1 only up to rounding, and so may the product be.
-    whole = up_to[:, -1:]
-    return np.minimum((up_to <= uniform[:, None] * whole).sum(axis=1), (up_to < whole).sum(axis=1))
+    # The first token whose sum is beyond the number. It scales with the whole, which is 1 only up to rounding.
+    return (up_to <= uniform[:, None] * up_to[:, -1:]).sum(axis=1)
 
 
 def _log_probabilities(logits: np.ndarray) -> np.ndarray:

@@ -170,10 +170,12 @@ def test_the_ends_of_the_unit_interval_give_possible_tokens(monkeypatch, number)
 
 
 def test_ties_go_to_the_lowest_token():
-    model = Markov(np.full((4, 4), 0.25))
+    model = Markov(np.full((40, 40), 1 / 40))
     assert gl.generate(model, [3], 3, temperature=0).tolist() == [[0, 0, 0]]
     assert set(gl.generate(model, np.zeros((1, 50), int), 3, top_k=2, rng=0).ravel()) == {0, 1}
     assert [each.tokens for each in gl.beam_search(model, [3], 2, width=3, top=3)] == [[0, 0], [0, 1], [0, 2]]
+    odd = Markov([[(token % 2) / 20 for token in range(40)]] * 40)
+    assert set(gl.generate(odd, np.zeros((1, 50), int), 3, top_k=3, rng=0).ravel()) == {1, 3, 5}
 
 
 def test_a_seed_determines_the_tokens_and_a_generator_moves_on():
@@ -285,6 +287,21 @@ def test_a_beam_ends_when_nothing_better_can_come():
     assert model.calls == 1
     model = Markov(CYCLE)
     assert gl.beam_search(model, [0], 50, stop=2)[0].tokens == [1, 2] and model.calls == 2
+
+
+def test_what_has_not_ended_does_not_win_by_being_short():
+    # With a negative penalty [1] scores better than [2] now, but not with another token, and it cannot stay as it is.
+    model = Markov([[0.0, 0.55, 0.45], [0.0, 0.5, 0.5], [0.0, 0.5, 0.5]])
+    assert gl.beam_search(model, [0], 50, stop=2, length_penalty=-1.0)[0].tokens == [2]
+    assert model.calls == 1
+
+
+def test_a_beam_goes_on_while_a_long_continuation_may_win():
+    model = Markov([[0.0, 0.1, 0.9], [0.0, 1.0, 0.0], [0.0, 0.5, 0.5]])
+    assert gl.beam_search(model, [0], 50, stop=2, length_penalty=1.0)[0].tokens == [1] * 50
+    assert gl.beam_search(model, [0], 20, stop=2, length_penalty=1.0)[0].tokens == [2]
+    model = Markov([[0.25, 0.55, 0.2], [0.0, 0.0, 1.0], [0.0, 0.5, 0.5]])
+    assert gl.beam_search(model, [0], 50, stop=2, length_penalty=-1.0)[0].tokens == [1, 2]
 
 
 def test_the_kernels_run_at_each_step():

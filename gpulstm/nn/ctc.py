@@ -49,7 +49,8 @@ def ctc(
     the one with respect to the logits that they came from. It is what PyTorch calls the gradient with respect to the
     log-probabilities, too; as its rows add up to 0, a log-softmax's backward returns it unchanged.
 
-    A logit of minus infinity is a class of probability 0, with gradient 0. Half precision is computed in float32.
+    A logit of minus infinity is a class of probability 0, with gradient 0. Half precision is computed in float32. There
+    the gradient's error grows with a sequence's own loss, as PyTorch's does: 4e-4 at a loss of 1200, 3e-2 at 13000.
 
     Raises TypeError or ValueError for arguments that do not fit together. A label that is no class or is the blank, or
     a target length beyond ``target``, raises ValueError on the host; on other libraries' arrays nothing waits for the
