@@ -51,6 +51,9 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "softmax_cross_entropy_mean": ("softmax_cross_entropy.cu", ()),
     "masked_softmax": ("masked_softmax.cu", ()),
     "masked_softmax_backward": ("masked_softmax.cu", ()),
+    "ctc_log_normaliser": ("ctc.cu", ()),
+    "ctc_forward_backward": ("ctc.cu", ()),
+    "ctc_gradient": ("ctc.cu", ()),
 }
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers

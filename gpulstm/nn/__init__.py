@@ -2,6 +2,8 @@
 
 from .additive_attention import AdditiveAttention
 from .attention import DotAttention, GeneralAttention
+from .ctc import ctc
+from .decoding import ctc_beam, ctc_greedy
 from .dropout import Dropout
 from .embedding import Embedding
 from .last_step import LastStep
@@ -23,6 +25,9 @@ __all__ = [
     "Sequential",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "ctc",
+    "ctc_beam",
+    "ctc_greedy",
     "huber",
     "mean_squared_error",
 ]

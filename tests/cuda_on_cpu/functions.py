@@ -74,6 +74,12 @@ def where(condition, x=None, y=None):
     return owned(np.where(operand(condition), operand(x), operand(y)))
 
 
+def take(a, indices, axis=None, out=None):
+    if out is not None:
+        raise NotImplementedError("the stand-in has take(a, indices, axis) only")
+    return owned(np.take(values_of(a), operand(indices), axis))
+
+
 def stack(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
     return _into(out, np.stack([values_of(a) for a in tup], axis, dtype=dtype, casting=casting))
 
@@ -87,6 +93,12 @@ concat = concatenate
 
 def reshape(a, newshape, order="C", *, copy=None):
     return a.reshape(newshape, order=order)
+
+
+def flip(a, axis=None):
+    if not isinstance(a, ndarray):
+        raise TypeError(f"Unsupported type {type(a)}")
+    return a._view(np.flip(a._values, axis))  # a view, which needs no device
 
 
 def argsort(a, axis=-1, kind=None):
