@@ -6,7 +6,8 @@ from .config import show_config
 from .functional import lstm_backward, lstm_forward
 from .lstm import LSTM
 from .parameters import State
+from .training import fit
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "LSTMCell", "State", "lstm_backward", "lstm_forward", "nn", "ops", "show_config", "training"]
+__all__ = ["LSTM", "LSTMCell", "State", "fit", "lstm_backward", "lstm_forward", "nn", "ops", "show_config", "training"]
