@@ -1,4 +1,4 @@
-"""Training: the loop with its batches, history and checkpoints; optimisers, gradient clipping, long sequences in windows.
+"""Training: the loop with its batches and checkpoints, optimisers, gradient clipping, long sequences in windows.
 
 Parameters and gradients come as a dict of arrays, such as ``lstm.params``, or as a dict of such dicts, one per layer.
 """

@@ -35,8 +35,10 @@ def size_of(batch: Batch, batch_first: bool) -> tuple[int, int, int]:
     Lengths that are on a GPU are not looked at, because that would wait for it: then all steps count.
     """
     time, sequences = tuple(batch.x.shape[:2])[:: -1 if batch_first else 1]
-    known = batch.lengths is not None and not (arrays.is_array(batch.lengths) and not arrays.is_numpy(batch.lengths))
-    return sequences, int(np.sum(batch.lengths)) if known else time * sequences, time * sequences
+    lengths = batch.lengths
+    if lengths is None or (arrays.is_array(lengths) and not arrays.is_numpy(lengths)):
+        return sequences, time * sequences, time * sequences
+    return sequences, int(np.sum(lengths)), time * sequences
 
 
 class Batches:
@@ -48,9 +50,9 @@ class Batches:
         for batch in batches.epoch(3):  # len(batches) of them
             out, cache = model.forward(batch.x, lengths=batch.lengths)
 
-    An epoch's order: all sequences shuffled, then sorted by length within pools of 50 batches, cut into batches, and the
-    batches shuffled. Where all have the same length, sorting changes nothing. The order is a function of ``rng`` and
-    the epoch's number alone. `padding_share` says what padding is left.
+    An epoch's order: all sequences shuffled, then sorted by length within pools of 50 batches, cut into batches, and
+    the batches shuffled. Where all have the same length, sorting changes nothing. The order is a function of ``rng``
+    and the epoch's number alone. `padding_share` says what padding is left.
 
     Parameters
     ----------
@@ -88,6 +90,8 @@ class Batches:
                 f"both count sequences first"
             )
         self.lengths = np.array([len(a) for a in self.inputs], np.int32)
+        if not len(self.lengths):
+            raise ValueError(f"{name}inputs must hold at least one sequence, got none")
         if not self.lengths.all():
             raise ValueError(f"{name}inputs[{int(np.argmin(self.lengths))}] has no time steps; leave it out")
         self.targets_are = _kind(f"{name}targets", self.targets, self.lengths, targets_are)
@@ -157,25 +161,24 @@ class Stream:
 
 
 def _samples(name: str, values: Any, time_first: bool) -> "np.ndarray | list[np.ndarray]":
-    """One NumPy array with a row for each sequence, or a list of arrays of one dtype and, but for the first, one shape."""
+    """One array with a row for each sequence, or a list of arrays of one dtype and one shape but for the first axis."""
     if arrays.is_array(values) and values.dtype != object:
-        found = arrays.to_numpy(values)
-        if found.ndim < 1 + time_first:
+        rows = arrays.to_numpy(values)
+        if rows.ndim < 1 + time_first:
             expected = "(sequences, time, ...)" if time_first else "(sequences, ...)"
-            raise ValueError(f"{name} must have shape {expected} as one array, got {found.shape}")
-    else:
-        if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, (str, bytes)):
-            raise TypeError(f"{name} must be a sequence of arrays or one array, got {type(values).__name__}")
-        found = [_sample(f"{name}[{k}]", value, time_first) for k, value in enumerate(values)]
-        for k, value in enumerate(found):
-            if value.dtype != found[0].dtype:
-                raise TypeError(f"{name}[{k}] must have {name}[0]'s dtype {found[0].dtype}, got {value.dtype}")
-            if value.ndim != found[0].ndim or value.shape[1:] != found[0].shape[1:]:
-                raise ValueError(
-                    f"{name}[{k}] must have {name}[0]'s shape {found[0].shape} but for the first axis, got {value.shape}"
-                )
-    if len(found) == 0:
-        raise ValueError(f"{name} must hold at least one sequence, got none")
+            raise ValueError(f"{name} must have shape {expected} as one array, got {rows.shape}")
+        return rows
+    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, (str, bytes)):
+        raise TypeError(f"{name} must be a sequence of arrays or one array, got {type(values).__name__}")
+    found = [_sample(f"{name}[{k}]", value, time_first) for k, value in enumerate(values)]
+    for k, value in enumerate(found):
+        first = found[0]
+        if value.dtype != first.dtype:
+            raise TypeError(f"{name}[{k}] must have {name}[0]'s dtype {first.dtype}, got {value.dtype}")
+        if value.ndim != first.ndim or value.shape[1:] != first.shape[1:]:
+            raise ValueError(
+                f"{name}[{k}] must have {name}[0]'s shape {first.shape} but for the first axis, got {value.shape}"
+            )
     return found
 
 

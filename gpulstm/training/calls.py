@@ -56,6 +56,7 @@ class Trained:
         if not list(leaves("params", model.params)):
             raise ValueError("model must have parameters to train, got an empty dict of params")
         self.forward_keywords = named(model.forward, ("lengths", "rng"))
+        self.call_keywords = named(model, ("lengths",)) if callable(model) else ()
 
     @property
     def params(self) -> Nested:
@@ -90,16 +91,15 @@ class Trained:
     def require_inference(self) -> None:
         if self.random and not callable(self.model):
             raise TypeError(
-                f"model must be callable for validation, out = model(x): {type(self.model).__name__}.forward takes rng, "
-                f"so what it returns is random"
+                f"model must be callable for validation, out = model(x): {type(self.model).__name__}.forward takes "
+                f"rng, so what it returns is random"
             )
 
     def predict(self, batch: Batch) -> Array:
         """Inference: nothing random, nothing kept."""
         if not callable(self.model):
             return self.forward(batch, None)[0]
-        given = {name: getattr(batch, name) for name in named(self.model, ("lengths",))}
-        return self.model(batch.x, **given)
+        return self.model(batch.x, **{name: getattr(batch, name) for name in self.call_keywords})
 
 
 def _beside(values: Any, like: Array) -> Any:

@@ -1,9 +1,7 @@
 """gl.fit: trains a model on sequences."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from .. import initialisers
 from . import saved
@@ -54,8 +52,8 @@ def fit(
     ----------
     model : has ``params``, ``out, cache = forward(x)`` and ``dx, grads = backward(cache, dout)``; its forward is given
         ``lengths`` and ``rng`` where its signature has them. For validation it is called, ``out = model(x)``.
-    loss : ``(loss, dprediction) = loss(prediction, target)``, given ``lengths`` and ``target_lengths`` where its signature
-        has them. The loss has no axes.
+    loss : ``(loss, dprediction) = loss(prediction, target)``, given ``lengths`` and ``target_lengths`` where its
+        signature has them. The loss has no axes.
     train : ``(inputs, targets)``, for which see `gpulstm.training.Batches`; or a function that makes each step's
         `gpulstm.training.Batch` from a ``numpy.random.Generator``, ``train(rng)``, with that step's own generator.
     optimiser : Adam(1e-3) if None.
@@ -68,10 +66,10 @@ def fit(
     patience : training ends after this many evaluations in a row that brought no smaller validation loss.
     evaluate_every : steps between two evaluations, each a record of the history; an epoch if None, or 100 steps where
         there are no epochs. The last step is always evaluated.
-    checkpoint : the file to save to, see `gpulstm.training.load_checkpoint`: every ``checkpoint_every`` steps, or if None
-        at each evaluation, and at the end.
+    checkpoint : the file to save to, see `gpulstm.training.load_checkpoint`: every ``checkpoint_every`` steps, or if
+        None at each evaluation, and at the end.
     resume : a checkpoint to go on from, which may be the same file. The result is the same to the bit as that of a
-        run that was never stopped, if everything else is given as it was.
+        run that was never stopped, if everything else is given as it was; ``rng`` may be left out.
     metrics : name -> function like the loss that returns one number; evaluated on ``validation``.
     rng : a seed, or a generator to draw one from. It and the number of the step determine all that is random.
     progress : whether to show the bar.
@@ -81,8 +79,8 @@ def fit(
     its targets; its lengths stay on the host. Dtypes are not changed. Losses stay on the device, and are looked at
     when the bar moves, at evaluations and checkpoints, and every 256 steps.
 
-    Raises FloatingPointError, naming the step, when it then sees a loss that is NaN or infinite; the model is left as it
-    is by then, and no checkpoint is written. Raises TypeError or ValueError where an argument is not as above, and
+    Raises FloatingPointError, naming the step, when it then sees a loss that is NaN or infinite; the model is left as
+    it is by then, and no checkpoint is written. Raises TypeError or ValueError where an argument is not as above, and
     FileNotFoundError for a checkpoint to resume that does not exist.
     """
     trained, compared = Trained(model), Compared("loss", loss)
@@ -143,9 +141,12 @@ def _batches(name: str, data: Any, batch_size: int, seed: int, loss: Compared, b
             f"got {type(data).__name__}{f' of {len(data)}' if isinstance(data, (tuple, list)) else ''}"
         )
     # A loss that asks for the targets' lengths has targets with lengths of their own, even if they look like steps.
-    labels = "target_lengths" in loss.keywords and np.ndim(data[1][0]) > 0 if len(data[1]) else False
+    inputs, targets = data
+    first = next(iter(targets), None) if isinstance(targets, Iterable) else None
+    labels = "target_lengths" in loss.keywords and getattr(first, "ndim", 0) > 0
     return Batches(
-        *data,
+        inputs,
+        targets,
         batch_size,
         rng=seed,
         batch_first=batch_first,
@@ -178,8 +179,8 @@ def _refuse_unseen_padding(data: Any, model: Trained, loss: Compared) -> None:
         )
     if data.targets_are != "sequences" and "lengths" not in loss.keywords:
         raise ValueError(
-            "loss must have an argument lengths for sequences of different lengths: otherwise the padding at their ends "
-            "would count"
+            "loss must have an argument lengths for sequences of different lengths: otherwise the padding at their "
+            "ends would count"
         )
 
 
@@ -226,8 +227,7 @@ def _callable_or_none(name: str, function: Any) -> Any:
 
 def _optimiser(optimiser: Any, schedule: Any, *, saving: bool) -> Any:
     optimiser = Adam() if optimiser is None else optimiser
-    remembers = ("state_dict", "load_state_dict") if saving and not isinstance(optimiser, Adam) else ()
-    for method in ("step", *remembers):
+    for method in ("step", *(("state_dict", "load_state_dict") if saving else ())):
         if not callable(getattr(optimiser, method, None)):
             raise TypeError(f"optimiser must have a method {method}, which {type(optimiser).__name__} has not")
     if schedule is not None and not hasattr(optimiser, "learning_rate"):

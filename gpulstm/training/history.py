@@ -17,9 +17,10 @@ class History(Sequence):
         print(history)              a table
         history.plot()              the curves
 
-    A record has ``step`` and ``epoch`` done by then (epoch None where there are none), ``loss``, the mean over the steps
-    since the record before, ``validation_loss`` or None, ``learning_rate`` or None, ``seconds`` of the run in all,
-    ``tokens_per_second``, time steps that count, and the metrics by their names.
+    A record has ``step`` and ``epoch`` done by then (epoch None where there are none), ``loss``, the mean over the
+    steps since the record before, ``validation_loss`` or None, ``learning_rate`` or None, ``seconds`` of the run in
+    all, ``tokens_per_second``, time steps that count, and the metrics by their names. Where training was interrupted
+    the last record says how far it came, without validation.
 
     ``interrupted`` and ``stopped_early`` say how training ended; ``seed`` is what repeats it, as ``rng``.
     """
@@ -58,7 +59,7 @@ class History(Sequence):
 
     @property
     def best_step(self) -> int | None:
-        """The step after which the validation loss was smallest: that of the parameters which fit leaves in the model."""
+        """The step of the smallest validation loss: fit leaves the model with the parameters from there."""
         return self.best["step"] if self.best else None
 
     @property
@@ -127,7 +128,7 @@ class History(Sequence):
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
-    if name in ("seconds",):
+    if name == "seconds":
         return f"{value:.1f}"
     if name == "tokens_per_second":
         return f"{value:.0f}"

@@ -31,7 +31,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._previous)
 
     def check(self) -> None:
-        """The place for a signal that waits: calls the handler from before, which raises KeyboardInterrupt as a rule."""
+        """Where a signal waits, calls the handler from before, which raises KeyboardInterrupt as a rule."""
         if self.waiting:
             self.waiting = False
             self._previous(signal.SIGINT, None)

@@ -34,8 +34,8 @@ class Losses:
             self.step += 1
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the loss of step {self.step} is {value}, and the parameters are no longer to be trusted; a smaller "
-                    f"learning rate or clip_norm=1.0 often helps, or there is a NaN in the data"
+                    f"the loss of step {self.step} is {value}, and the parameters are no longer to be trusted; a "
+                    f"smaller learning rate or clip_norm=1.0 often helps, or there is a NaN in the data"
                 )
             self.total += value
             self.count += 1

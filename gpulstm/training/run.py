@@ -9,7 +9,7 @@ from typing import Any
 
 from . import draws, losses, progress, saved
 from .batches import Batch, Batches, Stream, size_of
-from .calls import Compared, Trained
+from .calls import Compared, Trained, named
 from .clipping import clip_by_global_norm
 from .history import History
 from .interrupts import Interrupts
@@ -45,8 +45,8 @@ class Plan:
         epoch, number = divmod(step, len(self.source))
         return self.source.batch(self.source.order(epoch)[number])
 
-    def validation_batches(self) -> Iterator[Batch]:
-        return iter([self.validation]) if isinstance(self.validation, Batch) else self.validation.in_order()
+    def validation_batches(self) -> Iterator[Any]:
+        return self.validation.in_order() if isinstance(self.validation, Batches) else iter([self.validation])
 
 
 class Run:
@@ -54,7 +54,8 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.step = self.evaluated = self.kept = 0  # steps done, when last evaluated, when last saved
+        self.step = self.evaluated = 0  # steps done, and when last evaluated
+        self.kept: int | None = None  # the step of the checkpoint that this run wrote last
         self.losses = Losses(0)
         self.history = History(seed=plan.seed)
         self.best: Any = None  # the best parameters so far
@@ -78,7 +79,10 @@ class Run:
                 self.history.interrupted = True
             with self.interrupts.held():
                 self._finish()
-            self.history.interrupted |= self.interrupts.waiting
+        try:
+            self.interrupts.check()
+        except KeyboardInterrupt:  # it came too late to change anything, and whoever asks shall know
+            self.history.interrupted = True
         return self.history
 
     def _train(self) -> None:
@@ -91,10 +95,8 @@ class Run:
             if plan.checkpoint and self._checkpoint_is_due():
                 with self.interrupts.held():
                     self.save()
-            if plan.patience is not None and self.history.evaluations_since_best >= plan.patience:
-                self.history.stopped_early = True
-                return
-            if self.step >= plan.steps:
+            self.history.stopped_early = self._patience_is_over()
+            if self.history.stopped_early or self.step >= plan.steps:
                 return
             began = time.perf_counter()
             self._train_step()
@@ -128,8 +130,16 @@ class Run:
         return self.step > self.evaluated and at_its_turn
 
     def _checkpoint_is_due(self) -> bool:
+        if self.step in (0, self.kept):
+            return False
         every = self.plan.checkpoint_every
-        return self.step > self.kept and (self.step == self.evaluated if every is None else self.step % every == 0)
+        return self.step == self.evaluated if every is None else self.step % every == 0
+
+    def _patience_is_over(self) -> bool:
+        patience = self.plan.patience
+        if patience is None or self.step != self.evaluated:
+            return False
+        return self.history.evaluations_since_best >= patience
 
     def _evaluate(self) -> None:
         """Adds a record to the history, and keeps the parameters if they are the best so far."""
@@ -150,7 +160,8 @@ class Run:
     def _validated(self) -> dict[str, float]:
         """The loss and the metrics, averaged over time steps where targets have them, else over sequences."""
         plan = self.plan
-        measures = {"validation_loss": lambda out, batch: plan.loss(out, batch)[0], **plan.metrics}
+        measures: dict[str, Callable] = {"validation_loss": lambda out, batch: plan.loss(out, batch)[0]}
+        measures |= plan.metrics
         values: dict[str, list[Any]] = {name: [] for name in measures}
         weights = []
         for batch in plan.validation_batches():
@@ -208,7 +219,7 @@ class Run:
     def _finish(self) -> None:
         """The last checkpoint, which holds where training is; then the best parameters, for whoever uses the model."""
         self.losses.fetch()
-        if self.plan.checkpoint and (self.kept < self.step or self.step == 0):
+        if self.plan.checkpoint and self.kept != self.step:
             self.save()
         if self.losses.count:  # interrupted between two evaluations: said, but not in the checkpoint
             self.history.records.append(self._record({"validation_loss": None} | dict.fromkeys(self.plan.metrics)))
@@ -217,9 +228,10 @@ class Run:
             saved.put(self.plan.model.params, self.best)
 
     def save(self) -> None:
-        """Writes the checkpoint. Refuses to where the loss has become NaN or infinite."""
-        self.losses.fetch()
+        """Writes the checkpoint. Raises FloatingPointError, and writes none, where a loss was NaN or infinite."""
         plan = self.plan
+        assert plan.checkpoint is not None
+        self.losses.fetch()
         position = {
             **identity(plan),
             "step": self.step,
@@ -230,13 +242,13 @@ class Run:
             "tokens": self.tokens - self.tokens_before,
             "training_seconds": self.training_seconds,
         }
-        state, records = optimiser_state(plan.optimiser), self.history.records
+        state, records = plan.optimiser.state_dict(), self.history.records
         content = saved.Checkpoint(plan.model.params, state, self.best, position, records)
         saved.save_checkpoint(plan.checkpoint, content)
         self.kept = self.step
 
     def take_up(self, path: Any, content: saved.Checkpoint) -> None:
-        """Goes to where a checkpoint was written. Raises ValueError that lists all that does not fit, before a change."""
+        """Goes to where a checkpoint was written. Raises ValueError that lists all that does not fit, and goes nowhere."""
         problems = saved.mismatches(self.plan.model.params, content.params)
         for name, value in identity(self.plan).items():
             found = content.position.get(name)
@@ -246,10 +258,11 @@ class Run:
             raise ValueError(f"resume must be a checkpoint of the same training; in {path}: " + "; ".join(problems))
         params, position, like = self.plan.model.params, content.position, self.plan.model.like
         saved.put(params, content.params)
-        load_optimiser_state(self.plan.optimiser, saved.tree_beside(content.optimiser, like))
+        load = self.plan.optimiser.load_state_dict
+        load(saved.tree_beside(content.optimiser, like), **dict.fromkeys(named(load, ["params"]), params))
         self.best = None if content.best is None else saved.tree_beside(content.best, like)
         self.history = History(content.records, seed=self.plan.seed)
-        self.step = self.kept = position["step"]
+        self.step = position["step"]
         self.evaluated = position["evaluated"]
         self.losses = Losses(self.step, position["loss_total"], position["loss_count"])
         self.seconds, self.started = position["seconds"], time.perf_counter()
@@ -258,29 +271,15 @@ class Run:
 
 def identity(plan: Plan) -> dict[str, Any]:
     """What must be the same when a run is taken up again: otherwise its position means something else."""
-    source = plan.source
-    known = isinstance(source, Batches)
+    source = plan.source if isinstance(plan.source, Batches) else None
+    rate = getattr(plan.optimiser, "learning_rate", None)
     return {
         "seed": plan.seed,
         "optimiser": type(plan.optimiser).__name__,
-        "sequences": len(source.lengths) if known else None,
-        "batch_size": source.batch_size if known else None,
+        "learning_rate": rate if plan.schedule is None else None,
+        "sequences": len(source.lengths) if source else None,
+        "batch_size": source.batch_size if source else None,
         "steps_per_epoch": plan.steps_per_epoch,
         "validation": plan.validation is not None,
         "metrics": sorted(plan.metrics),
     }
-
-
-def optimiser_state(optimiser: Any) -> Any:
-    """All that the optimiser remembers between steps."""
-    if hasattr(optimiser, "state_dict"):
-        return optimiser.state_dict()
-    return {"steps": optimiser.steps, "moments": optimiser.moments}
-
-
-def load_optimiser_state(optimiser: Any, state: Any) -> None:
-    """Gives the optimiser what `optimiser_state` gave."""
-    if hasattr(optimiser, "load_state_dict"):
-        optimiser.load_state_dict(state)
-    else:
-        optimiser.steps, optimiser.moments = state["steps"], state["moments"]

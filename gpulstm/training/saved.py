@@ -10,7 +10,7 @@ cut, finds the old checkpoint or the new one.
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +175,7 @@ def copied(value: Array) -> Array:
 
 def tree_copied(params: Nested) -> Nested:
     """A copy of the dict and of all its arrays, on their own device."""
-    return {key: tree_copied(value) if isinstance(value, Mapping) else copied(value) for key, value in params.items()}
+    return {key: tree_copied(value) if isinstance(value, MutableMapping) else copied(value) for key, value in params.items()}
 
 
 def tree_beside(tree: Any, like: Array) -> Any:
