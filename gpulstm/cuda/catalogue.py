@@ -31,6 +31,11 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
+    "sgd_step": ("sgd_step.cu", ()),
+    "adam_step": ("adam_step.cu", ()),
+    "sum_of_squares": ("clip_gradients.cu", ()),
+    "scale_to_norm": ("clip_gradients.cu", ()),
+    "clip_values": ("clip_gradients.cu", ()),
 }
 
 

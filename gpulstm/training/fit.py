@@ -5,10 +5,10 @@ from typing import Any
 
 from .. import initialisers
 from . import saved
+from .adam import Adam
 from .batches import Batch, Batches, Stream
 from .calls import Compared, Trained
 from .history import FIELDS, History
-from .optimisers import Adam
 from .run import Plan, Run
 
 EVALUATE_EVERY = 100  # steps, where there are no epochs

@@ -248,7 +248,7 @@ class Run:
         self.kept = self.step
 
     def take_up(self, path: Any, content: saved.Checkpoint) -> None:
-        """Goes to where a checkpoint was written. Raises ValueError that lists all that does not fit, and goes nowhere."""
+        """Goes to where a checkpoint was written, or raises ValueError that lists all that does not fit."""
         problems = saved.mismatches(self.plan.model.params, content.params)
         for name, value in identity(self.plan).items():
             found = content.position.get(name)
@@ -257,9 +257,9 @@ class Run:
         if problems:
             raise ValueError(f"resume must be a checkpoint of the same training; in {path}: " + "; ".join(problems))
         params, position, like = self.plan.model.params, content.position, self.plan.model.like
-        saved.put(params, content.params)
         load = self.plan.optimiser.load_state_dict
         load(saved.tree_beside(content.optimiser, like), **dict.fromkeys(named(load, ["params"]), params))
+        saved.put(params, content.params)
         self.best = None if content.best is None else saved.tree_beside(content.best, like)
         self.history = History(content.records, seed=self.plan.seed)
         self.step = position["step"]

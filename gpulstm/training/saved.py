@@ -175,7 +175,9 @@ def copied(value: Array) -> Array:
 
 def tree_copied(params: Nested) -> Nested:
     """A copy of the dict and of all its arrays, on their own device."""
-    return {key: tree_copied(value) if isinstance(value, MutableMapping) else copied(value) for key, value in params.items()}
+    return {
+        key: tree_copied(value) if isinstance(value, MutableMapping) else copied(value) for key, value in params.items()
+    }
 
 
 def tree_beside(tree: Any, like: Array) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arguments import Pointer
+from .arguments import Pointer, Structure, pointers_of
 from .compilation import Built
 from .state import ORDERS, State
 
@@ -64,11 +64,15 @@ def _function(built: Built, kernel: str) -> int:
 
 
 def _in_process(built: Built, kernel: str, grid, block, args: list, shared_mem: int, state: State) -> None:
-    # One cell of 8 bytes for each argument (a little-endian host), and the table of their addresses.
+    # One cell of 8 bytes for each argument (a little-endian host) but structs, and the table of their addresses.
     cells = (ctypes.c_ulonglong * max(1, len(args)))()
     table = (ctypes.c_void_p * max(1, len(args)))()
     start = ctypes.addressof(cells)
+    structs = {i: ctypes.create_string_buffer(a.data) for i, a in enumerate(args) if isinstance(a, Structure)}
     for i, value in enumerate(args):
+        if i in structs:
+            table[i] = ctypes.addressof(structs[i])
+            continue
         cells[i] = value.address if isinstance(value, Pointer) else int.from_bytes(value.tobytes(), "little")
         table[i] = start + 8 * i
     extents = (ctypes.c_uint * 6)(*grid, *block)
@@ -81,7 +85,7 @@ def _in_process(built: Built, kernel: str, grid, block, args: list, shared_mem: 
         what = message.value.decode() if failed else ""
     if failed:
         raise LaunchError(f"{kernel}: {what}")
-    for allocation in {id(a.allocation): a.allocation for a in args if isinstance(a, Pointer) and a.address}.values():
+    for allocation in {id(a.allocation): a.allocation for a in pointers_of(args)}.values():
         allocation.check_guards(kernel)
 
 
@@ -91,21 +95,24 @@ def _message() -> ctypes.Array:
 
 
 def _as_program(built: Built, kernel: str, grid, block, args: list, shared_mem: int, state: State) -> None:
-    regions = _regions([a for a in args if isinstance(a, Pointer) and a.nbytes])
+    regions = _regions([a for a in pointers_of(args) if a.nbytes])
     words = [kernel, *grid, *block, shared_mem, ORDERS.index(state.thread_order), ORDERS.index(state.block_order)]
     words += [state.seed, len(regions), len(args)]
     request = [" ".join(map(str, words)).encode() + b"\n"]
     for start, end in regions:
         request += [f"{end - start} {start % 16}\n".encode(), _memory(start, end).tobytes()]
     for value in args:
-        if not isinstance(value, Pointer):
+        if isinstance(value, Structure):
+            places = [(at, *_place(pointer, regions)) for at, pointer in value.pointers.items()]
+            patches = "".join(f" {at} {number} {offset}" for at, number, offset in places)
+            request += [f"-3 {len(value.data)}\n".encode(), value.data, f"{len(places)}{patches}\n".encode()]
+        elif not isinstance(value, Pointer):
             data = value.tobytes()
             request += [f"-1 {len(data)}\n".encode(), data]
         elif not value.nbytes:
             request.append(b"-2 0\n")
         else:
-            number = next(i for i, (start, end) in enumerate(regions) if start <= value.address < end)
-            request.append(f"{number} {value.address - regions[number][0]}\n".encode())
+            request.append("{} {}\n".format(*_place(value, regions)).encode())
     with tempfile.TemporaryDirectory(prefix="cuda_on_cpu") as folder:
         Path(folder, "request").write_bytes(b"".join(request))
         try:
@@ -117,6 +124,12 @@ def _as_program(built: Built, kernel: str, grid, block, args: list, shared_mem: 
     for start, end in regions:
         _memory(start, end)[:] = np.frombuffer(result, np.uint8, end - start, offset)
         offset += end - start
+
+
+def _place(pointer: Pointer, regions: list[tuple[int, int]]) -> tuple[int, int]:
+    """The region that a pointer leads into, and how far."""
+    number = next(i for i, (start, end) in enumerate(regions) if start <= pointer.address < end)
+    return number, pointer.address - regions[number][0]
 
 
 def _regions(pointers: list[Pointer]) -> list[tuple[int, int]]:

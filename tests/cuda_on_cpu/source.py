@@ -7,6 +7,8 @@ declarations of shared memory; everything else is plain C++ under the names of `
     extern __shared__ T name[];       T* name = <this block's dynamic shared memory>;
 
 The typedef keeps the declaration as it was, so the compiler still checks type and extents.
+
+A kernel may take a plain struct by value; the compiler then says where each member lies.
 """
 
 import re
@@ -24,6 +26,8 @@ _STATIC = re.compile(
     rf"\b(?:static\s+)?{_ALIGN}__shared__\s+(?P<align>{_ALIGN})(?P<type>[\w:<>\s]+?)\s+"
     r"(?P<name>\w+)\s*(?P<extents>(?:\[[^\[\];]+\]\s*)*);"
 )
+_STRUCT = re.compile(r"\bstruct\s+(?P<name>\w+)\s*\{(?P<body>[^{}]*)\}\s*;")
+_MEMBER = re.compile(r"(?P<type>.*[\s*])(?P<name>\w+)\s*(?:\[[^\[\]]+\])?", re.DOTALL)
 
 
 class Parameter(NamedTuple):
@@ -55,7 +59,7 @@ def kernels(text: str) -> list[Kernel]:
 def host_source(text: str) -> str:
     """Preprocessed CUDA source as C++, followed by what the runtime asks about its kernels."""
     found = kernels(text)
-    return _shared_memory(text) + "\n" + _table(found)
+    return _shared_memory(text) + "\n" + "".join(_struct_kinds(text, found)) + _table(found)
 
 
 def _without_linemarkers(text: str) -> str:
@@ -102,6 +106,36 @@ def _require_inside_function(text: str, match: re.Match) -> None:
     before = text[: match.start()]
     if before.count("{") <= before.count("}"):
         raise SourceError(f"declare {match['name']} inside the kernel: at file level it has no block to belong to")
+
+
+def _struct_kinds(text: str, found: list[Kernel]) -> list[str]:
+    """For each struct that a kernel takes by value, what `host_cuda::Kind` says: its size, and each member's place."""
+    taken = {parameter.type.removeprefix("const ") for kernel in found for parameter in kernel.parameters}
+    return [
+        _struct_kind(match["name"], match["body"])
+        for match in _STRUCT.finditer(_without_linemarkers(text))
+        if match["name"] in taken
+    ]
+
+
+def _struct_kind(name: str, body: str) -> str:
+    lines = [
+        "namespace host_cuda { template <> struct Kind<" + name + "> { static const char* text() {",
+        f'static char text[4096]; int n = snprintf(text, sizeof text, "struct:%zu", sizeof({name}));',
+    ]
+    for declaration in filter(None, map(str.strip, body.split(";"))):
+        member = _MEMBER.fullmatch(declaration)
+        if member is None or "," in declaration:
+            raise SourceError(
+                f"struct {name}: {' '.join(declaration.split())!r} was not understood; declare one member per "
+                "statement, as `T name;` or `T name[N];`"
+            )
+        where, element = f"{name}::{member['name']}", f"std::remove_all_extents_t<decltype({name}::{member['name']})>"
+        lines.append(
+            f'n += snprintf(text + n, sizeof text - n, ",%s:%s:%zu:%zu", "{member["name"]}", Kind<{element}>::text(), '
+            f"offsetof({name}, {member['name']}), sizeof({where}) / sizeof({element}));"
+        )
+    return "\n".join([*lines, "return text; } }; }", ""])
 
 
 def _table(found: list[Kernel]) -> str:

@@ -6,7 +6,10 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+
+#include <type_traits>
 
 #include "host_cuda_types.hpp"
 
