@@ -41,6 +41,14 @@ def size_of(batch: Batch, batch_first: bool) -> tuple[int, int, int]:
     return sequences, int(np.sum(lengths)), time * sequences
 
 
+def kind_of(batch: Batch) -> str:
+    """Which of `KINDS` a batch's target looks like."""
+    if batch.target_lengths is not None:
+        return "labels"
+    shape = tuple(getattr(batch.target, "shape", ()))
+    return "steps" if len(shape) > 1 and shape[:2] == tuple(batch.x.shape[:2]) else "sequences"
+
+
 class Batches:
     """Sequences and their targets, cut into padded batches anew in each epoch.
 

@@ -32,8 +32,14 @@ class Compared:
         self.function = function
         self.keywords = named(function, LOSS_KEYWORDS)
 
-    def __call__(self, prediction: Array, batch: Batch) -> Any:
-        return self.function(prediction, batch.target, **{name: getattr(batch, name) for name in self.keywords})
+    def __call__(self, prediction: Array, batch: Batch, kind: str) -> Any:
+        """``kind`` is what the targets are, see `gpulstm.training.Batches`.
+
+        With one target for each sequence there may be no time steps for lengths to be about: then they are None.
+        """
+        timeless = kind == "sequences" and (prediction.ndim < 3 or prediction.shape[:2] != batch.x.shape[:2])
+        given = {"lengths": None if timeless else batch.lengths, "target_lengths": batch.target_lengths}
+        return self.function(prediction, batch.target, **{name: given[name] for name in self.keywords})
 
 
 class Trained:

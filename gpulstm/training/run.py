@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import draws, losses, progress, saved
-from .batches import Batch, Batches, Stream, size_of
+from .batches import Batch, Batches, Stream, kind_of, size_of
 from .calls import Compared, Trained, named
 from .clipping import clip_by_global_norm
 from .history import History
@@ -112,7 +112,7 @@ class Run:
         rng = draws.generator(plan.seed, "masks", step) if plan.model.random else None
         rate = None if plan.schedule is None else plan.schedule(step)
         out, cache = plan.model.forward(batch, rng)
-        loss, dout = plan.loss(out, batch)
+        loss, dout = plan.loss(out, batch, _kind(plan.source, batch))
         losses.require_scalar("the loss", loss)
         _, grads = plan.model.model.backward(cache, dout)
         if plan.clip_norm is not None:
@@ -160,30 +160,25 @@ class Run:
     def _validated(self) -> dict[str, float]:
         """The loss and the metrics, averaged over time steps where targets have them, else over sequences."""
         plan = self.plan
-        measures: dict[str, Callable] = {"validation_loss": lambda out, batch: plan.loss(out, batch)[0]}
+        measures: dict[str, Callable] = {"validation_loss": lambda *given: plan.loss(*given)[0]}
         measures |= plan.metrics
         values: dict[str, list[Any]] = {name: [] for name in measures}
         weights = []
         for batch in plan.validation_batches():
             self.interrupts.check()
             sequences, steps, _ = size_of(batch, plan.batch_first)
-            weights.append(steps if self._is_per_step(batch) else sequences)
+            kind = _kind(plan.validation, batch)
+            weights.append(steps if kind == "steps" else sequences)
             batch = plan.model.placed(batch)
             out = plan.model.predict(batch)
             for name, measure in measures.items():
-                value = measure(out, batch)
+                value = measure(out, batch, kind)
                 losses.require_scalar(f"the metric {name}" if name in plan.metrics else "the loss", value)
                 values[name].append(value)
         return {
             name: sum(w * value for w, value in zip(weights, losses.on_host(found), strict=True)) / sum(weights)
             for name, found in values.items()
         }
-
-    def _is_per_step(self, batch: Batch) -> bool:
-        if isinstance(self.plan.validation, Batches):
-            return self.plan.validation.targets_are == "steps"
-        shape = getattr(batch.target, "shape", ())
-        return batch.target_lengths is None and tuple(shape[:2]) == tuple(batch.x.shape[:2])
 
     def _record(self, found: dict[str, Any]) -> dict[str, Any]:
         per_epoch, took = self.plan.steps_per_epoch, self.training_seconds
@@ -267,6 +262,11 @@ class Run:
         self.losses = Losses(self.step, position["loss_total"], position["loss_count"])
         self.seconds, self.started = position["seconds"], time.perf_counter()
         self.tokens, self.training_seconds = position["tokens"], position["training_seconds"]
+
+
+def _kind(source: Any, batch: Batch) -> str:
+    """What the targets are; a batch that a function made is asked itself."""
+    return source.targets_are if isinstance(source, Batches) else kind_of(batch)
 
 
 def identity(plan: Plan) -> dict[str, Any]:

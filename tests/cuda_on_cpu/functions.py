@@ -91,6 +91,10 @@ def flip(a, axis=None):
     return a._view(np.flip(a._values, axis))  # a view, which needs no device
 
 
+def reshape(a, newshape, order="C", *, copy=None):
+    return a.reshape(newshape, order=order)
+
+
 def array_equal(a1, a2, equal_nan=False):
     return owned(np.array_equal(values_of(a1), values_of(a2), equal_nan))
 

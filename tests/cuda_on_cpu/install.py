@@ -84,6 +84,7 @@ class _Cupy(ModuleType):
 FUNCTIONS = (
     *("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "asarray", "array", "arange"),
     *("ascontiguousarray", "asnumpy", "where", "stack", "concat", "concatenate", "flip", "array_equal"),
+    *("reshape",),
     *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul", "isfinite", "isnan", "any", "all"),
 )
 CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
