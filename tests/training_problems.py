@@ -9,8 +9,9 @@ from gpulstm import arrays
 class Recurrent:
     """Two LSTM layers with masks of all kinds and a linear layer: the parameters are a dict of dicts."""
 
-    def __init__(self, xp=np, dtype="float32", seed=0, dropout=0.2):
-        options = {"num_layers": 2, "dropout": dropout, "recurrent_dropout": dropout, "zoneout": dropout / 2}
+    def __init__(self, xp=np, dtype="float32", seed=0, dropout=0.2, num_layers=2):
+        options = {"num_layers": num_layers, "recurrent_dropout": dropout, "zoneout": dropout / 2}
+        options["dropout"] = dropout if num_layers > 1 else 0.0
         self.lstm = gl.LSTM(2, 6, **options, dtype=dtype, xp=xp, rng=seed)
         self.head = gl.nn.Linear(6, 1, dtype=dtype, xp=xp, rng=seed + 1)
         self.params = {"lstm": self.lstm.params, "head": self.head.params}
@@ -58,7 +59,7 @@ def flat(tree, name=""):
     """A tree of arrays as {name: NumPy copy}."""
     if not isinstance(tree, dict):
         return {name: np.array(arrays.to_numpy(tree))}
-    return {key: value for part in tree for key, value in flat(tree[part], f"{name}/{part}").items()}
+    return {key: value for part in tree for key, value in flat(tree[part], f"{name}/{part}" if name else part).items()}
 
 
 def assert_same_bits(got, expected):

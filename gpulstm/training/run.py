@@ -88,7 +88,6 @@ class Run:
     def _train(self) -> None:
         plan = self.plan
         while True:
-            self.interrupts.check()
             # First of all, because a run that is taken up again may have been left here.
             if self._evaluation_is_due():
                 self._evaluate()
@@ -98,6 +97,7 @@ class Run:
             self.history.stopped_early = self._patience_is_over()
             if self.history.stopped_early or self.step >= plan.steps:
                 return
+            self.interrupts.check()
             began = time.perf_counter()
             self._train_step()
             self.training_seconds += time.perf_counter() - began
@@ -155,7 +155,6 @@ class Run:
             self.evaluated = self.step
             self.losses.forget()
             self.tokens_before, self.training_seconds = self.tokens, 0.0
-            self._show()
 
     def _validated(self) -> dict[str, float]:
         """The loss and the metrics, averaged over time steps where targets have them, else over sequences."""

@@ -62,7 +62,7 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
     It waits for the arrays' device. What an interrupted writer has left beside ``path`` is removed.
     Raises FileNotFoundError where the folder is missing, RuntimeError where two programs write to one path.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     target = checked_target(path)
     tensors: dict[str, np.ndarray] = {}
@@ -76,8 +76,10 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
             leftover.unlink()
     part = target.with_name(f"{_part_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        save_file(tensors, part, header)
-        _force_to_disk(part)
+        with part.open("xb") as file:  # safetensors' own save_file would leave files of other names when killed
+            file.write(save(tensors, header))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, target)
     except FileNotFoundError as error:
         raise RuntimeError(f"path must be written by one program at a time: another one saves to {target}") from error
@@ -85,7 +87,11 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
         with suppress(OSError):
             part.unlink()
     if os.name != "nt":  # where a folder cannot be opened, and a rename is in the journal
-        _force_to_disk(target.parent)
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -224,12 +230,3 @@ def _decoded(value: Any, tensors: Mapping[str, np.ndarray]) -> Any:
 
 def _part_prefix(target: Path) -> str:
     return f".{target.name}.part-"
-
-
-def _force_to_disk(path: Path) -> None:
-    # Windows forces only what was opened for writing, and a folder opens only for reading.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
