@@ -105,7 +105,7 @@ def test_only_what_a_signature_names_is_passed():
 
     labels = [np.zeros(3 + k % 2, int) for k in range(40)]
     fitted(loss=functools.partial(loss, extra=4), train=(sequences()[0], labels), steps=1, rng=0)
-    assert seen[0][0] == 4 and seen[0][1].shape == seen[0][2].shape == (32,) and set(seen[0][2]) == {3, 4}
+    assert seen[0][0] == 4 and seen[0][1].shape == seen[0][2].shape and set(seen[0][2]) <= {3, 4}
     data = np.zeros((8, 3, 2), "float32"), np.zeros((8, 3, 1), "float32")
     fitted(loss=lambda p, t: squared_error(p, t), train=data, steps=1)
     settled = functools.partial(squared_error, lengths=np.array([1, 2, 3]))

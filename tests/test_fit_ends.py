@@ -205,7 +205,7 @@ def test_the_bar_shows_the_losses_the_rate_and_the_speed():
     threads = set(threading.enumerate())
     text = shown(Terminal(), steps=10, validation=sequences(9, seed=1), optimiser=Adam(0.02))
     last = text.rstrip().split("\r")[-1]
-    assert re.search(r"100%.*10/10.*loss 0\.\d+, validation 0\.\d+, learning rate 0.02, tokens/s [\d.]+k?", last), last
+    assert re.search(r"100%.*10/10.*loss 0\.\d+, validation 0\.\d+, lr 0.02, [\d.]+k? tokens/s", last), last
     assert set(threading.enumerate()) == threads, "the bar left a thread"
 
 

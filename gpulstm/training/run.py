@@ -207,7 +207,7 @@ class Run:
     def _show(self) -> None:
         self.losses.fetch()
         last = self.history.records[-1]["validation_loss"] if self.history else None
-        facts = {"loss": self.losses.recent, "validation": last, "learning rate": self._learning_rate()}
+        facts = {"loss": self.losses.recent, "validation": last, "lr": self._learning_rate()}
         self.bar.show(self.step, self.tokens, **facts)
 
     def _finish(self) -> None:
