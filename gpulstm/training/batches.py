@@ -228,7 +228,8 @@ def _kind(name: str, targets: Any, lengths: np.ndarray, asked: str | None) -> st
 def _padded(values: Any, numbers: np.ndarray, longest: int, batch_first: bool) -> np.ndarray:
     """(time_i, ...) each -> (time, batch, ...), or (batch, time, ...), with zeros past the ends."""
     if isinstance(values, np.ndarray):
-        return values[numbers] if batch_first else np.take(values.swapaxes(0, 1), numbers, axis=1)
+        rows = values[numbers]  # and no take along the second axis, which would copy all values first
+        return rows if batch_first else np.ascontiguousarray(rows.swapaxes(0, 1))
     first = values[numbers[0]]
     outer = (len(numbers), longest) if batch_first else (longest, len(numbers))
     padded = np.zeros((*outer, *first.shape[1:]), first.dtype)
