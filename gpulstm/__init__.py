@@ -7,6 +7,7 @@ from .functional import lstm_backward, lstm_forward
 from .generation import beam_search, generate
 from .lstm import LSTM
 from .parameters import State
+from .training import fit
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "LSTMCell",
     "State",
     "beam_search",
+    "fit",
     "generate",
     "lstm_backward",
     "lstm_forward",
