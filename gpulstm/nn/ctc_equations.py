@@ -45,7 +45,6 @@ def ctc(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # log(0) and inf - inf are as they should be
         running = _range(steps, lengths)[:, None] < lengths  # (time, batch)
         x = xp.astype(logits, wide, copy=False)
-        x = xp.where(running[..., None], x, arrays.zeros((), x))
         x = x - xp.max(x, axis=-1, keepdims=True)
         x = x - xp.log(xp.sum(xp.exp(x), axis=-1, keepdims=True))
         problem = _problem(target, lengths, target_lengths, classes, blank)
