@@ -98,7 +98,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
 
 
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
-    steps, batch, hidden = *gates.shape[:2], lane.width
+    (steps, batch, _), hidden = gates.shape, lane.width
     _multiply_inputs(x, weights, gates, lane)
     choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden)
     if choice.schedule == "loop":

@@ -111,7 +111,8 @@ FUNCTIONS = (
     *("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "asarray", "array", "arange"),
     *("ascontiguousarray", "asnumpy", "where", "take", "stack", "concat", "concatenate", "flip", "array_equal"),
     *("argsort", "log1p", "mean", "reshape"),
-    *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul", "isfinite", "isnan", "any", "all"),
+    *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul"),
+    *("isfinite", "isnan", "any", "all"),
 )
 CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
 CUBLAS = ("sgemm", "dgemm", "CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLASError")
