@@ -226,6 +226,21 @@ def test_it_stops_early_and_keeps_the_best():
     assert history.evaluations_since_best == 3
 
 
+def test_the_best_are_kept_where_the_last_checkpoint_fails(tmp_path, monkeypatch):
+    from gpulstm.training import saved
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    model, options = Pointwise(), {"validation": sequences(9, seed=1), "rng": 0, "evaluate_every": 2}
+    options |= {"schedule": lambda step: 0.05 if step < 6 else 5.0}
+    best, _ = fitted(steps=6, **options)
+    monkeypatch.setattr(saved, "save_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted(model, steps=10, checkpoint=tmp_path / "run.safetensors", checkpoint_every=100, **options)
+    assert_same_bits(model.params, best.params)
+
+
 def test_without_validation_the_last_parameters_stay():
     whole, history = fitted(steps=5, rng=0)
     assert history.best_step is None

@@ -303,9 +303,9 @@ print(json.dumps([resident, traced]))
 @pytest.mark.parametrize("bar", [False, True], ids=["no bar", "bar"])
 @pytest.mark.parametrize("traced", [False, True], ids=["resident", "traced"])
 def test_memory_does_not_grow_in_10000_steps(bar, traced):
-    """One kept float64 a step, the least that could leak, would be 9400 * 24 bytes = 226 kB as a Python float, and a
-    kept array of a batch over 9400 * 400 bytes = 3.8 MB. Records are kept: 37 more of them at under 1 kB each. What
-    is resident comes in pages and arenas, of up to 1 MB."""
+    """One Python float kept for each step, the least that could leak, is 9400 * 24 bytes = 226 kB; one batch kept for
+    each is over 9400 * 400 bytes = 3.8 MB. Records may be kept: there are 37 more of them, of less than 1 kB each. What
+    is resident grows by pages and by the allocator's arenas of up to 1 MB."""
     code = f"TRACED, BAR = {traced}, {bar}\n{GROWTH}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -213,13 +213,15 @@ class Run:
     def _finish(self) -> None:
         """The last checkpoint, which holds where training is; then the best parameters, for whoever uses the model."""
         self.losses.fetch()
-        if self.plan.checkpoint and self.kept != self.step:
-            self.save()
+        try:
+            if self.plan.checkpoint and self.kept != self.step:
+                self.save()
+        finally:  # on a full disk too
+            if self.best is not None:
+                saved.put(self.plan.model.params, self.best)
         if self.losses.count:  # interrupted between two evaluations: said, but not in the checkpoint
             self.history.records.append(self._record({"validation_loss": None} | dict.fromkeys(self.plan.metrics)))
         self._show()
-        if self.best is not None:
-            saved.put(self.plan.model.params, self.best)
 
     def save(self) -> None:
         """Writes the checkpoint. Raises FloatingPointError, and writes none, where a loss was NaN or infinite."""
