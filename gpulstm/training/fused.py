@@ -51,13 +51,13 @@ class Launcher:
         parameter; ``scalars(real)`` gives the kernel's arguments behind the table, numbers of type ``real``."""
         for (device, dtype), places in _groups(columns["target"]).items():
             chosen = {name: [column[i] for i in places] for name, column in columns.items()}
-            with device:
+            with chosen["target"][0].device:
                 if "gradient" in chosen:
                     xp = arrays.namespace(chosen["gradient"][0])
                     # The contiguous copies, where there are any, must live until the launch is under way.
                     chosen["gradient"] = [xp.ascontiguousarray(gradient) for gradient in chosen["gradient"]]
                 function, values = modules.kernel(kernel, dtype), scalars(np.dtype(dtype).type)
-                for table in self._tables_for((device.id, dtype), chosen["target"]):
+                for table in self._tables_for((device, dtype), chosen["target"]):
                     for name, column in chosen.items():
                         table.fill(name, column)
                     function(*table.geometry(), (table.values, *values))
@@ -106,9 +106,9 @@ def _filled(targets: list[Array]) -> list[TensorTable]:
     return tables
 
 
-def _groups(targets: list[Array]) -> dict[tuple[Any, str], list[int]]:
-    """(device, dtype) -> places of the arrays that have them."""
-    found: dict[tuple[Any, Any], list[int]] = {}
+def _groups(targets: list[Array]) -> dict[tuple[int, str], list[int]]:
+    """(number of the device, dtype) -> places of the arrays that have them."""
+    found: dict[tuple[int, Any], list[int]] = {}
     for place, target in enumerate(targets):
-        found.setdefault((target.device, target.dtype), []).append(place)
+        found.setdefault((target.device.id, target.dtype), []).append(place)
     return {(device, str(dtype)): places for (device, dtype), places in found.items()}
