@@ -100,6 +100,17 @@ def test_memory_is_set_byte_by_byte(cupy):
         cupy.cuda.runtime.memsetAsync(a.data.ptr, 0, 25, stream)
 
 
+def test_memory_is_copied_within_the_device(cupy):
+    source, target = cupy.asarray(np.arange(6, dtype="int32")), cupy.zeros(4, "int32")
+    runtime, stream = cupy.cuda.runtime, cupy.cuda.get_current_stream().ptr
+    runtime.memcpyAsync(target.data.ptr + 4, source.data.ptr + 12, 12, runtime.memcpyDeviceToDevice, stream)
+    np.testing.assert_array_equal(target.get(), [0, 3, 4, 5])
+    with pytest.raises(InvalidMemory, match="memcpyAsync: 20 bytes"):
+        runtime.memcpyAsync(target.data.ptr, source.data.ptr, 20, runtime.memcpyDeviceToDevice, stream)
+    with pytest.raises(ValueError, match="kind must be memcpyDeviceToDevice"):
+        runtime.memcpyAsync(target.data.ptr, source.data.ptr, 4, 1, stream)
+
+
 def test_pinned_memory_is_for_numpy_to_look_at(cupy):
     pinned = cupy.cuda.alloc_pinned_memory(12)
     values = np.frombuffer(pinned, np.uint32, 3)

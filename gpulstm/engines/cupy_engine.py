@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arrays import dtype_name
 from ..cuda import planner
+from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
@@ -87,13 +88,15 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
     first, last = (-1, 0) if lane.reverse else (0, -1)
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
     takes_part = None if lengths is None else lengths[:, None] > 0
-    cells[first], hiddens[first] = c, h if takes_part is None else cupy.where(takes_part, h, x.dtype.type(0))
+    copy(cells[first], c)
+    copy(hiddens[first], h if takes_part is None else cupy.where(takes_part, h, x.dtype.type(0)))
     _multiply_inputs(x, weights, gates, lane)
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
-    c[...], h[...] = cells[last], hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h)
+    copy(c, cells[last])
+    copy(h, hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h))
     return Saved(gates, cells, hiddens)
 
 
@@ -109,9 +112,9 @@ def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_ti
         return
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), x)
     first, last = (-1, 0) if lane.reverse else (0, -1)
-    hiddens[first] = h
+    copy(hiddens[first], h)
     cupy_one_launch.forward_steps(choice, gates, weights, hiddens, c, y, lane, lengths, first_time, keep=False)
-    h[...] = hiddens[last]
+    copy(h, hiddens[last])
 
 
 def _multiply_inputs(x, weights, gates, lane: Lane) -> None:

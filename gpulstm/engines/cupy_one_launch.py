@@ -5,6 +5,7 @@ before and after are `gpulstm.engines.cupy_engine`'s.
 """
 
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, d
     import cupy
 
     steps, batch, _ = gates.shape
-    arrays = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
+    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)

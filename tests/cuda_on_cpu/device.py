@@ -121,6 +121,18 @@ def memset_async(ptr, value, size, stream):
         memory.view(ptr, np.uint8, (size,), (1,), "memsetAsync")[...] = value & 0xFF
 
 
+MEMCPY_DEVICE_TO_DEVICE = 3
+
+
+def memcpy_async(dst, src, size, kind, stream):
+    """Within device memory, at once; both sides must lie within one live array each."""
+    if kind != MEMCPY_DEVICE_TO_DEVICE:
+        raise ValueError(f"kind must be memcpyDeviceToDevice, {MEMCPY_DEVICE_TO_DEVICE}, got {kind!r}")
+    if size:
+        source = memory.view(src, np.uint8, (size,), (1,), "memcpyAsync")
+        memory.view(dst, np.uint8, (size,), (1,), "memcpyAsync")[...] = source.copy()
+
+
 class PinnedMemoryPointer(bytearray):
     """Host memory, for ``numpy.frombuffer``. Like CuPy's it is longer than asked for, and holds anything."""
 

@@ -87,6 +87,8 @@ def _modules() -> dict[str, ModuleType]:
         runtimeGetVersion=device.get_version,
         driverGetVersion=device.get_version,
         memsetAsync=device.memset_async,
+        memcpyAsync=device.memcpy_async,
+        memcpyDeviceToDevice=device.MEMCPY_DEVICE_TO_DEVICE,
     )
     cuda.driver = _module("cupy.cuda.driver", **{name: getattr(driver, name) for name in DRIVER})
     cuda.device = _module("cupy.cuda.device", Device=device.Device, get_cublas_handle=device.get_cublas_handle)
