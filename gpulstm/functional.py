@@ -84,7 +84,7 @@ def lstm_forward(
     rng : seed below 2^64 or numpy Generator for the random masks of training; None draws a fresh seed.
     checkpoint_every : keep only the states of every so many steps, and compute the rest again in the backward pass:
         less memory for a second forward pass, and the same gradients to the bit. NumPy and CuPy round it up to a
-        multiple of `gpulstm.engines.WINDOW` steps.
+        multiple of the window in which they add up gradients: 128 steps, on a GPU more for fewer than 64 sequences.
 
     Returns
     -------

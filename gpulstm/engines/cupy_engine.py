@@ -19,6 +19,7 @@ from ..cuda.modules import kernel
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
 from . import Lane, cupy_one_launch, inputs_of, slots, windows
+from . import gpu_window as window
 from .cupy_masks import masked_copy
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
@@ -122,8 +123,8 @@ def _multiply_inputs(x, weights, gates, lane: Lane) -> None:
     import cupy
 
     gemm = Gemm(cupy, dtype_name(x))
-    for window in windows(len(x), lane.reverse):
-        gemm(matrix(x[window]), matrix(weights.input), matrix(gates[window]), transpose_b=True)
+    for stretch in windows(len(x), window(x.shape[1]), lane.reverse):
+        gemm(matrix(x[stretch]), matrix(weights.input), matrix(gates[stretch]), transpose_b=True)
 
 
 def _run(weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool) -> None:
@@ -171,14 +172,14 @@ def backward(
     else:
         cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
 
-    for window in windows(len(gates), lane.reverse):
-        da = matrix(gates[window])  # gradients of the pre-activations by now
-        h_before = matrix(hiddens[inputs_of(window, lane.reverse)])
-        gemm(da, matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
-        gemm(da, matrix(x[window]), matrix(gradient.input), transpose_a=True, accumulate=True)
+    for stretch in windows(len(gates), window(gates.shape[1]), lane.reverse):
+        da = matrix(gates[stretch])  # gradients of the pre-activations by now
+        h_before = matrix(hiddens[inputs_of(stretch, lane.reverse)])
+        gemm(da, matrix(weights.input), matrix(dx[stretch]), accumulate=add_to_dx)
+        gemm(da, matrix(x[stretch]), matrix(gradient.input), transpose_a=True, accumulate=True)
         gemm(da, h_before, matrix(gradient.recurrent), transpose_a=True, accumulate=True)
         if gradient.bias is not None:
-            gradient.bias[...] += column_sum(gates[window])
+            gradient.bias[...] += column_sum(gates[stretch])
 
 
 def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths) -> None:
