@@ -1,4 +1,4 @@
-"""gpulstm.cuda.planner: whatever it chooses covers the layer and fits the device, and it says why. No GPU takes part."""
+"""gpulstm.cuda.planner: what it chooses covers the layer and fits the device, and it says why. No GPU takes part."""
 
 import itertools
 import threading
