@@ -18,8 +18,8 @@ SCHEDULES = ("resident", "persistent")
 
 TOLERANCE = 1e-5
 """Of the norm of the difference from float64, by the array's norm. Rounding in float32 is 6e-8 of each of up to 20
-steps' sums, of up to 100 terms; what three products in TF32 leave out is less than 2^-21, 5e-7, of each term; and either
-goes through the steps that follow."""
+steps' sums of up to 100 terms; what three products in TF32 leave out is less than 2^-21, 5e-7, of each term; and both
+go through the steps that follow."""
 
 
 @dataclass
@@ -94,6 +94,22 @@ def scheduled(backend: Backend, schedule: str, multiprocessors: int = 16) -> Ite
             pytest.skip(f"the persistent schedule does not run on {real}")
     with pytest.MonkeyPatch.context() as patch, planner.only(schedule):
         patch.setattr(cupy_one_launch, "current_device", lambda: device(multiprocessors))
+        yield
+
+
+@contextmanager
+def laid_out_by_hand(**choices: planner.Choice) -> Iterator[None]:
+    """Within it, passes named in ``choices`` ("forward", "backward") run so, and the others in the loop."""
+    real = planner.choose
+
+    def choose(direction, *arguments):
+        if direction in choices:
+            return choices[direction]
+        with planner.only("loop"):
+            return real(direction, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "choose", choose)
         yield
 
 

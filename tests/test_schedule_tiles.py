@@ -11,7 +11,7 @@ from gpulstm.cuda import catalogue, planner
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
 from tests import backends
 from tests.problems import infer, solve
-from tests.schedule_cases import check, lengths_for, scheduled, small_problem
+from tests.schedule_cases import check, laid_out_by_hand, lengths_for, scheduled, small_problem
 
 BACKENDS = backends.KERNELS
 ALL = [(kernel, tiles) for kernel, (_, choices) in catalogue.TILES.items() for tiles in choices]
@@ -36,21 +36,13 @@ def laid_out(kernel: str, tiles: tuple[int, ...]) -> tuple[Choice, int, int]:
 
 
 @pytest.mark.parametrize(("kernel", "tiles"), ALL, ids=str)
-def test_every_choice_of_tiles(backend, kernel, tiles, monkeypatch):
+def test_every_choice_of_tiles(backend, kernel, tiles):
     choice, hidden, batch = laid_out(kernel, tiles)
     direction = FORWARD if kernel.endswith(FORWARD) else BACKWARD
-    real, rng = planner.choose, np.random.default_rng(batch)
-
-    def choose(asked, *arguments):
-        if asked == direction:
-            return choice
-        with planner.only("loop"):  # the other pass is not of interest here
-            return real(asked, *arguments)
-
+    rng = np.random.default_rng(batch)
     steps = STEPS if direction == BACKWARD else 3
     given = small_problem(1, hidden=hidden, steps=steps, batch=batch, lengths=lengths_for(rng, steps, batch))
-    with scheduled(backend, choice.schedule, choice.groups * choice.blocks):
-        monkeypatch.setattr(planner, "choose", choose)
+    with scheduled(backend, choice.schedule, MULTIPROCESSORS), laid_out_by_hand(**{direction: choice}):
         if direction == BACKWARD or tiles[-1] == 1:
             check(solve(backend, given), given)
         if direction == FORWARD:
