@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_backward(
     __shared__ __align__(16) float da[2][SEQUENCES][STRIDE];
     const int thread = threadIdx.x, unit = thread / 8, role = thread % 8, first_lane = thread % 32 & ~7;
     const bool exists = unit < hidden;
-    const long long units = (long long)batch * hidden, row_size = 4LL * hidden;
+    const long long units = (long long)batch * hidden;
 
     float w[EIGHTH];  // of output `unit`; pre-activation number r is gate r % 4 of unit r / 4
 #pragma unroll
@@ -57,20 +57,26 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_backward(
         length[s] = lengths && mine[s] ? lengths[sequence] : steps;
     }
 
-    // What a lane reads for the step at `time` of a sequence: a gate, a cell state, or dy.
-    const float* base = role < 4 ? gates + role * hidden + unit : role < 6 ? cells + (role == 4 ? reverse : 1 - reverse) * units + unit
-                                                                          : dy + dy_offset + unit;
-    const long long width = role < 4 ? row_size : role < 6 ? hidden : dy_width;  // of its rows
+    // What a lane reads for each step of a sequence: a gate, a cell state, or dy. One step further on, a pointer moves by its
+    // row's width times the batch, back in time unless `reverse`.
+    const int direction = reverse ? 1 : -1, first_step = reverse ? 0 : steps - 1;
+    const long long first_row = (long long)first_step * batch + first_sequence;
     const bool reads = exists && (role < 6 || (role == 6 && dy));
-#define FETCH(count, s)                                                                                             \
-    (reads && mine[s] && (count) < steps                                                                            \
-         ? base[((long long)(reverse ? (count) : steps - 1 - (count)) * batch + first_sequence + (s)) * width]      \
-         : 0.0f)
+    const int row = role < 4 ? 4 * hidden : role < 6 ? hidden : dy_width;
+    const long long move = (long long)direction * batch * row;
+    const float* ahead = role < 4   ? gates + role * hidden + unit
+                         : role < 6 ? cells + (role == 4 ? reverse : 1 - reverse) * units + unit
+                         : dy       ? dy + dy_offset + unit
+                                    : gates;  // and not read
+    ahead += first_row * row;
+    float* gate_at = gates + first_row * 4 * hidden + role * hidden + unit;  // of the first four lanes
+
     float next[AHEAD][SEQUENCES];
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
-        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = FETCH(i, s);
+        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = reads && mine[s] && i < steps ? ahead[s * row] : 0.0f;
+        ahead += move;
     }
     __syncthreads();
 
@@ -83,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_backward(
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
                 const float item = next[i][s];
-                next[i][s] = FETCH(count + AHEAD, s);
+                next[i][s] = reads && mine[s] && count + AHEAD < steps ? ahead[s * row] : 0.0f;
                 const float in = __shfl_sync(0xFFFFFFFFu, item, first_lane);
                 const float forget = __shfl_sync(0xFFFFFFFFu, item, first_lane + 1);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, item, first_lane + 2);
@@ -105,9 +111,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_backward(
                 if (role < 4 && mine[s]) {
                     const int r = 4 * unit + role;
                     da[i % 2][s][r + r / EIGHTH * 4] = d_gate;
-                    gates[((long long)step * batch + first_sequence + s) * row_size + role * hidden + unit] = d_gate;
+                    gate_at[s * row] = d_gate;
                 }
             }
+            ahead += move;
+            gate_at += move;  // of the lanes that use it
             __syncthreads();
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {

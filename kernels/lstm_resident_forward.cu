@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_forward(
         const int column = half * HALF + k;
         w[k] = exists && column < hidden ? weight[((long long)gate * hidden + unit) * hidden + column] : 0.0f;
     }
-    const float b = bias && exists ? bias[gate * hidden + unit] : 0.0f;
+    const float b = bias && exists && half == 0 ? bias[gate * hidden + unit] : 0.0f;
 
     const int first_sequence = blockIdx.x * SEQUENCES;
     const int first_slot = keep && reverse ? steps : 0;
@@ -64,17 +64,28 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_forward(
         if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = h[s];
     }
 
-    // Steps are counted in the order in which they run. What a lane reads for step `count` of sequence s:
+    // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
+    const int direction = reverse ? -1 : 1, first_step = reverse ? steps - 1 : 0;
+    const long long first_row = (long long)first_step * batch + first_sequence;
+    const int gate_row = 4 * hidden;
+    const long long gate_move = (long long)direction * batch * gate_row;
+    float* gate_at = gates + first_row * gate_row + gate * hidden + unit;  // of sequence 0, at the step that runs
+    const float* ahead = gate_at;                                          // and at the one that is fetched
+
+    // Eight lanes have the same h and c: each writes something else, if anything.
+    const int role = thread % 8;
+    const bool writes = role == 1 || (keep && (role == 3 || role == 5));
+    const int out_row = role == 1 ? y_width : hidden;
+    const long long out_move = (long long)direction * batch * out_row;
+    float* out_at = role == 1 ? y + first_row * y_width + y_offset + unit
+                              : (role == 3 ? hiddens : cells) + (first_row + (1 - reverse) * (long long)batch) * hidden + unit;
+
     float next[AHEAD][SEQUENCES];
-    const long long row_size = 4LL * hidden, column = gate * hidden + unit;
-#define FETCH(count, s)                                                                                        \
-    (mine[s] && half == 0 && (count) < steps                                                                   \
-         ? gates[((long long)(reverse ? steps - 1 - (count) : (count)) * batch + first_sequence + (s)) * row_size + column] + b \
-         : 0.0f)
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
-        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = FETCH(i, s);
+        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = mine[s] && half == 0 && i < steps ? ahead[s * gate_row] : 0.0f;
+        ahead += gate_move;
     }
     __syncthreads();
 
@@ -87,13 +98,9 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_forward(
             float a[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                a[s] = next[i][s];
-                next[i][s] = FETCH(count + AHEAD, s);
-            }
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
                 const float4* source = (const float4*)&h_now[i % 2][s][half * (HALF + 4)];
-                float sums[4] = {a[s], 0.0f, 0.0f, 0.0f};  // four chains, since each waits for its last addition
+                float sums[4] = {next[i][s], b, 0.0f, 0.0f};  // four chains, since each waits for its last addition
+                next[i][s] = mine[s] && half == 0 && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
 #pragma unroll
                 for (int q = 0; q < QUADS; ++q) {
                     const float4 four = source[q];
@@ -104,6 +111,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_forward(
                 }
                 a[s] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
             }
+            ahead += gate_move;
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
                 a[s] += __shfl_xor_sync(0xFFFFFFFFu, a[s], 1);
@@ -119,15 +127,12 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_forward(
                     h[s] = out * tanhf(c[s]);
                 }
                 if (!mine[s]) continue;
-                const long long row = (long long)step * batch + first_sequence + s;
-                const long long at = (step + 1 - reverse) * units + (long long)(first_sequence + s) * hidden + unit;
-                // Eight lanes have the same h and c: each writes something else.
-                if (thread % 8 == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = h[s];
-                if (thread % 8 == 1) y[row * y_width + y_offset + unit] = runs ? h[s] : 0.0f;
-                if (keep && thread % 8 == 3) hiddens[at] = h[s];
-                if (keep && thread % 8 == 5) cells[at] = c[s];
-                if (keep && runs && half == 0) gates[row * row_size + column] = activated;
+                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = h[s];
+                if (writes) out_at[s * out_row] = role == 5 ? c[s] : (runs || role == 3 ? h[s] : 0.0f);
+                if (keep && runs && half == 0) gate_at[s * gate_row] = activated;
             }
+            gate_at += gate_move;
+            out_at += out_move;
             __syncthreads();
         }
     }
