@@ -9,8 +9,9 @@
 // of the outputs, who add up one from each block, in the order of the blocks.
 //
 // `exchange` has two slots that take turns. A word says by its lowest bit whether it has arrived: the bit alternates from
-// one use of a slot to the next, at the price of half a unit in the last place of a contribution (an infinite one becomes
-// NaN). A slot may be written again because whoever writes to it has read what its owner sent after reading the last use.
+// one use of a slot to the next. The reader clears it, so that what is added up does not depend on it; a contribution is
+// thus rounded to 22 bits of mantissa, towards zero. A slot may be written again because whoever writes to it has read what
+// its owner sent after reading the last use.
 //
 // Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions.
 // hidden is a multiple of 4.
@@ -126,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                         for (int b = 0; b < BATCH; ++b) {
 #pragma unroll
                             for (int v = 0; v < 4; ++v) {
-                                if (first + b * READERS < pieces) sum[v] += __uint_as_float(words[b][v]);
+                                if (first + b * READERS < pieces) sum[v] += __uint_as_float(words[b][v] & ~1u);
                             }
                         }
                     }

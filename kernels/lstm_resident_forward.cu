@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_forward(
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
-        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = mine[s] && half == 0 && i < steps ? ahead[s * gate_row] : 0.0f;
+        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = mine[s] && i < steps && half == 0 ? ahead[s * gate_row] : 0.0f;
         ahead += gate_move;
     }
     __syncthreads();

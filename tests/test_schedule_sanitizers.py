@@ -174,7 +174,7 @@ class TestAddresses:
         [
             ("mine[s] = exists && sequence < batch;", "mine[s] = exists && sequence <= batch;"),
             ("const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
-            ("count + AHEAD < steps", "count + AHEAD <= steps"),
+            ("mine[s] && i < steps", "mine[s] && i <= steps"),
         ],
     )
     def test_in_resident(self, monkeypatch, direction, line, wrong):
