@@ -95,10 +95,10 @@ class TestCompilation:
         found = Counter()
         compile_one, slow = modules._compile, threading.Event()
 
-        def counted(cupy, specialisation):
+        def counted(cupy, specialisation, shared_bytes):
             found[specialisation, cupy.cuda.runtime.getDevice()] += 1
             slow.wait(0.05)
-            return compile_one(cupy, specialisation)
+            return compile_one(cupy, specialisation, shared_bytes)
 
         monkeypatch.setattr(modules, "_kernels", {})
         monkeypatch.setattr(modules, "_compile", counted)
