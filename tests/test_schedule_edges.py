@@ -42,12 +42,12 @@ def check_with_nan(found: dict, given, how=solve) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 class TestNan:
     @pytest.mark.parametrize("nan", [NAN, NOT_THERE], ids=["nan", "all ones"])
-    @pytest.mark.parametrize("at", [(0, 0), (2, 2), (4, 4), (4, 2), (1, EMPTY)], ids=str)
+    @pytest.mark.parametrize("at", [(0, 0), (4, 4), (4, 2), (1, EMPTY)], ids=str)
     def test_in_x(self, backend, schedule, at, nan):
-        """At the first step, within, at the last one, and twice beyond a sequence's end, where nobody may look."""
+        """At the first step, at the last one, and twice beyond a sequence's end, where nobody may look."""
         given = usual(directions=2)
         given = given.but(x=changed(given.x, at, nan))
-        assert bool(np.isnan(infer(NUMPY, given)["y"]).any()) == (at in ((0, 0), (2, 2), (4, 4)))
+        assert bool(np.isnan(infer(NUMPY, given)["y"]).any()) == (at in ((0, 0), (4, 4)))
         with scheduled(backend, schedule, 5):
             check_with_nan(solve(backend, given), given)
             check_with_nan(infer(backend, given), given, infer)

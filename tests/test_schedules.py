@@ -125,23 +125,19 @@ class TestTheSameBits:
                     scale = np.abs(together[name]).max()
                     np.testing.assert_allclose(alone[name], together[name][:, one], rtol=0, atol=1e-6 * scale)
 
-    @pytest.mark.parametrize("steps", [8, 9, 10, 11])
+    @pytest.mark.parametrize("steps", [7, 8, 9])
     def test_with_checkpoints(self, backend, schedule, steps, monkeypatch):
-        """Segments of 4 and 8 steps, of which the last one is shorter or not.
-
-        4 steps of 32 sequences are a multiple of 512 bytes: cuBLAS may choose another kernel, which adds up in another
-        order, for matrices that begin elsewhere. Real windows always are such a multiple.
-        """
-        monkeypatch.setattr(engines, "WINDOW", 4)
+        """Segments of 3 and 6 steps, of which the last one is shorter or not."""
+        monkeypatch.setattr(engines, "WINDOW", 3)
         monkeypatch.setattr(engines, "GPU_ROWS", 1)
-        lengths = np.resize([steps, 0, 5], 32)
-        given = usual(schedule, steps=steps, batch=32, lengths=lengths)
+        lengths = np.array([steps, 0, 5])
+        given = usual(schedule, steps=steps, batch=3, lengths=lengths)
         x, params, state, dy, dstate = (
             backend.array(a) for a in (given.x, given.params, given.state, given.dy, given.dstate)
         )
         found = []
         with scheduled(backend, schedule, 5):
-            for every in (None, 4, 8):
+            for every in (None, 3, 6):
                 y, final, cache = gl.lstm_forward(x, params, state, lengths=lengths, checkpoint_every=every)
                 dx, grads, dinitial = gl.lstm_backward(cache, dy, dstate)
                 results = {"y": y, "h": final.h, "c": final.c, "dx": dx, "dh": dinitial.h, "dc": dinitial.c, **grads}
@@ -193,7 +189,7 @@ class TestCounts:
         return Counter(backend.xp.on_cpu.launches), sum(backend.xp.on_cpu.gemms.values())
 
     @pytest.mark.parametrize("lengths", LENGTHS)
-    @pytest.mark.parametrize(("layers", "directions"), [(1, 1), (3, 1), (1, 2), (2, 2)])
+    @pytest.mark.parametrize(("layers", "directions"), [(1, 1), (3, 1), (2, 2)])
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_training_and_inference(self, backend, schedule, layers, directions, lengths):
         given = usual(schedule, hidden=4, layers=layers, directions=directions, lengths=LENGTHS[lengths])

@@ -111,7 +111,7 @@ def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device,
         else:
             found += layouts(direction, batch, hidden, device)
             if not any(choice.schedule == schedule for choice in found):
-                obstacles[schedule] = f"hidden_size {hidden} does not fit on {device.multiprocessors} multiprocessors"
+                obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
     loop = _loop_microseconds(direction, batch, hidden)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
