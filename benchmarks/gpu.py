@@ -125,7 +125,7 @@ class Gpu:
             "NVRTC": ".".join(map(str, self.cupy.cuda.nvrtc.getVersion())),
             "CuPy": self.cupy.__version__,
             "Python": platform.python_version(),
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 

@@ -27,7 +27,7 @@ SMI_FIELDS = (
 def machine(device: str) -> dict[str, Any]:
     """The processor, and the GPU if the run is on one."""
     found = {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
