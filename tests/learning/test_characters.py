@@ -11,7 +11,7 @@ from gpulstm import nn
 from gpulstm.training import Adam, schedules, windows
 from tests.learning import topics
 
-NATS = 1.9  # a character, at most, on held-out text
+NATS = 1.7  # a character, at most, on held-out text; 1.56 to 1.59 is what this model comes to
 PROMPT = "The "
 
 
@@ -65,7 +65,7 @@ def test_it_predicts_text_that_it_has_not_seen(trained):
 
 
 def test_the_bound_asks_for_a_memory():
-    assert topics.of_pairs(*topics.halves()) > NATS + 0.3
+    assert topics.of_pairs(*topics.halves()) > NATS + 0.4
     assert nats(new_model(0), topics.halves()[1]) > 2 * NATS
 
 
