@@ -54,7 +54,7 @@ class Reverser:
     very place that is to be written next.
     """
 
-    def __init__(self, rng, size=16, hidden=64):
+    def __init__(self, rng, size=8, hidden=64):
         self.hidden = hidden
         self.layers = {
             "source": nn.Embedding(SYMBOLS + 1, size, rng=rng),
