@@ -33,8 +33,10 @@ def sequences(number, rng, without=()):
 def task(symbols):
     """The input and the target of one sequence."""
     backwards = symbols[::-1]
-    source, previous = np.append(symbols, np.int32(END)), np.insert(backwards, 0, START)
-    return np.stack([source, previous], axis=1), np.append(backwards, np.int32(END))
+    found = np.full((3, len(symbols) + 1), END, np.int32)
+    source, previous, target = found
+    source[:-1], previous[0], previous[1:], target[:-1] = symbols, START, backwards, backwards
+    return found[:2].T, target
 
 
 def padded(found):
