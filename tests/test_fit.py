@@ -318,6 +318,9 @@ class TestOnTheStandIn:
         ({"train": sequences()[0]}, TypeError, r"train must be a pair \(inputs, targets\), .* got list of 40"),
         ({"train": Batch(np.ones((2, 3, 2)), 1)}, TypeError, "train must be a pair .* got Batch"),
         ({"train": lambda rng: (1, 2)}, TypeError, "must return gl.training.Batch, got tuple"),
+        ({"train": lambda rng: Batch((1, 2), 3)}, TypeError, "x must be one array .*, got tuple of 2; .* side by side"),
+        ({"train": lambda rng: Batch(None, 3)}, TypeError, "x must be an array .*, got NoneType"),
+        ({"validation": Batch([1], 3)}, TypeError, "x must be one array .*, got list of 1"),
         ({"epochs": 3}, ValueError, "one of epochs and steps must be given, got epochs=3 and steps=2"),
         ({"steps": None}, ValueError, "one of epochs and steps must be given"),
         ({"steps": 0}, ValueError, "steps must be at least 1"),
@@ -346,6 +349,15 @@ def test_it_refuses_padding_that_the_model_would_take_for_data():
     inputs, _ = sequences()
     with pytest.raises(ValueError, match="model.forward must have an argument lengths"):
         fitted(train=(inputs, np.zeros((40, 1), "float32")), steps=1)
+
+
+def test_an_infinite_loss_says_what_may_be_wrong_with_labels():
+    """Two labels of one step."""
+    model, data = gl.nn.Linear(2, 3, rng=0), (np.zeros((4, 1, 2), "float32"), [np.array([1, 2])] * 4)
+    with pytest.raises(FloatingPointError, match="the loss of step 1 is inf, .* needs more time steps than"):
+        fitted(model, gl.nn.ctc, data, steps=1)
+    with pytest.raises(FloatingPointError, match="the loss of step 1 is nan, .* in the data$"):
+        fitted(model, gl.nn.ctc, (data[0] * np.nan, data[1]), steps=1)
 
 
 def test_it_refuses_a_forward_with_three_results():

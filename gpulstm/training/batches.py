@@ -165,7 +165,18 @@ class Stream:
         batch = self.make(draws.generator(self.seed, purpose, step))
         if not isinstance(batch, Batch):
             raise TypeError(f"a function given for data must return gl.training.Batch, got {type(batch).__name__}")
-        return batch
+        return with_one_input(batch)
+
+
+def with_one_input(batch: Batch) -> Batch:
+    """The batch. Raises TypeError unless its x is one array."""
+    if isinstance(batch.x, (tuple, list, dict)):
+        raise TypeError(
+            f"a Batch's x must be one array (time, batch, ...), got {type(batch.x).__name__} of {len(batch.x)}; for a "
+            f"model of several inputs, put them side by side along a last axis and let its forward take them apart"
+        )
+    arrays.require_array("a Batch's x", batch.x)
+    return batch
 
 
 def _samples(name: str, values: Any, time_first: bool) -> "np.ndarray | list[np.ndarray]":

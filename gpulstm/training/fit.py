@@ -6,7 +6,7 @@ from typing import Any
 from .. import initialisers
 from . import saved
 from .adam import Adam
-from .batches import Batch, Batches, Stream
+from .batches import Batch, Batches, Stream, with_one_input
 from .calls import Compared, Trained
 from .history import FIELDS, History
 from .run import Plan, Run
@@ -162,7 +162,7 @@ def _validation(
         return None
     model.require_inference()
     if isinstance(validation, Batch):
-        return validation
+        return with_one_input(validation)
     if callable(validation):
         return Stream(validation, seed).at(0, "validation")
     return _batches("validation", validation, batch_size, seed, loss, batch_first)

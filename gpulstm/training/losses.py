@@ -33,9 +33,12 @@ class Losses:
         for value in on_host(waiting):
             self.step += 1
             if not math.isfinite(value):
+                labels = ""
+                if value == math.inf:
+                    labels = "; or in ctc, a labelling needs more time steps than its sequence has"
                 raise FloatingPointError(
                     f"the loss of step {self.step} is {value}, and the parameters are no longer to be trusted; a "
-                    f"smaller learning rate or clip_norm=1.0 often helps, or there is a NaN in the data"
+                    f"smaller learning rate or clip_norm=1.0 often helps, or there is a NaN in the data{labels}"
                 )
             self.total += value
             self.count += 1
