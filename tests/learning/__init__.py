@@ -1,1 +1,1 @@
-"""Problems that an LSTM must be able to learn, as a user would have it learn them."""
+"""Problems that an LSTM must be able to learn, trained as a user would train it."""
