@@ -13,11 +13,11 @@
 // Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates.
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
-#define AHEAD 8
+#define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
 #define EIGHTH (4 * QUADS)      // pre-activations in a lane's part of the sum
 #define STRIDE (8 * EIGHTH + 32)  // of a sequence's; each part begins 4 further on, in banks of its own
 
-extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_backward(
+extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
     const float* __restrict__ cells,   // (steps + 1, batch, hidden)

@@ -12,11 +12,11 @@
 // Bytes per hidden unit and step: reads 4 gates, writes 1 h + 1 y, in training 4 gates + 1 cell too.
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
-#define AHEAD 8
+#define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
 #define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
 
-extern "C" __global__ void __launch_bounds__(64 * QUADS) lstm_resident_forward(
+extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forward(
     float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
     const float* __restrict__ weight, // (4*hidden, hidden) W_hh
     const float* __restrict__ bias,   // (4*hidden,) or null
