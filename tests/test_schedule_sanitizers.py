@@ -183,7 +183,7 @@ class TestAddresses:
         [
             ("mine[s] = exists && sequence < batch;", "mine[s] = exists && sequence <= batch;"),
             ("const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
-            ("mine[s] && i < steps", "mine[s] && i <= steps"),
+            ("count + AHEAD < steps", "count + AHEAD <= steps"),
         ],
     )
     def test_in_resident(self, monkeypatch, direction, line, wrong):
