@@ -18,6 +18,7 @@ import pytest
 import gpulstm as gl
 from gpulstm.training import Adam, load_checkpoint
 from gpulstm.training.interrupts import Interrupts
+from gpulstm.training.progress import _short
 from tests.training_problems import Pointwise, Recurrent, assert_same_bits, sequences, squared_error
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,6 +208,18 @@ def test_the_bar_shows_the_losses_the_rate_and_the_speed():
     last = text.rstrip().split("\r")[-1]
     assert re.search(r"100%.*10/10.*loss 0\.\d+, validation 0\.\d+, lr 0.02, [\d.]+k? tokens/s", last), last
     assert set(threading.enumerate()) == threads, "the bar left a thread"
+
+
+@pytest.mark.parametrize(
+    ("value", "two", "three"),
+    [
+        *((0.00123, "0.0012", "0.00123"), (9.96, "10", "9.96"), (150, "150", "150"), (999.7, "1000", "1000")),
+        *((1490, "1.5k", "1.49k"), (99_600, "100k", "99.6k"), (150_000, "150k", "150k"), (1.5e6, "1.5M", "1.5M")),
+        *((123_456_789, "123M", "123M"), (float("nan"), "nan", "nan"), (float("inf"), "inf", "inf")),
+    ],
+)
+def test_numbers_in_the_bar_are_short_and_have_no_exponent(value, two, three):
+    assert (_short(value, 2), _short(value)) == (two, three)
 
 
 def test_a_log_gets_few_lines():

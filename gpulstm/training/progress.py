@@ -1,6 +1,7 @@
 """The progress bar, in a terminal, a notebook or a log."""
 
 import importlib.util
+import math
 import os
 import sys
 import time
@@ -65,10 +66,12 @@ def _width() -> dict[str, Any]:
 
 
 def _short(value: float, digits: int = 3) -> str:
+    """That many digits, and never an exponent between 1 and a billion."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.{digits}g}{unit}"
-    return f"{value:.{digits}g}"
+        if size <= value < math.inf:
+            scaled = value / size
+            return f"{scaled:.{digits}g}{unit}" if scaled < 10 ** (digits - 1) else f"{scaled:.0f}{unit}"
+    return f"{value:.{digits}g}" if value < 10 ** (digits - 1) else f"{value:.0f}"
 
 
 def _in_notebook() -> bool:
