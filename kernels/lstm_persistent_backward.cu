@@ -1,17 +1,18 @@
-// Backpropagation through all time steps of one LSTM layer in one launch, in float32: the twin of lstm_persistent_forward.
+// Backpropagation through all time steps of one LSTM layer in one launch, in float32: the twin of
+// lstm_persistent_forward.
 //
 // The formulas are those of lstm_backward_step.cu. What couples the steps is dh = W_hh^T da, a sum over all 4*hidden
 // pre-activations of a step, which live in all blocks of a group.
 //
-// Who owns what: as in the forward pass, a block owns UNITS = 4 * MTILES hidden units of its group's sequences. It makes
-// their da, and at once what these contribute to every dh of the group: hidden outputs summed over its own 16 * MTILES
-// rows of W_hh, which its 16 warps hold in registers, 16 * JTILES outputs each. The contributions go to the owners
-// of the outputs, who add up one from each block, in the order of the blocks.
+// Who owns what: as in the forward pass, a block owns UNITS = 4 * MTILES hidden units of its group's sequences. It
+// makes their da, and at once what these contribute to every dh of the group: hidden outputs summed over its own 16 *
+// MTILES rows of W_hh, which its 16 warps hold in registers, 16 * JTILES outputs each. The contributions go to the
+// owners of the outputs, who add up one from each block, in the order of the blocks.
 //
-// `exchange` has two slots that take turns. A word says by its lowest bit whether it has arrived: the bit alternates from
-// one use of a slot to the next. The reader clears it, so that what is added up does not depend on it; a contribution is
-// thus rounded to 22 bits of mantissa, towards zero. A slot may be written again because whoever writes to it has read what
-// its owner sent after reading the last use.
+// `exchange` has two slots that take turns. A word says by its lowest bit whether it has arrived: the bit alternates
+// from one use of a slot to the next. The reader clears it, so that what is added up does not depend on it; a
+// contribution is thus rounded to 22 bits of mantissa, towards zero. A slot may be written again because whoever writes
+// to it has read what its owner sent after reading the last use.
 //
 // Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions.
 // hidden is a multiple of 4.
@@ -69,12 +70,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 const int output = first_output + 16 * j + g + 8 * (part % 2);
                 const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
                 const bool inside = unit < hidden && output < hidden;
-                w[j][k][part] = __float_as_uint(inside ? weight[((long long)(row % 4) * hidden + unit) * hidden + output] : 0.0f);
+                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
+                w[j][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
             }
         }
     }
 
-    // CuPy leaves out blocks that do not fit on the device, with a warning; whoever waited for one of them would wait long.
+    // CuPy leaves out blocks that do not fit on the device, with a warning; whoever waited for one of them would wait
+    // long.
     if ((int)gridDim.x != blocks * ((batch + share - 1) / share)) {
         if (threadIdx.x == 0) store_word(failed, 1u);
         return;
@@ -112,7 +115,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 const int reader = thread % READERS, reads = thread / READERS, pieces = blocks * MTILES;
                 float sum[4] = {0, 0, 0, 0};
                 if (sequence0 + reads < end_sequence) {
-                    const unsigned* source = arrivals + (long long)(sequence0 - first_sequence + reads) * blocks * UNITS;
+                    const long long place = (long long)(sequence0 - first_sequence + reads) * blocks * UNITS;
+                    const unsigned* source = arrivals + place;
                     for (int first = reader; first < pieces; first += BATCH * READERS) {
                         unsigned words[BATCH][4];
 #pragma unroll
@@ -216,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     }
                 }
             }
-            // da is written again after the next barrier but one, or the next one where nothing is collected: see there.
+            // da is written again after the barrier of collecting; where nothing is collected, after this one.
             if (!collects) __syncthreads();
         }
     }

@@ -3,18 +3,19 @@
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
-// Who owns what: the batch is split into groups of sequences that never wait for each other. Within a group a block owns
-// UNITS = 4 * MTILES hidden units, all four gates of each, for all sequences of the group; its 16 warps share out the
-// sum over h, so a warp holds 16 * MTILES rows x 8 * KTILES columns of W_hh as fragments for the tensor cores, and
+// Who owns what: the batch is split into groups of sequences that never wait for each other. Within a group a block
+// owns UNITS = 4 * MTILES hidden units, all four gates of each, for all sequences of the group; its 16 warps share out
+// the sum over h, so a warp holds 16 * MTILES rows x 8 * KTILES columns of W_hh as fragments for the tensor cores, and
 // reads each h of its columns exactly once. Row r of the block is gate r % 4 of unit r / 4. The order of the columns
 // within a warp is permuted such that a thread's share of h is contiguous.
 //
-// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1] (handover.cuh);
-// multiply; add up the 16 warps' sums through shared memory, in a fixed order; four neighbouring lanes make one unit's
-// four gates; publish h[t]. What has not been written yet in `hiddens` is all ones, a NaN that no arithmetic makes.
+// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]
+// (handover.cuh); multiply; add up the 16 warps' sums through shared memory, in a fixed order; four neighbouring lanes
+// make one unit's four gates; publish h[t]. What has not been written yet in `hiddens` is all ones, a NaN that no
+// arithmetic makes.
 //
-// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y, and with `keep` 4 gates; each block
-// reads the group's h[t-1] from L2.
+// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y, and with `keep` 4 gates; each
+// block reads the group's h[t-1] from L2.
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
 #include "handover.cuh"
@@ -67,12 +68,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const int row = 16 * m + g + 8 * (part % 2), unit = first_unit + row / 4;
                 const int column = first_column + 2 * k + part / 2;
                 const bool inside = unit < hidden && column < hidden;
-                w[m][k][part] = __float_as_uint(inside ? weight[((long long)(row % 4) * hidden + unit) * hidden + column] : 0.0f);
+                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
+                w[m][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
             }
         }
     }
 
-    // CuPy leaves out blocks that do not fit on the device, with a warning; whoever waited for one of them would wait long.
+    // CuPy leaves out blocks that do not fit on the device, with a warning; whoever waited for one of them would wait
+    // long.
     if ((int)gridDim.x != blocks * ((batch + share - 1) / share)) {
         if (threadIdx.x == 0) store_word(failed, 1u);
         return;

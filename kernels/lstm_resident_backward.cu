@@ -2,9 +2,9 @@
 //
 // The formulas are those of lstm_backward_step.cu, and dh[t-1] = W_hh^T da[t].
 //
-// Who owns what: a block owns SEQUENCES sequences, and waits for no other block. Eight neighbouring lanes own a hidden unit:
-// its dh is a sum over all 4*hidden pre-activations, of which each lane takes an eighth, with 4 * QUADS weights in
-// registers. The first four then make one gate's gradient each. The gradients are in shared memory, twice, so that
+// Who owns what: a block owns SEQUENCES sequences, and waits for no other block. Eight neighbouring lanes own a hidden
+// unit: its dh is a sum over all 4*hidden pre-activations, of which each lane takes an eighth, with 4 * QUADS weights
+// in registers. The first four then make one gate's gradient each. The gradients are in shared memory, twice, so that
 // one barrier per step is enough.
 //
 // What a step reads from memory is one number per lane (the four gates, the cell state before and after, dy), and is
@@ -57,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
         length[s] = lengths && mine[s] ? lengths[sequence] : steps;
     }
 
-    // What a lane reads for each step of a sequence: a gate, a cell state, or dy. One step further on, a pointer moves by its
-    // row's width times the batch, back in time unless `reverse`.
+    // What a lane reads for each step of a sequence: a gate, a cell state, or dy. One step further on, a pointer moves
+    // by its row's width times the batch, back in time unless `reverse`.
     const int direction = reverse ? 1 : -1, first_step = reverse ? 0 : steps - 1;
     const long long first_row = (long long)first_step * batch + first_sequence;
     const bool reads = exists && (role < 6 || (role == 6 && dy));

@@ -3,9 +3,9 @@
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
-// Who owns what: a block owns SEQUENCES sequences, and waits for no other block. Eight neighbouring lanes own a hidden unit:
-// two for each of its gates, which halve the sum over h. The hidden states are in shared memory, twice, so that one
-// barrier per step is enough; a thread's 4 * QUADS weights and the cell states are in registers.
+// Who owns what: a block owns SEQUENCES sequences, and waits for no other block. Eight neighbouring lanes own a hidden
+// unit: two for each of its gates, which halve the sum over h. The hidden states are in shared memory, twice, so that
+// one barrier per step is enough; a thread's 4 * QUADS weights and the cell states are in registers.
 //
 // What a step reads from memory does not depend on h, and is fetched AHEAD steps before it is used.
 //
@@ -77,8 +77,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     const bool writes = role == 1 || (keep && (role == 3 || role == 5));
     const int out_row = role == 1 ? y_width : hidden;
     const long long out_move = (long long)direction * batch * out_row;
-    float* out_at = role == 1 ? y + first_row * y_width + y_offset + unit
-                              : (role == 3 ? hiddens : cells) + (first_row + (1 - reverse) * (long long)batch) * hidden + unit;
+    const long long after = (first_row + (1 - reverse) * (long long)batch) * hidden + unit;  // its slot
+    float* out_at = role == 1 ? y + first_row * y_width + y_offset + unit : (role == 3 ? hiddens : cells) + after;
 
     float next[AHEAD][SEQUENCES];
 #pragma unroll

@@ -31,8 +31,8 @@ __device__ __forceinline__ unsigned low_part(unsigned word) {
     return __float_as_uint(__uint_as_float(word) - __uint_as_float(word & HIGH_BITS));
 }
 
-// Which bits the tensor cores read, from where the compiler cannot look it up: were it a constant, the low parts of what
-// stays the same from step to step would be computed once and kept, in twice the registers.
+// Which bits the tensor cores read, from where the compiler cannot look it up: were it a constant, the low parts of
+// what stays the same from step to step would be computed once and kept, in twice the registers.
 __device__ __forceinline__ unsigned high_bits_of(const volatile unsigned* place) { return *place; }
 
 // The number itself, of which the compiler knows nothing: what is made of it stays where it is made.
