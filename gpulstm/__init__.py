@@ -4,9 +4,24 @@ from . import nn, ops, training
 from .cell import LSTMCell
 from .config import show_config
 from .functional import lstm_backward, lstm_forward
+from .generation import beam_search, generate
 from .lstm import LSTM
 from .parameters import State
+from .training import fit
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "LSTMCell", "State", "lstm_backward", "lstm_forward", "nn", "ops", "show_config", "training"]
+__all__ = [
+    "LSTM",
+    "LSTMCell",
+    "State",
+    "beam_search",
+    "fit",
+    "generate",
+    "lstm_backward",
+    "lstm_forward",
+    "nn",
+    "ops",
+    "show_config",
+    "training",
+]

@@ -7,7 +7,6 @@ al., Memory-efficient backpropagation through time, NIPS 2016.
 from collections.abc import Callable
 from typing import Any
 
-from . import engines
 from .arrays import Array, namespace
 from .engines import Lane
 from .parameters import Weights
@@ -43,16 +42,20 @@ class CheckpointedEngine:
     """
 
     def __init__(self, engine: Any, every: int) -> None:
-        self.engine = engine
-        self.every = -(-every // engines.WINDOW) * engines.WINDOW
+        self.engine, self.every = engine, every
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)  # all that does not go through time
 
+    def _stretches(self, x: Array, reverse: bool) -> list[slice]:
+        steps, batch = x.shape[:2]
+        window = self.engine.window(batch)
+        return stretches(steps, -(-self.every // window) * window, reverse)
+
     def forward(self, x: Array, weights: Weights, h: Array, c: Array, y: Array, lane: Lane, lengths: Any) -> list:
         """Gives the state before each stretch, a copy of its own."""
         kept = []
-        for t in stretches(x.shape[0], self.every, lane.reverse):
+        for t in self._stretches(x, lane.reverse):
             kept.append((h.copy(), c.copy()))
             self.engine.forward(x[t], weights, h, c, y[t], lane._replace(first_time=t.start), within(lengths, t))
         return kept
@@ -72,7 +75,7 @@ class CheckpointedEngine:
         gradient: Any,
     ) -> None:
         """Stretch by stretch, the last one first: forward again, this time to keep everything, and backward."""
-        visited = stretches(x.shape[0], self.every, lane.reverse)
+        visited = self._stretches(x, lane.reverse)
         for t, (h, c) in zip(reversed(visited), reversed(kept), strict=True):
             own, left = lane._replace(first=0, first_time=t.start), within(lengths, t)
             y = self.engine.empty((*x[t].shape[:2], lane.width), x)  # written once more, and not looked at

@@ -2,7 +2,6 @@
 
 import platform
 import sys
-from importlib import metadata
 
 import numpy as np
 
@@ -29,6 +28,8 @@ def report() -> list[str]:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata  # a tenth of a second, which importing this package need not take
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

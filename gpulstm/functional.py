@@ -6,11 +6,13 @@ NumPy and CuPy arrays go through `gpulstm.stack` and their engine; every other a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from . import array_api_stack, arrays, checkpoints, initialisers, stack
 from . import lengths as lengths_module
 from .arrays import Array
+from .cuda import planner
 from .masks import Draws
 from .options import PLAIN, Options, as_options
 from .parameters import Layout, State
@@ -40,12 +42,12 @@ class _Call:
     batched: bool
     draws: Draws
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether every step is the plain LSTM's."""
         return self.layout.is_plain and self.draws.options.of_step(training=self.draws.training) == PLAIN
 
-    @property
+    @cached_property
     def engine(self) -> Any:
         """The in-place engine for x's library, or None: then the equations run as they stand."""
         if not (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)):
@@ -82,7 +84,7 @@ def lstm_forward(
     rng : seed below 2^64 or numpy Generator for the random masks of training; None draws a fresh seed.
     checkpoint_every : keep only the states of every so many steps, and compute the rest again in the backward pass:
         less memory for a second forward pass, and the same gradients to the bit. NumPy and CuPy round it up to a
-        multiple of `gpulstm.engines.WINDOW` steps.
+        multiple of the window in which they add up gradients: 128 steps, on a GPU more for fewer than 64 sequences.
 
     Returns
     -------
@@ -173,6 +175,22 @@ def inference(
         else:
             y, final = stack.inference(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
+
+
+def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: bool, draws: Draws) -> planner.Plan:
+    """What would run each layer's time steps forward and back, and why; the same for all layers and directions."""
+    call = _check(layout, x, params, None, None, batch_first, draws)
+    if arrays.is_numpy(x):
+        return planner.both("numpy", "a matrix product and its fused update per step, in place")
+    if call.engine is None:
+        return planner.both("equations", f"{arrays.library(x)}'s own operations, so that its autograd and jit apply")
+    if not call.is_plain:
+        return planner.both("loop", "with options, and in layers that have projections, peepholes or layer norm")
+    from .engines import cupy_one_launch
+
+    with arrays.on_device_of(x):
+        device = cupy_one_launch.current_device()
+    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device)
 
 
 def lstm_backward(

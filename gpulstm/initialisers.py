@@ -111,6 +111,11 @@ def uniform(
     return convert({name: draw.uniform(-bound, bound, shape) for name, shape in shapes.items()})
 
 
+def converted(values: Mapping[str, np.ndarray], dtype: Any, xp: ModuleType) -> dict[str, Array]:
+    """NumPy's float64 values as parameters of another dtype and library."""
+    return _converter(dtype, xp)(values)
+
+
 def of_lstm(
     shapes: Mapping[str, tuple[int, ...]], hidden_size: int, start: Start, dtype: Any, xp: ModuleType, rng: Any
 ) -> dict[str, Array]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from . import arrays, checkpoints, initialisers, options, state_dict
 from .arrays import Array
-from .functional import Cache, forward, inference, lstm_backward
+from .cuda.planner import Plan
+from .functional import Cache, forward, inference, lstm_backward, plan
 from .masks import Draws
 from .parameters import GATES, Layout, State
 
@@ -160,6 +161,16 @@ class LSTM:
         ``dy`` is the gradient of y and ``dstate`` that of the final state; either may be None. A cache serves once.
         """
         return lstm_backward(cache, dy, dstate)
+
+    def plan(self, x: Array) -> Plan:
+        """What would run each layer's time steps forward and back for an input such as x, and why. Runs nothing.
+
+        Print it. On a GPU it names the schedule, `gpulstm.cuda.planner` says what there is; all layers and directions
+        have the same one.
+        """
+        return plan(
+            self.layout, x, self.params, self.batch_first, Draws(self.options, 0 if self.options.is_random else None)
+        )
 
     def gate(self, name: str, layer: int = 0, *, reverse: bool = False) -> Gate:
         """A copy of one gate's parameters as the textbook writes them.

@@ -7,6 +7,7 @@ Every word of `gpulstm.philox` has a counter (unit, sequence, time, stream). Wha
   for all steps of a sequence.
 - weight drop: stream 2^30 + ``2 * layer + direction``, counter (column, row, 0)
 - dropout between layers: stream 2^31 + layer, counter (feature, sequence, time)
+- `gpulstm.nn.Dropout`: stream 3 * 2^30, counter likewise; the axes before the last two are counted as time
 
 `kernels/philox.cuh` draws the same.
 """
@@ -24,6 +25,7 @@ from .variants import StepMasks
 WHOLE_SEQUENCE = 2**32 - 1
 WEIGHT_STREAM = 2**30
 DROPOUT_STREAM = 2**31
+LAYER_STREAM = 3 * 2**30
 
 
 @dataclass(frozen=True)

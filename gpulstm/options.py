@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Options:
         """Whether training draws random masks."""
         return any((self.dropout, self.recurrent_dropout, self.weight_drop, *self.zoneout))
 
+    @lru_cache(maxsize=256)  # noqa: B019 - options are a few numbers, and every call of a layer asks
     def of_step(self, *, training: bool) -> "Options":
         """What is left of the options within one time step: dropout between layers acts outside of it, and in
         inference no dropout acts at all."""

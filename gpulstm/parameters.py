@@ -7,6 +7,8 @@ keeps two, because their sum is all that the equations see.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from . import arrays
@@ -94,8 +96,9 @@ class Layout:
             if self.bidirectional:
                 yield layer, f"_l{layer}_reverse"
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Parameter name -> shape."""
+    @lru_cache(maxsize=256)  # noqa: B019 - a layout is a few numbers, and every call of a layer asks
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameter name -> shape. Not to be written to."""
         found: dict[str, tuple[int, ...]] = {}
         hidden = self.hidden_size
         for layer, suffix in self.suffixes():
@@ -112,7 +115,7 @@ class Layout:
                 "bias_norm_c": (hidden,),
             }
             found |= {kind + suffix: of_kind[kind] for kind in self.kinds()}
-        return found
+        return MappingProxyType(found)
 
     def kinds(self) -> list[str]:
         """The parameters that each layer and direction has, named without the suffix."""
@@ -165,6 +168,11 @@ class Layout:
     def check(self, params: Mapping[str, Array]) -> None:
         """Raises ValueError that lists every missing, unexpected or mis-shaped parameter, TypeError for a non-array."""
         expected = self.shapes()
+        if len(params) == len(expected) and all(
+            name in params and arrays.is_array(params[name]) and tuple(params[name].shape) == shape
+            for name, shape in expected.items()
+        ):
+            return
         problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in params]
         problems += [f"unexpected {name}" for name in params if name not in expected]
         for name, shape in expected.items():

@@ -40,6 +40,21 @@ def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]
     return {name: _like(combined(name), params[name]) for name in shapes}
 
 
+def load_by_name(mapping: Mapping[str, Any], params: Mapping[str, Array]) -> dict[str, Array]:
+    """`load` for a layer whose parameters are called as PyTorch's are: same names, same shapes."""
+    problems = [f"missing {name} {tuple(p.shape)}" for name, p in params.items() if name not in mapping]
+    problems += [f"unexpected {name}" for name in mapping if name not in params]
+    values = {name: _host(name, mapping[name]) for name in params if name in mapping}
+    for name, value in values.items():
+        shape, got = tuple(params[name].shape), value.shape
+        if got != shape:
+            hint = "; is it transposed?" if len(shape) == 2 and got == shape[::-1] else ""
+            problems.append(f"{name} must have shape {shape}, got {got}{hint}")
+    if problems:
+        raise ValueError(f"the state dict does not fit: {listing(problems)}")
+    return {name: _like(values[name], params[name]) for name in params}
+
+
 def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], bool, float]:
     """(state dict, batch_first, dropout) of a ``torch.nn.LSTM`` or of a state dict itself.
 

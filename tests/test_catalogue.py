@@ -25,7 +25,12 @@ def test_switches_are_those_that_the_file_reads():
 def test_specialisations_are_all_different_and_complete():
     every = list(catalogue.specialisations())
     assert len(set(every)) == len(every)
-    expected = sum(len(catalogue.REAL_OF_DTYPE) * 2 ** len(switches) for _, switches in catalogue.KERNELS.values())
+    expected = sum(
+        len(catalogue.TILES[entry][1])
+        if entry in catalogue.TILES
+        else len(catalogue.REAL_OF_DTYPE) * 2 ** len(switches)
+        for entry, (_, switches) in catalogue.KERNELS.items()
+    )
     assert len(every) == expected
     assert len({(s.source, s.options) for s in every}) < len(every), "entries of one file share a translation unit"
 
@@ -37,3 +42,12 @@ def test_kernel_readme_has_one_row_per_kernel():
     for entry, _, rest in rows:
         listed = {word for word in re.findall(r"[A-Z]{2,}", rest.rsplit("|", 1)[1])}
         assert listed == set(catalogue.KERNELS[entry][1]), entry
+
+
+def test_tiles_are_those_that_the_file_reads():
+    for entry, (names, choices) in catalogue.TILES.items():
+        text = (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
+        code = re.sub(r"//.*", "", text)
+        given = {name for name in re.findall(r"\b[A-Z]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
+        assert given == set(names), entry
+        assert len(set(choices)) == len(choices)

@@ -55,6 +55,7 @@ def train(backend, dtype: str, lengths, options: dict, every: int | None) -> lis
 def test_the_same_bits(backend, options, lengths, dtype, monkeypatch):
     """Stretches of one window, of several, of more than the sequence; and a last one that is shorter."""
     monkeypatch.setattr(engines, "WINDOW", 3)
+    monkeypatch.setattr(engines, "GPU_ROWS", 1)
     expected = train(backend, dtype, lengths, OPTIONS[options], None)
     for every in (1, 4, 6, 100):
         found = train(backend, dtype, lengths, OPTIONS[options], every)

@@ -249,6 +249,8 @@ def offered():
     with cupy_on_cpu() as cupy:
         paths = [*install.FUNCTIONS, *install.CONSTANTS]
         paths += ["RawModule", "RawModule.get_function", "RawKernel", "RawKernel.max_dynamic_shared_size_bytes"]
+        paths += [f"RawKernel.{name}" for name in ("kernel", "shared_size_bytes", "enable_cooperative_groups")]
+        paths += ["cuda.Device.attributes", "cuda.Device.compute_capability"]
         paths += [f"cuda.cublas.{name}" for name in install.CUBLAS]
         for name, module in vars(cupy.cuda).items():
             if name.startswith("__"):
@@ -313,7 +315,7 @@ def _mismatch(path, ours, theirs):
     return ""
 
 
-ELEMENTWISE = ("tanh", "exp", "sqrt", "log", "sign", "abs", "maximum", "minimum", "isfinite", "isnan", "matmul")
+ELEMENTWISE = ("tanh", "exp", "sqrt", "log", "log1p", "sign", "abs", "maximum", "minimum", "isfinite", "isnan", "matmul")
 
 
 def _value(text):

@@ -44,6 +44,7 @@ class TestCounts:
 
     def test_training_has_as_many_products_and_sums_as_windows_of_time(self, backend, monkeypatch):
         monkeypatch.setattr(engines, "WINDOW", 2)
+        monkeypatch.setattr(engines, "GPU_ROWS", 1)
         given = problems.problem()
         windows = -(-STEPS // 2)
         x, params, kept = backend.array(given.x), backend.array(given.params), []
@@ -95,10 +96,10 @@ class TestCompilation:
         found = Counter()
         compile_one, slow = modules._compile, threading.Event()
 
-        def counted(cupy, specialisation):
+        def counted(cupy, specialisation, shared_bytes):
             found[specialisation, cupy.cuda.runtime.getDevice()] += 1
             slow.wait(0.05)
-            return compile_one(cupy, specialisation)
+            return compile_one(cupy, specialisation, shared_bytes)
 
         monkeypatch.setattr(modules, "_kernels", {})
         monkeypatch.setattr(modules, "_compile", counted)
@@ -186,3 +187,10 @@ class TestDevices:
         after, cache = cell.forward(x)
         dx, _, _ = cell.backward(cache, (after.h, None))
         assert dx.device == after.h.device == x.device
+
+
+def test_windows_on_a_gpu_have_rows_enough_for_a_product():
+    assert [engines.gpu_window(batch) for batch in (0, 1, 8, 64, 65, 1000)] == [8192, 8192, 1024, 128, 128, 128]
+    assert engines.cpu_window(1) == engines.WINDOW == 128
+    for window in map(engines.gpu_window, range(100)):
+        assert window % engines.WINDOW == 0

@@ -69,6 +69,7 @@ class TestWindows:
     @pytest.mark.parametrize("seed", CASES[:20])
     def test_matches(self, backend, seed, window, monkeypatch):
         monkeypatch.setattr(engines, "WINDOW", window)
+        monkeypatch.setattr(engines, "GPU_ROWS", 1)
         check(backend, seed, "float64")
 
 

@@ -114,10 +114,15 @@ def _include_options() -> tuple[str, ...]:
     return tuple(f"-I{path}" for folder in folders for path in sorted(Path(folder).glob("*/include")))
 
 
-def programs() -> dict[tuple[str, tuple[str, ...]], set[str]]:
-    """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together."""
+def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set[str]]:
+    """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together.
+
+    Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py.
+    """
     wanted: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for specialisation in catalogue.specialisations():
+        if specialisation.is_cooperative != cooperative:
+            continue
         wanted.setdefault((specialisation.source, specialisation.options), set()).add(specialisation.entry)
     return wanted
 
@@ -134,7 +139,7 @@ def test_every_specialisation_compiles_without_spills(architecture):
         name = f"{'/'.join(sorted(entries))} {' '.join(options)}"
         check(entries, compile_for(architecture, source, options, name), f"{name}, sm_{architecture}")
         checked |= entries
-    assert checked == set(catalogue.KERNELS)
+    assert checked == set(catalogue.KERNELS) - set(catalogue.COOPERATIVE)
 
 
 def architecture_for_self_test() -> int:

@@ -97,7 +97,7 @@ def test_the_sdist_carries_what_the_tests_need(distributions):
     with tarfile.open(distributions["sdist"]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "LICENSE", "start.py", ".ci/run"} <= names
-    for folder in ("gpulstm", "kernels", "tests", "course"):
+    for folder in ("gpulstm", "kernels", "benchmarks", "tests", "course"):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".cu", ".cuh", ".hpp", ".cpp", ".h", ".ipynb", ".md"} and not_ignored(path):
                 assert path.relative_to(ROOT).as_posix() in names
@@ -113,7 +113,7 @@ def test_the_version_is_the_same_everywhere(distributions):
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
-HEAVY = ("cupy", "cupy_backends", "torch", "jax", "onnx", "matplotlib", "scipy")
+HEAVY = ("cupy", "cupy_backends", "torch", "jax", "onnx", "matplotlib", "scipy", "safetensors", "tqdm")
 
 
 @pytest.mark.parametrize(
@@ -124,11 +124,14 @@ HEAVY = ("cupy", "cupy_backends", "torch", "jax", "onnx", "matplotlib", "scipy")
         "import numpy, gpulstm as gl; lstm = gl.LSTM(2, 3, rng=numpy.random.default_rng(0));"
         "x = numpy.ones((4, 5, 2), 'float32'); y, state, cache = lstm.forward(x); lstm.backward(cache, y);"
         "out, cache = gl.nn.Linear(2, 1).forward(x); gl.nn.mean_squared_error(out, out)",
+        "import numpy, gpulstm as gl; data = numpy.ones((4, 5, 2), 'float32'), numpy.ones((4, 5, 1), 'float32');"
+        "gl.fit(gl.nn.Linear(2, 1), gl.nn.mean_squared_error, data, steps=3, progress=False)",
     ],
-    ids=["import", "submodules", "an LSTM on NumPy"],
+    ids=["import", "submodules", "an LSTM on NumPy", "training without a bar and checkpoints"],
 )
-def test_no_array_library_but_numpy_is_imported(use, tmp_path):
-    """Those that a process has not imported it does not use: their import costs seconds, and may touch a GPU."""
+def test_nothing_heavy_is_imported_but_numpy(use, tmp_path):
+    """An array library that a process has not imported it does not use: its import costs seconds, and may touch a GPU.
+    What gl.fit needs is imported when it is needed."""
     asked = f"import sys; {use}; print([name for name in {HEAVY} if name in sys.modules])"
     assert run_python(sys.executable, "-c", asked, cwd=tmp_path, PYTHONPATH=str(ROOT)).strip() == "[]"
 

@@ -23,6 +23,12 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_variant_output_backward": ("lstm_variant_output.cu", ()),
     "lstm_variant_initial_gradient": ("lstm_variant_output.cu", ()),
     "masked_copy": ("masked_copy.cu", ()),
+    "embedding_forward": ("embedding.cu", ()),
+    "embedding_gradient_chunks": ("embedding.cu", ()),
+    "embedding_gradient_join": ("embedding.cu", ()),
+    "layer_norm_forward": ("layer_norm.cu", ()),
+    "layer_norm_backward": ("layer_norm.cu", ()),
+    "layer_norm_parameter_gradient": ("layer_norm.cu", ()),
     "sigmoid": ("elementwise.cu", ()),
     "sigmoid_backward": ("elementwise.cu", ()),
     "tanh_forward": ("elementwise.cu", ()),
@@ -31,7 +37,48 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ()),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ()),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ()),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ()),
+    "sgd_step": ("sgd_step.cu", ()),
+    "adam_step": ("adam_step.cu", ()),
+    "sum_of_squares": ("clip_gradients.cu", ()),
+    "scale_to_norm": ("clip_gradients.cu", ()),
+    "clip_values": ("clip_gradients.cu", ()),
+    "softmax_cross_entropy_count": ("softmax_cross_entropy.cu", ()),
+    "softmax_cross_entropy": ("softmax_cross_entropy.cu", ()),
+    "softmax_cross_entropy_mean": ("softmax_cross_entropy.cu", ()),
+    "masked_softmax": ("masked_softmax.cu", ()),
+    "masked_softmax_backward": ("masked_softmax.cu", ()),
+    "ctc_log_normaliser": ("ctc.cu", ()),
+    "ctc_forward_backward": ("ctc.cu", ()),
+    "ctc_gradient": ("ctc.cu", ()),
 }
+
+# kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
+# of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES.
+TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
+    "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
+    "lstm_persistent_forward": (
+        ("MTILES", "KTILES", "NTILES"),
+        (
+            *((2, depth, sequences) for depth in (1, 2, 4, 6, 8) for sequences in (1, 2, 4)),
+            *((4, depth, sequences) for depth in (1, 2, 4) for sequences in (1, 2)),
+        ),
+    ),
+    "lstm_persistent_backward": (
+        ("MTILES", "JTILES", "NTILES"),
+        (
+            *((2, outputs, sequences) for outputs in (1, 2, 3, 4) for sequences in (1, 2, 4)),
+            *((4, outputs, sequences) for outputs in (1, 2) for sequences in (1, 2, 4)),
+        ),
+    ),
+}
+
+# Kernels whose blocks wait for each other, so that all of them have to run at the same time.
+COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward")
 
 
 @dataclass(frozen=True)
@@ -41,6 +88,7 @@ class Specialisation:
     entry: str
     dtype: str
     features: tuple[bool, ...] = ()
+    tiles: tuple[int, ...] = ()
 
     @property
     def file(self) -> str:
@@ -59,12 +107,27 @@ class Specialisation:
             "--std=c++14",
             f"-DREAL={REAL_OF_DTYPE[self.dtype]}",
             *(f"-D{name}={int(on)}" for name, on in switches),
+            *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
         )
+
+    @property
+    def is_cooperative(self) -> bool:
+        """Whether its blocks wait for each other."""
+        return self.entry in COOPERATIVE
+
+    @property
+    def _tile_names(self) -> tuple[str, ...]:
+        return TILES[self.entry][0] if self.entry in TILES else ()
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches."""
+    """All of them: every kernel x storage type x setting of its switches, or x choice of its tiles."""
+    for entry, (_, choices) in TILES.items():
+        for tiles in choices:
+            yield Specialisation(entry, "float32", (), tiles)
     for entry, (_, switches) in KERNELS.items():
+        if entry in TILES:
+            continue
         for dtype in REAL_OF_DTYPE:
             for features in product((False, True), repeat=len(switches)):
                 yield Specialisation(entry, dtype, features)

@@ -4,27 +4,34 @@ import threading
 
 from .catalogue import Specialisation
 
+USUAL_SHARED_BYTES = 48 * 1024  # of a block; more has to be asked for
+
 _kernels: dict = {}  # (cupy module, device id, specialisation) -> compiled kernel
 _lock = threading.Lock()
 
 
-def kernel(entry: str, dtype: str, *features: bool):
+def kernel(entry: str, dtype: str, *features: bool, tiles: tuple[int, ...] = (), shared_bytes: int = 0):
     """The compiled kernel for the current device: call it as ``kernel(grid, block, args)``.
 
-    ``entry`` and the order of ``features`` are those of `catalogue.KERNELS`; ``dtype`` is a name such as "float32".
+    ``entry`` and the order of ``features`` are those of `catalogue.KERNELS`, ``tiles`` one of `catalogue.TILES`;
+    ``dtype`` is a name such as "float32". ``shared_bytes`` is the dynamic shared memory that its launches will ask for.
     """
     import cupy
 
-    key = (cupy, cupy.cuda.runtime.getDevice(), entry, dtype, features)
+    key = (cupy, cupy.cuda.runtime.getDevice(), entry, dtype, features, tiles)
     found = _kernels.get(key)
     if found is None:
         with _lock:  # two threads that come first together must not compile twice
             found = _kernels.get(key)
             if found is None:
-                found = _kernels[key] = _compile(cupy, Specialisation(entry, dtype, features))
+                found = _kernels[key] = _compile(cupy, Specialisation(entry, dtype, features, tiles), shared_bytes)
     return found
 
 
-def _compile(cupy, specialisation: Specialisation):
-    module = cupy.RawModule(code=specialisation.source, options=specialisation.options)
-    return module.get_function(specialisation.entry)
+def _compile(cupy, specialisation: Specialisation, shared_bytes: int):
+    cooperative = {"enable_cooperative_groups": True} if specialisation.is_cooperative else {}
+    module = cupy.RawModule(code=specialisation.source, options=specialisation.options, **cooperative)
+    function = module.get_function(specialisation.entry)
+    if shared_bytes > USUAL_SHARED_BYTES:
+        function.max_dynamic_shared_size_bytes = shared_bytes
+    return function

@@ -3,6 +3,7 @@
 Every engine is a module, or an object, with the same functions, so `gpulstm.stack` works with any of them:
 
 - ``GATE_BUFFER_BYTES``: how large a gate buffer may grow in inference
+- ``window(batch)``: time steps of a window, see `windows`
 - ``contiguous(x)``, ``empty(shape, like)``, ``zeros(shape, like)``
 - ``without_padding(x, lengths)``: a copy of x (time, batch, inputs) with zeros where a sequence is over
 - ``dropped(y, draws, layer)``: y (time, batch, features) with the mask of dropout between layers on it, or y itself
@@ -46,11 +47,24 @@ Windows begin at multiples of this, so the order of every sum, and with it every
 are at hand at once.
 """
 
+GPU_ROWS = 8192
+"""Time steps times sequences that a window has at least on a GPU, where every product costs a launch."""
 
-def windows(steps: int, reverse: bool) -> Iterator[slice]:
+
+def cpu_window(batch: int) -> int:
+    """Time steps of a window on a CPU, the same for any batch: its rows stay in the cache."""
+    return WINDOW
+
+
+def gpu_window(batch: int) -> int:
+    """Time steps of a window on a GPU: of few sequences it takes more."""
+    return WINDOW * max(1, GPU_ROWS // (WINDOW * max(batch, 1)))
+
+
+def windows(steps: int, window: int, reverse: bool) -> Iterator[slice]:
     """Time windows in the order in which the backward pass comes to them."""
-    for first in range(0, steps, WINDOW)[:: 1 if reverse else -1]:
-        yield slice(first, min(first + WINDOW, steps))
+    for first in range(0, steps, window)[:: 1 if reverse else -1]:
+        yield slice(first, min(first + window, steps))
 
 
 def inputs_of(window: slice, reverse: bool) -> slice:

@@ -1,7 +1,9 @@
-"""The LSTM on CuPy arrays, loop schedule: cuBLAS for the products, one fused kernel per step for the rest.
+"""The LSTM on CuPy arrays: cuBLAS for the products, our kernels for the rest.
 
-The kernels are `kernels/lstm_forward_step.cu`, `lstm_backward_step.cu` and `column_sum.cu`; their headers say what each
-computes. See `gpulstm.engines` for what each function takes.
+The time steps run in one of the schedules that `gpulstm.cuda.planner` chooses from: here the loop, with one GEMM and
+one fused kernel per step (`kernels/lstm_forward_step.cu`, `lstm_backward_step.cu`), and in
+`gpulstm.engines.cupy_one_launch` those with one launch for all steps. See `gpulstm.engines` for what each function
+takes.
 """
 
 from typing import Any, NamedTuple
@@ -9,12 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import dtype_name
+from ..cuda import planner
+from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
-from . import Lane, inputs_of, slots, windows
+from . import Lane, cupy_one_launch, inputs_of, slots, windows
+from . import gpu_window as window
 from .cupy_masks import masked_copy
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
@@ -78,40 +83,67 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
 
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
-    cells, hiddens = (empty((steps + 1, batch, lane.width), x) for _ in "ch")
+    cells = empty((steps + 1, batch, lane.width), x)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width)
+    hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
     first, last = (-1, 0) if lane.reverse else (0, -1)
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
     takes_part = None if lengths is None else lengths[:, None] > 0
-    cells[first], hiddens[first] = c, h if takes_part is None else cupy.where(takes_part, h, x.dtype.type(0))
-    _run(x, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
-    c[...], h[...] = cells[last], hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h)
+    copy(cells[first], c)
+    copy(hiddens[first], h if takes_part is None else cupy.where(takes_part, h, x.dtype.type(0)))
+    _multiply_inputs(x, weights, gates, lane)
+    if choice.schedule == "loop":
+        _run(weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
+    else:
+        cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
+    copy(c, cells[last])
+    copy(h, hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h))
     return Saved(gates, cells, hiddens)
 
 
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
-    _run(x, weights, h, c, y, lane, gates, lengths, first_time, keep=False)
+    (steps, batch, _), hidden = gates.shape, lane.width
+    _multiply_inputs(x, weights, gates, lane)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden)
+    if choice.schedule == "loop":
+        _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False)
+        return
+    if choice.schedule == "resident":
+        cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
+        return
+    hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), x)
+    first, last = (-1, 0) if lane.reverse else (0, -1)
+    copy(hiddens[first], h)
+    cupy_one_launch.forward_steps(choice, gates, weights, hiddens, c, y, lane, lengths, first_time, keep=False)
+    copy(h, hiddens[last])
 
 
-def _run(x, weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool) -> None:
+def _multiply_inputs(x, weights, gates, lane: Lane) -> None:
+    """gates = x @ W_ih^T, window by window."""
+    import cupy
+
+    gemm = Gemm(cupy, dtype_name(x))
+    for stretch in windows(len(x), window(x.shape[1]), lane.reverse):
+        gemm(matrix(x[stretch]), matrix(weights.input), matrix(gates[stretch]), transpose_b=True)
+
+
+def _run(weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool) -> None:
     """Every launch argument but the step's own four numbers is the same for all steps, so the loop computes nothing."""
     import cupy
 
-    steps, batch, _ = x.shape
+    steps, batch, _ = gates.shape
     hidden = lane.width
-    dtype = dtype_name(x)
+    dtype = dtype_name(gates)
     gemm = Gemm(cupy, dtype)
     all_gates, all_h, recurrent = matrix(gates), matrix(hiddens), matrix(weights.recurrent)
-    for window in windows(steps, lane.reverse):
-        gemm(matrix(x[window]), matrix(weights.input), matrix(gates[window]), transpose_b=True)
-
     step_kernel = kernel("lstm_forward_step", dtype, weights.bias is not None, lengths is not None, keep)
     grid, block = one_thread_per(batch * hidden)
     arrays = (gates, or_null(weights.bias), cells, hiddens, y, or_null(lengths))
     sizes = tuple(np.int32(n) for n in (batch, hidden, y.shape[2], lane.first))
     for t in range(steps)[:: -1 if lane.reverse else 1]:
         before, after = slots(t, lane.reverse) if keep else (0, 0)
-        step_gates = rows_of(all_gates, t * batch, batch, x.itemsize)
-        h_before = rows_of(all_h, before * batch, batch, x.itemsize)
+        step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
+        h_before = rows_of(all_h, before * batch, batch, gates.itemsize)
         gemm(h_before, recurrent, step_gates, transpose_b=True, accumulate=True)
         numbers = (np.int32(t), np.int32(first_time + t), np.int32(before), np.int32(after))
         step_kernel(grid, block, (*arrays, *numbers, *sizes))
@@ -134,16 +166,20 @@ def backward(
 
     gates, cells, hiddens = saved
     gemm = Gemm(cupy, dtype_name(x))
-    _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane, lengths)
+    choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width)
+    if choice.schedule == "loop":
+        _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane, lengths)
+    else:
+        cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
 
-    for window in windows(len(gates), lane.reverse):
-        da = matrix(gates[window])  # gradients of the pre-activations by now
-        h_before = matrix(hiddens[inputs_of(window, lane.reverse)])
-        gemm(da, matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
-        gemm(da, matrix(x[window]), matrix(gradient.input), transpose_a=True, accumulate=True)
+    for stretch in windows(len(gates), window(gates.shape[1]), lane.reverse):
+        da = matrix(gates[stretch])  # gradients of the pre-activations by now
+        h_before = matrix(hiddens[inputs_of(stretch, lane.reverse)])
+        gemm(da, matrix(weights.input), matrix(dx[stretch]), accumulate=add_to_dx)
+        gemm(da, matrix(x[stretch]), matrix(gradient.input), transpose_a=True, accumulate=True)
         gemm(da, h_before, matrix(gradient.recurrent), transpose_a=True, accumulate=True)
         if gradient.bias is not None:
-            gradient.bias[...] += column_sum(gates[window])
+            gradient.bias[...] += column_sum(gates[stretch])
 
 
 def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths) -> None:

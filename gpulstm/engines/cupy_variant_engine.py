@@ -59,6 +59,7 @@ class CupyVariantEngine:
     """An engine for one call's random draws. See `gpulstm.engines` for what each function takes."""
 
     GATE_BUFFER_BYTES = cupy_engine.GATE_BUFFER_BYTES
+    window = staticmethod(cupy_engine.window)
     contiguous = staticmethod(cupy_engine.contiguous)
     empty = staticmethod(cupy_engine.empty)
     zeros = staticmethod(cupy_engine.zeros)
@@ -133,7 +134,7 @@ class CupyVariantEngine:
 
         total, gemm = gradient.total, call.gemm
         dp, dr = (saved.p, saved.r) if call.normed else (saved.gates, saved.gates)
-        for window in windows(call.steps, lane.reverse):
+        for window in windows(call.steps, cupy_engine.window(call.batch), lane.reverse):
             gemm(matrix(dp[window]), matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
             products = [(total.input, dp, x), (total.recurrent, dr, saved.h_in)]
             products += [(total.projection, dh_star, saved.m)] if call.projected else []
@@ -193,7 +194,7 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     """All steps forward. ``at`` is where their results go; in inference it has one slot for c and for h's products."""
     batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, x.itemsize
     inputs = at.p if call.normed else at.gates
-    for window in windows(call.steps, lane.reverse):
+    for window in windows(call.steps, cupy_engine.window(call.batch), lane.reverse):
         gemm(matrix(x[window]), matrix(weights.input), matrix(inputs[window]), transpose_b=True)
     products, recurrent = matrix(at.r if call.normed else inputs), matrix(at.recurrent)
     h_in = matrix(h if at.h_in is None else at.h_in)

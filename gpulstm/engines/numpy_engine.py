@@ -10,6 +10,7 @@ import numpy as np
 from ..masks import Draws
 from ..parameters import Weights
 from . import Lane, inputs_of, slots, windows
+from . import cpu_window as window
 
 GATE_BUFFER_BYTES = 8 * 2**20  # half an L3 slice: a buffer that leaves the cache costs more than its GEMM gains
 
@@ -84,8 +85,8 @@ def _run(x, weights, hiddens, cells, y, gates, lengths, first_time, reverse) -> 
     """hiddens and cells hold one slot per time and one more, or a single slot that is updated in place."""
     steps, batch, inputs = x.shape
     hidden = hiddens.shape[2]
-    for window in windows(steps, reverse):
-        np.matmul(x[window].reshape(-1, inputs), weights.input.T, out=gates[window].reshape(-1, 4 * hidden))
+    for stretch in windows(steps, window(x.shape[1]), reverse):
+        np.matmul(x[stretch].reshape(-1, inputs), weights.input.T, out=gates[stretch].reshape(-1, 4 * hidden))
     if weights.bias is not None:
         gates += weights.bias
     scratch = Scratch(batch, hidden, x.dtype)
@@ -160,15 +161,15 @@ def backward(
     reverse = lane.reverse
     _backward_steps(gates, cells, weights, dy if dy is None else dy[:, :, lane.columns], dh, dc, lengths, reverse)
 
-    for window in windows(len(gates), reverse):
-        da = gates[window].reshape(-1, gates.shape[2])  # (window * batch, 4*hidden), of the pre-activations by now
-        of_x = dx[window].reshape(-1, dx.shape[2])
+    for stretch in windows(len(gates), window(gates.shape[1]), reverse):
+        da = gates[stretch].reshape(-1, gates.shape[2])  # (window * batch, 4*hidden), of the pre-activations by now
+        of_x = dx[stretch].reshape(-1, dx.shape[2])
         if add_to_dx:
             of_x += da @ weights.input
         else:
             np.matmul(da, weights.input, out=of_x)
-        gradient.input[...] += da.T @ x[window].reshape(-1, x.shape[2])
-        gradient.recurrent[...] += da.T @ hiddens[inputs_of(window, reverse)].reshape(-1, hiddens.shape[2])
+        gradient.input[...] += da.T @ x[stretch].reshape(-1, x.shape[2])
+        gradient.recurrent[...] += da.T @ hiddens[inputs_of(stretch, reverse)].reshape(-1, hiddens.shape[2])
         if gradient.bias is not None:
             gradient.bias[...] += da.sum(axis=0)
 

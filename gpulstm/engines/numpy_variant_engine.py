@@ -35,6 +35,7 @@ class NumpyVariantEngine:
     """An engine for one call's random draws. See `gpulstm.engines` for what each function takes."""
 
     GATE_BUFFER_BYTES = numpy_engine.GATE_BUFFER_BYTES
+    window = staticmethod(numpy_engine.window)
     contiguous = staticmethod(numpy_engine.contiguous)
     empty = staticmethod(numpy_engine.empty)
     zeros = staticmethod(numpy_engine.zeros)

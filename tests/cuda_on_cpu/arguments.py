@@ -6,7 +6,7 @@ import numpy as np
 
 from . import state
 from .compilation import Built
-from .memory import Allocation
+from .memory import Allocation, InvalidMemory, holder
 
 MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
@@ -23,6 +23,20 @@ class Pointer:
 
     def __init__(self, address: int, nbytes: int, allocation: Allocation | None) -> None:
         self.address, self.nbytes, self.allocation = address, nbytes, allocation
+
+
+class Structure:
+    """A checked struct argument: its bytes, and the pointers among them, by their places."""
+
+    def __init__(self, data: bytes, pointers: dict[int, Pointer]) -> None:
+        self.data, self.pointers = data, pointers
+
+
+def pointers_of(checked: list) -> list[Pointer]:
+    """All pointers of a launch, those inside of structs too, that are not null."""
+    found = [a for a in checked if isinstance(a, Pointer)]
+    found += [pointer for a in checked if isinstance(a, Structure) for pointer in a.pointers.values()]
+    return [pointer for pointer in found if pointer.address]
 
 
 def extent(name: str, value, limits: tuple[int, int, int], kernel: str) -> tuple[int, int, int]:
@@ -52,7 +66,10 @@ def geometry(kernel: str, grid, block, shared_mem, shared_limit: int):
 
 
 def check(built: Built, kernel: str, kinds: tuple[str, ...], args, array_type: type) -> list:
-    """Each argument as a `Pointer` or as the NumPy scalar that CuPy would pass. Raises TypeError or ValueError."""
+    """Each argument as a `Pointer`, a `Structure` or the NumPy scalar that CuPy would pass.
+
+    Raises TypeError, ValueError, or InvalidMemory for a pointer inside a struct that leads nowhere.
+    """
     parameters = built.kernels[kernel].parameters
     if not isinstance(args, (tuple, list)):
         raise TypeError(f"{kernel}: args must be a tuple, got {type(args).__name__}")
@@ -62,7 +79,7 @@ def check(built: Built, kernel: str, kinds: tuple[str, ...], args, array_type: t
     checked = []
     for parameter, kind, value in zip(parameters, kinds, args, strict=True):
         where = f"{kernel}: {parameter.name}"
-        to_value = _pointer if kind[0] == "*" else _scalar
+        to_value = _structure if kind.startswith("struct:") else _pointer if kind[0] == "*" else _scalar
         checked.append(to_value(where, kind.lstrip("*"), value, array_type))
     return checked
 
@@ -103,6 +120,51 @@ def _scalar(where: str, kind: str, value, array_type: type):
     if _kind_of(passed.dtype) != kind:
         raise TypeError(f"{where}: expected {expected}, got {as_what}")
     return passed
+
+
+def _structure(where: str, kind: str, value, array_type: type) -> Structure:
+    """CuPy passes a NumPy array of one element by value, whatever its dtype; nobody checks that the layouts agree."""
+    size, *members = kind.removeprefix("struct:").split(",")
+    if not isinstance(value, np.ndarray) or value.size != 1 or value.dtype.names is None:
+        raise TypeError(
+            f"{where}: expected a numpy.ndarray of one element with a structured dtype, for a struct by value, got "
+            f"{f'shape {value.shape} and dtype {value.dtype}' if isinstance(value, np.ndarray) else _describe(value)}"
+        )
+    places = {}
+    for name, element, offset, count in (member.split(":") for member in members):
+        places[name] = ("u8" if element[0] == "*" else element, int(offset), int(count))
+    given = {name: _member(*value.dtype.fields[name][:2]) for name in value.dtype.names}
+    if given != places or value.dtype.itemsize != int(size):
+        raise TypeError(
+            f"{where}: the struct has {int(size)} bytes with members (kind, offset, count) {places}, got a dtype of "
+            f"{value.dtype.itemsize} bytes with {given}"
+        )
+    data, pointers = value.tobytes(), {}
+    for name, element, offset, count in (member.split(":") for member in members):
+        for at in range(int(offset), int(offset) + 8 * int(count) * (element[0] == "*"), 8):
+            index = (at - int(offset)) // 8
+            address = int.from_bytes(data[at : at + 8], "little")
+            if address:
+                pointers[at] = _pointer_inside(f"{where}.{name}[{index}]", element.lstrip("*"), address)
+    return Structure(data, pointers)
+
+
+def _member(dtype: np.dtype, offset: int) -> tuple[str, int, int]:
+    return _kind_of(dtype.base), offset, int(np.prod(dtype.shape))
+
+
+def _pointer_inside(where: str, kind: str, address: int) -> Pointer:
+    """A pointer that is known by its address alone: it may reach to the end of the memory that it lies in."""
+    allocation = holder(address)
+    if allocation is None:
+        raise InvalidMemory(f"{where}: {address:#x} does not lie in a live array")
+    if allocation.device != state.current().device:
+        raise InvalidMemory(
+            f"{where}: the array is on device {allocation.device}, the current device is {state.current().device}"
+        )
+    if address % np.dtype(kind).itemsize:
+        raise InvalidMemory(f"{where}: {address:#x} is not aligned to {_dtype_of(kind)}")
+    return Pointer(address, allocation.address + allocation.nbytes - address, allocation)
 
 
 def _kind_of(dtype: np.dtype) -> str:

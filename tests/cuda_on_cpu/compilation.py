@@ -30,10 +30,12 @@ _FLAGS = {
     "asan": _ASAN,
     "tsan": ["-O1", "-fsanitize=thread", "-DHOST_CUDA_THREADS", "-Wno-tsan"],
 }
+_BLOCKS = ("block.cpp", "matrix_product.cpp")
+_FIBERS = (*_BLOCKS, "fibers.cpp", "in_turn.cpp", "together.cpp")
 _RUNTIME = {
-    "fibers": ("block.cpp", "fibers.cpp", "library.cpp"),
-    "asan": ("block.cpp", "fibers.cpp", "program.cpp"),
-    "tsan": ("block.cpp", "threads.cpp", "program.cpp"),
+    "fibers": (*_FIBERS, "library.cpp"),
+    "asan": (*_FIBERS, "program.cpp"),
+    "tsan": (*_BLOCKS, "threads.cpp", "program.cpp"),
 }
 _LINK = {"fibers": ["-shared"], "asan": _ASAN, "tsan": ["-fsanitize=thread", "-pthread"]}
 

@@ -1,6 +1,10 @@
-"""``cupy.cuda``: two devices, streams that do everything at once, and the cuBLAS handle."""
+"""``cupy.cuda``: two devices, streams that do everything at once, pinned memory, and the cuBLAS handle."""
 
-from . import state
+import ctypes
+
+import numpy as np
+
+from . import driver, memory, state
 
 
 class Device:
@@ -26,11 +30,33 @@ class Device:
     def synchronize(self):
         pass
 
+    @property
+    def compute_capability(self):
+        return state.current().gpu.compute_capability
+
+    @property
+    def attributes(self):
+        """A new dictionary under CuPy's names, of what a planner of launches may want to know."""
+        gpu = state.current().gpu
+        return {
+            "ComputeCapabilityMajor": int(gpu.compute_capability) // 10,
+            "ComputeCapabilityMinor": int(gpu.compute_capability) % 10,
+            "CooperativeLaunch": 1,
+            "MaxBlocksPerMultiprocessor": driver.BLOCKS_PER_MULTIPROCESSOR,
+            "MaxSharedMemoryPerBlock": 48 * 1024,
+            "MaxSharedMemoryPerBlockOptin": gpu.shared_memory_optin,
+            "MaxSharedMemoryPerMultiprocessor": gpu.shared_memory_optin + driver.SHARED_RESERVED,
+            "MaxThreadsPerBlock": 1024,
+            "MaxThreadsPerMultiProcessor": driver.THREADS_PER_MULTIPROCESSOR,
+            "MultiProcessorCount": gpu.multiprocessors,
+            "ReservedSharedMemoryPerBlock": driver.SHARED_RESERVED,
+            "WarpSize": 32,
+        }
+
     def __eq__(self, other):
         return isinstance(other, Device) and other.id == self.id
 
-    def __hash__(self):
-        return hash(self.id)
+    __hash__ = None  # as in CuPy: devices can be compared, and are no keys of a dict
 
     def __int__(self):
         return self.id
@@ -80,12 +106,43 @@ def get_device_count():
 def get_device_properties(device):
     """Of a GPU that does not exist, and says so."""
     name = f"stand-in {Device(device).id}, the kernels run on the CPU".encode()
-    return {"name": name, "major": 0, "minor": 0, "totalGlobalMem": 0, "multiProcessorCount": 1}
+    shown = state.current().gpu.multiprocessors
+    return {"name": name, "major": 0, "minor": 0, "totalGlobalMem": 0, "multiProcessorCount": shown}
 
 
 def get_version():
     """Of a CUDA that does not exist."""
     return 0
+
+
+def memset_async(ptr, value, size, stream):
+    """``size`` bytes become ``value``, at once, if one live array holds all of them."""
+    if size:
+        memory.view(ptr, np.uint8, (size,), (1,), "memsetAsync")[...] = value & 0xFF
+
+
+MEMCPY_DEVICE_TO_DEVICE = 3
+
+
+def memcpy_async(dst, src, size, kind, stream):
+    """Within device memory, at once; both sides must lie within one live array each."""
+    if kind != MEMCPY_DEVICE_TO_DEVICE:
+        raise ValueError(f"kind must be memcpyDeviceToDevice, {MEMCPY_DEVICE_TO_DEVICE}, got {kind!r}")
+    if size:
+        source = memory.view(src, np.uint8, (size,), (1,), "memcpyAsync")
+        memory.view(dst, np.uint8, (size,), (1,), "memcpyAsync")[...] = source.copy()
+
+
+class PinnedMemoryPointer(bytearray):
+    """Host memory, for ``numpy.frombuffer``. Like CuPy's it is longer than asked for, and holds anything."""
+
+    def __init__(self, size) -> None:
+        super().__init__(b"\xa5" * (-(-max(size, 1) // 512) * 512))
+        self.ptr = ctypes.addressof((ctypes.c_char * len(self)).from_buffer(self))
+
+
+def alloc_pinned_memory(size):
+    return PinnedMemoryPointer(size)
 
 
 def get_cublas_handle():

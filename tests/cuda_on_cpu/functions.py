@@ -74,6 +74,12 @@ def where(condition, x=None, y=None):
     return owned(np.where(operand(condition), operand(x), operand(y)))
 
 
+def take(a, indices, axis=None, out=None):
+    if out is not None:
+        raise NotImplementedError("the stand-in has take(a, indices, axis) only")
+    return owned(np.take(values_of(a), operand(indices), axis))
+
+
 def stack(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
     return _into(out, np.stack([values_of(a) for a in tup], axis, dtype=dtype, casting=casting))
 
@@ -85,10 +91,18 @@ def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
 concat = concatenate
 
 
+def reshape(a, newshape, order="C", *, copy=None):
+    return a.reshape(newshape, order=order)
+
+
 def flip(a, axis=None):
     if not isinstance(a, ndarray):
         raise TypeError(f"Unsupported type {type(a)}")
     return a._view(np.flip(a._values, axis))  # a view, which needs no device
+
+
+def argsort(a, axis=-1, kind=None):
+    return owned(np.argsort(values_of(a), axis, kind="stable"))  # the only kind that CuPy has
 
 
 def array_equal(a1, a2, equal_nan=False):
@@ -109,6 +123,7 @@ def _elementwise(name: str):
 
 
 tanh, exp, sqrt, log, sign = map(_elementwise, ("tanh", "exp", "sqrt", "log", "sign"))
+log1p = _elementwise("log1p")
 abs = _elementwise("absolute")  # noqa: A001 - CuPy's name
 maximum, minimum, isfinite, isnan = map(_elementwise, ("maximum", "minimum", "isfinite", "isnan"))
 
@@ -121,6 +136,10 @@ def matmul(*args, out=None):
 
 def sum(a, axis=None, dtype=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name
     return reduce("sum", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
+
+
+def mean(a, axis=None, dtype=None, out=None, keepdims=False):
+    return reduce("mean", a, axis=axis, dtype=dtype, out=out, keepdims=keepdims)
 
 
 def any(a, axis=None, out=None, keepdims=False):  # noqa: A001 - CuPy's name

@@ -8,7 +8,9 @@ from types import ModuleType
 
 import numpy as np
 
-from . import cublas, device, functions, ndarray, raw, state
+from gpulstm.cuda import planner
+
+from . import cublas, device, driver, functions, ndarray, raw, state
 from .compilation import MODES
 
 _PACKAGES = ("cupy", "cupyx", "cupy_backends")
@@ -16,25 +18,47 @@ _PACKAGES = ("cupy", "cupyx", "cupy_backends")
 
 @contextmanager
 def cupy_on_cpu(
-    mode: str = "fibers", *, thread_order: str = "ascending", block_order: str | None = None, seed: int = 0
+    mode: str = "fibers",
+    *,
+    thread_order: str = "ascending",
+    block_order: str | None = None,
+    seed: int = 0,
+    late_block: int | None = None,
+    spin_limit: int = 10_000,
+    multiprocessors: int = 16,
+    shared_memory_optin: int = 227 * 1024,
+    compute_capability: str = "90",
+    schedules: tuple[str, ...] = ("loop",),
 ) -> Iterator[ModuleType]:
     """``import cupy`` gives the stand-in, until the end; gives the stand-in module.
 
     ``mode`` is "fibers", "asan" or "tsan" (see compilation.py). ``thread_order`` and ``block_order`` (the same, if not
     given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
     ``module.on_cpu.launches`` and ``.gemms``. A real cupy that was imported before is back afterwards.
+
+    In cooperative launches, the threads of block ``late_block`` (its number: x first) run only while no other thread
+    gets on, and threads that spin ``spin_limit`` times while no memory changes are a deadlock. The device pretends to
+    have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and
+    ``compute_capability``.
+
+    ``schedules`` are those that `gpulstm.cuda.planner` may choose from: by itself it would hardly ever take the loop
+    for what is small enough to be run here.
     """
     block_order = thread_order if block_order is None else block_order
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if not {thread_order, block_order} <= set(state.ORDERS):
         raise ValueError(f"an order must be one of {', '.join(state.ORDERS)}, got {thread_order!r}, {block_order!r}")
+    if late_block is not None and (mode == "tsan" or late_block < 0):
+        raise ValueError(f"late_block must be a block's number, in fibers or asan, got {late_block!r} in {mode}")
+    gpu = state.Gpu(multiprocessors, shared_memory_optin, compute_capability)
     before = _taken_out()
-    state.push(state.State(mode, thread_order, block_order, seed))
+    state.push(state.State(mode, thread_order, block_order, seed, late_block, spin_limit, gpu))
     modules = _modules()
     sys.modules.update(modules)
     try:
-        yield modules["cupy"]
+        with planner.only(*schedules):
+            yield modules["cupy"]
     finally:
         _taken_out()
         sys.modules.update(before)
@@ -53,7 +77,7 @@ def _modules() -> dict[str, ModuleType]:
     cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
     cupy.ndarray, cupy.RawModule, cupy.RawKernel = ndarray.ndarray, raw.RawModule, raw.RawKernel
     cuda = cupy.cuda = ModuleType("cupy.cuda")
-    for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle"):
+    for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle", "alloc_pinned_memory"):
         setattr(cuda, name, getattr(device, name))
     cuda.runtime = _module(
         "cupy.cuda.runtime",
@@ -62,7 +86,11 @@ def _modules() -> dict[str, ModuleType]:
         getDeviceProperties=device.get_device_properties,
         runtimeGetVersion=device.get_version,
         driverGetVersion=device.get_version,
+        memsetAsync=device.memset_async,
+        memcpyAsync=device.memcpy_async,
+        memcpyDeviceToDevice=device.MEMCPY_DEVICE_TO_DEVICE,
     )
+    cuda.driver = _module("cupy.cuda.driver", **{name: getattr(driver, name) for name in DRIVER})
     cuda.device = _module("cupy.cuda.device", Device=device.Device, get_cublas_handle=device.get_cublas_handle)
     cuda.stream = _module(
         "cupy.cuda.stream", Stream=device.Stream, get_current_stream=device.get_current_stream
@@ -83,13 +111,16 @@ class _Cupy(ModuleType):
 
 FUNCTIONS = (
     *("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "asarray", "array", "arange"),
-    *("ascontiguousarray", "asnumpy", "where", "stack", "concat", "concatenate", "flip", "array_equal"),
-    *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul", "isfinite", "isnan", "any", "all"),
+    *("ascontiguousarray", "asnumpy", "where", "take", "stack", "concat", "concatenate", "flip", "array_equal"),
+    *("argsort", "log1p", "mean", "reshape"),
+    *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul"),
+    *("isfinite", "isnan", "any", "all"),
 )
 CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
 CUBLAS = ("sgemm", "dgemm", "CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLASError")
 SUBMODULES = ("runtime", "device", "stream", "compiler")
-ATTRIBUTES = ("cublas",)  # a module too, but `import cupy.cuda.cublas` does not find it in CuPy either
+DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError")
+ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either
 
 
 def _module(name: str, **contents) -> ModuleType:

@@ -8,10 +8,11 @@ import tempfile
 import threading
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from .arguments import Pointer
+from .arguments import Pointer, Structure, pointers_of
 from .compilation import Built
 from .state import ORDERS, State
 
@@ -28,21 +29,45 @@ class SanitizerError(RuntimeError):
 
 
 @cache
+def _description(built: Built, mode: str) -> list[str]:
+    if mode == "fibers":
+        return _library(built).host_cuda_describe().decode().splitlines()
+    return _run_program([str(built.path), "--describe"], mode).splitlines()
+
+
+@cache
 def kinds(built: Built, mode: str) -> dict[str, tuple[str, ...]]:
     """Kernel name -> kind of each parameter ("f4", "*f4", "i4", ...) as the compiler sees them."""
-    if mode == "fibers":
-        text = _library(built).host_cuda_describe().decode()
-    else:
-        text = _run_program([str(built.path), "--describe"], mode)
-    return {words[0]: tuple(words[1:]) for words in map(str.split, text.splitlines())}
+    return {words[0]: tuple(words[1:]) for words in map(str.split, _description(built, mode)[1:])}
 
 
-def launch(built: Built, kernel: str, grid, block, args: list, shared_mem: int, state: State) -> None:
+def static_shared_bytes(built: Built, mode: str) -> int:
+    """Of all kernels of the source together, since every block gets the shared memory of all of them."""
+    return int(_description(built, mode)[0])
+
+
+class Launch(NamedTuple):
+    """One launch; ``args`` as `arguments.check` gives them."""
+
+    built: Built
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    args: list
+    shared_mem: int
+    cooperative: bool
+
+
+def launch(one: Launch, state: State) -> None:
     """Runs all threads to their end. Raises LaunchError, SanitizerError, or memory.InvalidMemory."""
-    if state.mode == "fibers":
-        _in_process(built, kernel, grid, block, args, shared_mem, state)
-    else:
-        _as_program(built, kernel, grid, block, args, shared_mem, state)
+    (_in_process if state.mode == "fibers" else _as_program)(one, state)
+
+
+def _settings(one: Launch, state: State) -> list[int]:
+    """How the threads are to be run, as library.cpp and program.cpp read it."""
+    late = -1 if state.late_block is None or not one.cooperative else state.late_block
+    orders = ORDERS.index(state.thread_order), ORDERS.index(state.block_order)
+    return [*orders, state.seed, int(one.cooperative), late, state.spin_limit]
 
 
 @cache
@@ -53,7 +78,7 @@ def _library(built: Built) -> ctypes.CDLL:
     library.host_cuda_find.argtypes = [ctypes.c_char_p]
     library.host_cuda_launch.argtypes = [
         *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int),
-        *(ctypes.c_ulonglong, ctypes.c_char_p, ctypes.c_size_t),
+        *(ctypes.c_ulonglong, ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong, ctypes.c_char_p, ctypes.c_size_t),
     ]
     return library
 
@@ -63,25 +88,30 @@ def _function(built: Built, kernel: str) -> int:
     return _library(built).host_cuda_find(kernel.encode())
 
 
-def _in_process(built: Built, kernel: str, grid, block, args: list, shared_mem: int, state: State) -> None:
-    # One cell of 8 bytes for each argument (a little-endian host), and the table of their addresses.
+def _in_process(one: Launch, state: State) -> None:
+    built, kernel, args = one.built, one.kernel, one.args
+    # One cell of 8 bytes for each argument (a little-endian host) but structs, and the table of their addresses.
     cells = (ctypes.c_ulonglong * max(1, len(args)))()
     table = (ctypes.c_void_p * max(1, len(args)))()
     start = ctypes.addressof(cells)
+    structs = {i: ctypes.create_string_buffer(a.data) for i, a in enumerate(args) if isinstance(a, Structure)}
     for i, value in enumerate(args):
+        if i in structs:
+            table[i] = ctypes.addressof(structs[i])
+            continue
         cells[i] = value.address if isinstance(value, Pointer) else int.from_bytes(value.tobytes(), "little")
         table[i] = start + 8 * i
-    extents = (ctypes.c_uint * 6)(*grid, *block)
+    extents = (ctypes.c_uint * 6)(*one.grid, *one.block)
     message = _message()
-    orders = ORDERS.index(state.thread_order), ORDERS.index(state.block_order)
+    settings = _settings(one, state)
     with _launch_lock:
         failed = _library(built).host_cuda_launch(
-            _function(built, kernel), table, extents, shared_mem, *orders, state.seed, message, _MESSAGE_BYTES
+            _function(built, kernel), table, extents, one.shared_mem, *settings, message, _MESSAGE_BYTES
         )
         what = message.value.decode() if failed else ""
     if failed:
         raise LaunchError(f"{kernel}: {what}")
-    for allocation in {id(a.allocation): a.allocation for a in args if isinstance(a, Pointer) and a.address}.values():
+    for allocation in {id(a.allocation): a.allocation for a in pointers_of(args)}.values():
         allocation.check_guards(kernel)
 
 
@@ -90,22 +120,25 @@ def _message() -> ctypes.Array:
     return ctypes.create_string_buffer(_MESSAGE_BYTES)
 
 
-def _as_program(built: Built, kernel: str, grid, block, args: list, shared_mem: int, state: State) -> None:
-    regions = _regions([a for a in args if isinstance(a, Pointer) and a.nbytes])
-    words = [kernel, *grid, *block, shared_mem, ORDERS.index(state.thread_order), ORDERS.index(state.block_order)]
-    words += [state.seed, len(regions), len(args)]
+def _as_program(one: Launch, state: State) -> None:
+    built, kernel, args = one.built, one.kernel, one.args
+    regions = _regions([a for a in pointers_of(args) if a.nbytes])
+    words = [kernel, *one.grid, *one.block, one.shared_mem, *_settings(one, state), len(regions), len(args)]
     request = [" ".join(map(str, words)).encode() + b"\n"]
     for start, end in regions:
         request += [f"{end - start} {start % 16}\n".encode(), _memory(start, end).tobytes()]
     for value in args:
-        if not isinstance(value, Pointer):
+        if isinstance(value, Structure):
+            places = [(at, *_place(pointer, regions)) for at, pointer in value.pointers.items()]
+            patches = "".join(f" {at} {number} {offset}" for at, number, offset in places)
+            request += [f"-3 {len(value.data)}\n".encode(), value.data, f"{len(places)}{patches}\n".encode()]
+        elif not isinstance(value, Pointer):
             data = value.tobytes()
             request += [f"-1 {len(data)}\n".encode(), data]
         elif not value.nbytes:
             request.append(b"-2 0\n")
         else:
-            number = next(i for i, (start, end) in enumerate(regions) if start <= value.address < end)
-            request.append(f"{number} {value.address - regions[number][0]}\n".encode())
+            request.append("{} {}\n".format(*_place(value, regions)).encode())
     with tempfile.TemporaryDirectory(prefix="cuda_on_cpu") as folder:
         Path(folder, "request").write_bytes(b"".join(request))
         try:
@@ -117,6 +150,12 @@ def _as_program(built: Built, kernel: str, grid, block, args: list, shared_mem: 
     for start, end in regions:
         _memory(start, end)[:] = np.frombuffer(result, np.uint8, end - start, offset)
         offset += end - start
+
+
+def _place(pointer: Pointer, regions: list[tuple[int, int]]) -> tuple[int, int]:
+    """The region that a pointer leads into, and how far."""
+    number = next(i for i, (start, end) in enumerate(regions) if start <= pointer.address < end)
+    return number, pointer.address - regions[number][0]
 
 
 def _regions(pointers: list[Pointer]) -> list[tuple[int, int]]:

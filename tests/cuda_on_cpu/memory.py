@@ -56,13 +56,20 @@ class Allocation:
 _GUARD_BYTES = np.frombuffer(_GUARD, np.uint8)
 
 
+def holder(address: int) -> Allocation | None:
+    """The live allocation that ``address`` lies in."""
+    with _lock:
+        below = bisect_right(_addresses, address)
+        allocation = _alive.get(_addresses[below - 1]) if below else None
+    inside = allocation is not None and address - allocation.address < allocation.nbytes
+    return allocation if inside else None
+
+
 def view(address: int, dtype, shape: tuple[int, ...], strides: tuple[int, ...], what: str) -> np.ndarray:
     """The memory at ``address`` as an array, if one live allocation on the current device holds all of it."""
     dtype = np.dtype(dtype)
     extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + dtype.itemsize
-    with _lock:
-        below = bisect_right(_addresses, address)
-        allocation = _alive.get(_addresses[below - 1]) if below else None
+    allocation = holder(address)
     if allocation is not None:
         offset = address - allocation.address
         if offset + extent <= allocation.nbytes:

@@ -1,6 +1,8 @@
 """``cupy.RawModule`` and ``cupy.RawKernel``: the real source, compiled for the mode of the moment."""
 
-from . import arguments, launcher, state
+import warnings
+
+from . import arguments, driver, launcher, state
 from .compilation import CompileError, build
 from .device import CompileException
 from .ndarray import ndarray
@@ -9,32 +11,72 @@ from .ndarray import ndarray
 class RawModule:
     """Source with options; it is compiled when a kernel of it is first asked for."""
 
-    def __init__(self, code=None, *, options=()) -> None:
+    def __init__(self, code=None, *, options=(), enable_cooperative_groups=False) -> None:
         if not isinstance(options, tuple):
             raise TypeError(f"options must be a tuple of str, got {type(options).__name__}")
-        self.code, self.options = code, options
+        self.code, self.options, self.enable_cooperative_groups = code, options, enable_cooperative_groups
 
     def get_function(self, name):
-        return RawKernel(self.code, name, self.options)
+        cooperative = self.enable_cooperative_groups
+        return RawKernel(self.code, name, self.options, enable_cooperative_groups=cooperative)
 
 
 class RawKernel:
     """One kernel. A kernel may be kept and called under another mode: it is then compiled for that one too."""
 
-    def __init__(self, code, name, options=()) -> None:
+    def __init__(self, code, name, options=(), *, enable_cooperative_groups=False) -> None:
         self.code, self.name, self.options = code, name, options
-        self.max_dynamic_shared_size_bytes = arguments.DEFAULT_SHARED_BYTES
+        self.enable_cooperative_groups = enable_cooperative_groups
+        self._dynamic_limit = arguments.DEFAULT_SHARED_BYTES
+        self.kernel = driver.Function(self)
         self._build()
 
     def __call__(self, grid, block, args, *, shared_mem=0):
         now = state.current()
         built = self._build()
-        shared_limit = self.max_dynamic_shared_size_bytes
-        grid, block, shared_mem = arguments.geometry(self.name, grid, block, shared_mem, shared_limit)
+        grid, block, shared_mem = arguments.geometry(self.name, grid, block, shared_mem, self._dynamic_limit)
+        if self.enable_cooperative_groups:
+            grid = self._resident(grid, block, shared_mem)
         kinds = launcher.kinds(built, now.mode)[self.name]
         checked = arguments.check(built, self.name, kinds, args, ndarray)
-        launcher.launch(built, self.name, grid, block, checked, shared_mem, now)
+        cooperative = bool(self.enable_cooperative_groups)
+        launcher.launch(launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative), now)
         now.launches[self.name] += 1
+
+    @property
+    def shared_size_bytes(self):
+        """Bytes of static shared memory; of all kernels of the source, which is more than CUDA says."""
+        return launcher.static_shared_bytes(self._build(), state.current().mode)
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self._dynamic_limit
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, bytes):
+        limit = state.current().gpu.shared_memory_optin - self.shared_size_bytes
+        if not 0 <= bytes <= limit:
+            what = f"{self.name}: {bytes} bytes of dynamic shared memory, the device has {limit}"
+            raise driver.CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: {what}")
+        self._dynamic_limit = bytes
+
+    def _resident(self, grid, block, shared_mem):
+        """The grid, made smaller as CuPy does it if the device cannot hold all its blocks at once."""
+        per_multiprocessor = driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            self.kernel.ptr, block[0] * block[1] * block[2], shared_mem
+        )
+        limit = per_multiprocessor * state.current().gpu.multiprocessors
+        if grid[0] * grid[1] * grid[2] <= limit:
+            return grid
+        if grid[1:] != (1, 1):
+            raise ValueError(f"The specified grid size ({' * '.join(map(str, grid))}) exceeds the limit ({limit}).")
+        warnings.warn(
+            f"The grid size will be reduced from {grid[0]} to {limit}, as the specified grid size exceeds the limit.",
+            stacklevel=3,
+        )
+        if limit == 0:
+            raise driver.CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: {self.name}: no block fits the device")
+        return (limit, 1, 1)
 
     def _build(self):
         try:

@@ -7,14 +7,20 @@ declarations of shared memory; everything else is plain C++ under the names of `
     extern __shared__ T name[];       T* name = <this block's dynamic shared memory>;
 
 The typedef keeps the declaration as it was, so the compiler still checks type and extents.
+
+A kernel may take a plain struct by value; the compiler then says where each member lies.
 """
 
 import re
 from typing import NamedTuple
 
+_INSIDE = r"[^()]"
+for _ in range(4):  # parentheses within parentheses, as deep as a macro may put them
+    _INSIDE = rf"(?:[^()]|\({_INSIDE}*\))"
+_BOUNDS = rf"(?:__launch_bounds__\s*\({_INSIDE}*\)\s*)?"
 _KERNEL = re.compile(
-    r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?void\s+'
-    r"(?:__launch_bounds__\s*\([^()]*\)\s*)?(?P<name>\w+)\s*\((?P<parameters>[^()]*)\)\s*\{"
+    rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}'
+    r"(?P<name>\w+)\s*\((?P<parameters>[^()]*)\)\s*\{"
 )
 _ALIGN = r"(?:__align__\s*\(\s*\d+\s*\)\s*|alignas\s*\(\s*\w+\s*\)\s*)?"
 _DYNAMIC = re.compile(
@@ -24,6 +30,8 @@ _STATIC = re.compile(
     rf"\b(?:static\s+)?{_ALIGN}__shared__\s+(?P<align>{_ALIGN})(?P<type>[\w:<>\s]+?)\s+"
     r"(?P<name>\w+)\s*(?P<extents>(?:\[[^\[\];]+\]\s*)*);"
 )
+_STRUCT = re.compile(r"\bstruct\s+(?P<name>\w+)\s*\{(?P<body>[^{}]*)\}\s*;")
+_MEMBER = re.compile(r"(?P<type>.*[\s*])(?P<name>\w+)\s*(?:\[[^\[\]]+\])?", re.DOTALL)
 
 
 class Parameter(NamedTuple):
@@ -55,7 +63,7 @@ def kernels(text: str) -> list[Kernel]:
 def host_source(text: str) -> str:
     """Preprocessed CUDA source as C++, followed by what the runtime asks about its kernels."""
     found = kernels(text)
-    return _shared_memory(text) + "\n" + _table(found)
+    return _shared_memory(text) + "\n" + "".join(_struct_kinds(text, found)) + _table(found)
 
 
 def _without_linemarkers(text: str) -> str:
@@ -104,6 +112,36 @@ def _require_inside_function(text: str, match: re.Match) -> None:
         raise SourceError(f"declare {match['name']} inside the kernel: at file level it has no block to belong to")
 
 
+def _struct_kinds(text: str, found: list[Kernel]) -> list[str]:
+    """For each struct that a kernel takes by value, what `host_cuda::Kind` says: its size, and each member's place."""
+    taken = {parameter.type.removeprefix("const ") for kernel in found for parameter in kernel.parameters}
+    return [
+        _struct_kind(match["name"], match["body"])
+        for match in _STRUCT.finditer(_without_linemarkers(text))
+        if match["name"] in taken
+    ]
+
+
+def _struct_kind(name: str, body: str) -> str:
+    lines = [
+        "namespace host_cuda { template <> struct Kind<" + name + "> { static const char* text() {",
+        f'static char text[4096]; int n = snprintf(text, sizeof text, "struct:%zu", sizeof({name}));',
+    ]
+    for declaration in filter(None, map(str.strip, body.split(";"))):
+        member = _MEMBER.fullmatch(declaration)
+        if member is None or "," in declaration:
+            raise SourceError(
+                f"struct {name}: {' '.join(declaration.split())!r} was not understood; declare one member per "
+                "statement, as `T name;` or `T name[N];`"
+            )
+        where, element = f"{name}::{member['name']}", f"std::remove_all_extents_t<decltype({name}::{member['name']})>"
+        lines.append(
+            f'n += snprintf(text + n, sizeof text - n, ",%s:%s:%zu:%zu", "{member["name"]}", Kind<{element}>::text(), '
+            f"offsetof({name}, {member['name']}), sizeof({where}) / sizeof({element}));"
+        )
+    return "\n".join([*lines, "return text; } }; }", ""])
+
+
 def _table(found: list[Kernel]) -> str:
     """`host_cuda_describe` says names and parameter kinds, `host_cuda_find` gives a function that unpacks arguments."""
     lines = ['#line 1 "host_cuda_table"']
@@ -114,7 +152,8 @@ def _table(found: list[Kernel]) -> str:
         lines.append(f"static void host_cuda_call_{kernel.name}(void** args) {{ (void)args;")
         lines.append(f"{kernel.name}({values}); }}")
     export = 'extern "C" __attribute__((visibility("default")))'
-    lines.append(f"{export} const char* host_cuda_describe() {{ static char text[65536]; text[0] = 0;")
+    lines.append(f"{export} const char* host_cuda_describe() {{ static char text[65536];")
+    lines.append('snprintf(text, sizeof text, "%zu\\n", host_cuda::registered_bytes());')
     for kernel in found:
         lines.append(f'strcat(text, "{kernel.name}");')
         for parameter in kernel.parameters:

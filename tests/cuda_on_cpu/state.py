@@ -7,6 +7,15 @@ ORDERS = ("ascending", "descending", "random")
 DEVICE_COUNT = 2
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """What the device pretends to be."""
+
+    multiprocessors: int = 16
+    shared_memory_optin: int = 227 * 1024
+    compute_capability: str = "90"
+
+
 @dataclass
 class State:
     """One `cupy_on_cpu` context."""
@@ -15,6 +24,9 @@ class State:
     thread_order: str = "ascending"
     block_order: str = "ascending"
     seed: int = 0
+    late_block: int | None = None
+    spin_limit: int = 10_000
+    gpu: Gpu = field(default_factory=Gpu)
     device: int = 0
     launches: Counter = field(default_factory=Counter)  # kernel name -> launches
     gemms: Counter = field(default_factory=Counter)  # "sgemm", "dgemm" -> calls

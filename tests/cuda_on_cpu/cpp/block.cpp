@@ -36,11 +36,20 @@ int register_shared(size_t bytes, size_t alignment) {
     return static_cast<int>(slots().size()) - 1;
 }
 
+size_t registered_bytes() {
+    size_t sum = 0;
+    for (const Slot& slot : slots()) sum += slot.bytes;
+    return sum;
+}
+
 Block::Block(const Launch& launch, uint3 at) : index(at) {
     const int count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     threads.resize(count);
     for (int t = 0; t < count; ++t) threads[t].index = position(t, launch.block);
     live = count;
+    at_warp_.assign(warps(), 0);
+    gone_.assign(warps(), 0);
+    if (count % 32) gone_.back() = ~0u << (count % 32);
     for (const Slot& slot : slots()) shared.push_back(allocate(slot.bytes, slot.alignment));
     // Exactly as large as the launch said: one byte more is a stranger's to AddressSanitizer.
     if (launch.dynamic_bytes) dynamic = allocate(launch.dynamic_bytes, 16);
@@ -76,11 +85,16 @@ void Block::complete_barrier() {
     for (Thread& thread : threads) {
         if (thread.state != State::at_barrier) continue;
         thread.barrier = result;
-        thread.state = State::ready;
+        release(static_cast<int>(&thread - threads.data()));
     }
     waiting_at_barrier_ = 0;
     ++barriers_passed;
     ++releases;
+}
+
+void Block::release(int t) {
+    threads[t].state = State::ready;
+    if (keeps_released) released.push_back(t);
 }
 
 void Block::arrive_at_warp(int t, WarpOp op, unsigned mask, uint64_t value, unsigned source_lane, int line) {
@@ -91,57 +105,83 @@ void Block::arrive_at_warp(int t, WarpOp op, unsigned mask, uint64_t value, unsi
     thread.mask = mask;
     thread.value = value;
     thread.source_lane = source_lane;
+    at_warp_[t / 32] |= 1u << t % 32;
+    ++waiting_in_warps_;
     if (!(mask >> (t % 32) & 1)) {
         error = "a thread is not in the mask that it passes: " + describe_waiting();
         return;
     }
-    complete_warp(t / 32);
+    complete_group(t);
 }
 
-void Block::complete_warp(int warp) {
-    const int first = warp * 32, end = std::min<int>(first + 32, static_cast<int>(threads.size()));
-    for (int t = first; t < end; ++t) {
-        const Thread leader = threads[t];
-        if (leader.state != State::at_warp) continue;
-        unsigned lanes = 0, ballot = 0;
-        bool complete = true;
-        for (int other = first; other < end && complete; ++other) {
-            const Thread& thread = threads[other];
-            if (!(leader.mask >> (other - first) & 1) || thread.state == State::done) continue;
-            complete = thread.state == State::at_warp && thread.mask == leader.mask && thread.op == leader.op;
-            lanes |= 1u << (other - first);
-            ballot |= static_cast<unsigned>(thread.value != 0) << (other - first);
-        }
-        if (!complete) continue;
-        for (int other = first; other < end; ++other) {
-            if (!(lanes >> (other - first) & 1)) continue;
-            const unsigned source = threads[other].source_lane;
-            const bool takes_part = lanes >> source & 1;
-            threads[other].warp = {takes_part ? threads[first + source].value : ~uint64_t(0), ballot, lanes};
-            threads[other].state = State::ready;
-        }
-        ++releases;
+// Whether all of `lanes`, which wait, came with what thread t came with.
+bool Block::agree(int t, unsigned lanes) {
+    const Thread& one = threads[t];
+    bool same_mask = true, same_op = true, product = false;
+    for (int lane = 0; lane < 32; ++lane) {
+        if (!(lanes >> lane & 1)) continue;
+        const Thread& other = threads[t / 32 * 32 + lane];
+        same_mask = same_mask && other.mask == one.mask;
+        same_op = same_op && other.op == one.op;
+        product = product || is_product(other.op);
     }
+    if (same_mask && !same_op && product) error = "different operations of a warp meet: " + describe_waiting();
+    if (same_mask && same_op && product && lanes != ~0u) {
+        error = "a product on the tensor cores takes all 32 lanes of a warp: " + describe_waiting();
+    }
+    return same_mask && same_op && error.empty();
+}
+
+// Lets the lanes in the mask of thread t go on, if all of them that are left have come.
+void Block::complete_group(int t) {
+    const int warp = t / 32, first = warp * 32;
+    const unsigned lanes = threads[t].mask & ~gone_[warp];
+    if ((lanes & ~at_warp_[warp]) || !agree(t, lanes)) return;
+    if (is_product(threads[t].op)) {
+        Fragments fragments[32];
+        for (int lane = 0; lane < 32; ++lane) fragments[lane] = threads[first + lane].fragments;
+        multiply_fragments(threads[t].op, fragments);
+    }
+    unsigned ballot = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+        if (lanes >> lane & 1) ballot |= static_cast<unsigned>(threads[first + lane].value != 0) << lane;
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+        if (!(lanes >> lane & 1)) continue;
+        Thread& thread = threads[first + lane];
+        const bool takes_part = lanes >> thread.source_lane & 1;
+        thread.warp = {takes_part ? threads[first + thread.source_lane].value : ~uint64_t(0), ballot, lanes};
+        release(first + lane);
+        --waiting_in_warps_;
+    }
+    at_warp_[warp] &= ~lanes;
+    ++releases;
 }
 
 void Block::leave(int t) {
     threads[t].state = State::done;
+    gone_[t / 32] |= 1u << t % 32;
     --live;
     if (live == 0) return;
     complete_barrier();
-    complete_warp(t / 32);
+    for (int lane = 0; lane < 32 && at_warp_[t / 32]; ++lane) {
+        if (at_warp_[t / 32] >> lane & 1) complete_group(t / 32 * 32 + lane);
+    }
 }
 
-bool Block::stuck() const {
-    if (live == 0) return false;
-    for (const Thread& thread : threads) {
-        if (thread.state == State::fresh || thread.state == State::ready) return false;
-    }
-    return true;
-}
+bool Block::stuck() const { return live > 0 && waiting_at_barrier_ + waiting_in_warps_ == live; }
 
 const char* name_of(WarpOp op) {
+    if (is_product(op)) return "a product on the tensor cores";
     return op == WarpOp::sync ? "__syncwarp" : op == WarpOp::shuffle ? "a warp shuffle" : "a warp vote";
+}
+
+std::string Block::describe_thread(int t) const {
+    char head[120];
+    const uint3 at = threads[t].index;
+    snprintf(head, sizeof head, "block (%u, %u, %u), thread (%u, %u, %u): ", index.x, index.y, index.z, at.x, at.y,
+             at.z);
+    return head;
 }
 
 // "threads 0-31: waiting at __syncthreads (line 7); threads 32-63: waiting at a warp shuffle, mask ffffffff (line 9)"
@@ -158,6 +198,8 @@ std::string Block::describe_waiting() const {
         } else if (thread.state == State::at_warp) {
             snprintf(where, sizeof where, "waiting at %s, mask %08x (line %d)", name_of(thread.op),
                      thread.mask, thread.line);
+        } else if (thread.state == State::yielding) {
+            snprintf(where, sizeof where, "spinning (line %d)", thread.line);
         } else {
             snprintf(where, sizeof where, thread.state == State::done ? "returned" : "ready");
         }

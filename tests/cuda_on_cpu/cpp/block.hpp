@@ -10,7 +10,13 @@
 
 namespace host_cuda {
 
-enum class State { fresh, ready, at_barrier, at_warp, done };
+enum class State { fresh, ready, at_barrier, at_warp, yielding, done };
+
+// Where a lane keeps its share of a product D += A B while it waits for the other lanes.
+struct Fragments {
+    float* d;
+    const unsigned *a, *b;
+};
 
 struct Thread {
     uint3 index;
@@ -22,6 +28,7 @@ struct Thread {
     unsigned source_lane = 0;
     uint64_t value = 0;
     WarpResult warp{};
+    Fragments fragments{};
     int fiber = -1;
 };
 
@@ -32,6 +39,9 @@ struct Launch {
     size_t dynamic_bytes;
     int thread_order, block_order;  // 0 ascending, 1 descending, 2 random
     uint64_t seed;
+    bool cooperative;     // all blocks are alive at once
+    int late_block;       // the number of the block that runs last, or -1
+    uint64_t spin_limit;  // rounds of host_cuda::yield() that change nothing, before they count as a deadlock
 };
 
 class Block {
@@ -46,6 +56,7 @@ class Block {
     void leave(int t);
     bool stuck() const;  // somebody waits, and nobody is left who could come
     std::string describe_waiting() const;
+    std::string describe_thread(int t) const;
 
     uint3 index;
     std::vector<Thread> threads;
@@ -54,16 +65,23 @@ class Block {
     int live;
     unsigned barriers_passed = 0;
     unsigned releases = 0;  // times that waiting threads became ready
+    std::vector<int> released;  // if wanted: the threads that became ready, for the scheduler to take
+    bool keeps_released = false;
     std::string error;
 
   private:
     void complete_barrier();
-    void complete_warp(int warp);
+    void complete_group(int t);
+    bool agree(int t, unsigned lanes);
+    void release(int t);
     int waiting_at_barrier_ = 0;
+    int waiting_in_warps_ = 0;
+    std::vector<unsigned> at_warp_, gone_;  // of each warp, the lanes that wait in it, and those that never will
 };
 
 std::string run_grid(const Launch& launch);  // the driver's; what went wrong, or ""
 const char* name_of(WarpOp op);
+void multiply_fragments(WarpOp op, const Fragments (&lanes)[32]);  // matrix_product.cpp
 std::vector<int> permutation(int count, int order, uint64_t seed);
 uint3 position(int linear, dim3 extent);
 

@@ -6,7 +6,10 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+
+#include <type_traits>
 
 #include "host_cuda_types.hpp"
 
@@ -32,12 +35,19 @@ struct WarpResult {
     unsigned ballot;  // lanes that came with a value other than 0
     unsigned lanes;   // lanes that took part
 };
-enum class WarpOp { sync, shuffle, vote };
+enum class WarpOp { sync, shuffle, vote, product_tf32, product_f16, product_bf16 };
+inline bool is_product(WarpOp op) { return op >= WarpOp::product_tf32; }
 
 BarrierResult barrier(int predicate, int line);
 WarpResult warp(WarpOp op, unsigned mask, uint64_t value, unsigned source_lane, int line);
+void multiply(WarpOp op, float* d, const unsigned* a, const unsigned* b, int line);  // with the other 31 lanes
 void fence();
+void yield(int line = __builtin_LINE());  // lets other threads go on; what a loop that waits for memory must do
+void changed();                           // memory that somebody may be waiting for has another value now
+[[noreturn]] void fail(const char* what, int line);
+long long tick();
 int register_shared(size_t bytes, size_t alignment);
+size_t registered_bytes();
 void* static_shared(int slot);
 void* dynamic_shared();
 unsigned lane();
@@ -152,4 +162,9 @@ inline void __threadfence() { host_cuda::fence(); }
 inline void __threadfence_block() { host_cuda::fence(); }
 inline void __threadfence_system() { host_cuda::fence(); }
 
+inline void __nanosleep(unsigned, int line = __builtin_LINE()) { host_cuda::yield(line); }
+[[noreturn]] inline void __trap(int line = __builtin_LINE()) { host_cuda::fail("__trap()", line); }
+inline long long clock64() { return host_cuda::tick(); }  // counts its calls: time does not exist here
+
 #include "host_cuda_math.hpp"
+#include "host_cuda_memory.hpp"

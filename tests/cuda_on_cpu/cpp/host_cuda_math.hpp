@@ -1,4 +1,4 @@
-// Atomics (relaxed, as CUDA's) and the arithmetic that CUDA offers under its own names.
+// The arithmetic that CUDA offers under its own names.
 #pragma once
 
 template <class A, class B> auto min(A a, B b) -> decltype(a + b) { return b < a ? b : a; }
@@ -30,55 +30,3 @@ inline float __int_as_float(int x) { return host_cuda::from_bits<float>(host_cud
 inline float __uint_as_float(unsigned x) { return host_cuda::from_bits<float>(host_cuda::to_bits(x)); }
 inline int __float_as_int(float x) { return host_cuda::from_bits<int>(host_cuda::to_bits(x)); }
 inline unsigned __float_as_uint(float x) { return host_cuda::from_bits<unsigned>(host_cuda::to_bits(x)); }
-
-namespace host_cuda {
-
-// Compare and swap on the bits, since the host has no atomic operations on floating-point numbers.
-template <class T, class Change>
-T atomic_change(T* address, Change change) {
-    T before;
-    __atomic_load(address, &before, __ATOMIC_RELAXED);
-    for (;;) {
-        T after = change(before);
-        if (__atomic_compare_exchange(address, &before, &after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-            return before;
-        }
-    }
-}
-
-}  // namespace host_cuda
-
-#define HOST_CUDA_ATOMIC(NAME, T, RESULT) \
-    inline T NAME(T* address, T value) {  \
-        return host_cuda::atomic_change(address, [value](T old) -> T { return RESULT; }); \
-    }
-#define HOST_CUDA_ATOMIC_INTEGERS(NAME, RESULT) \
-    HOST_CUDA_ATOMIC(NAME, int, RESULT)         \
-    HOST_CUDA_ATOMIC(NAME, unsigned, RESULT)    \
-    HOST_CUDA_ATOMIC(NAME, unsigned long long, RESULT)
-inline int host_cuda_wrapping_add(int a, int b) {  // an atomicAdd wraps round; `a + b` would be undefined
-    return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
-}
-HOST_CUDA_ATOMIC(atomicAdd, int, host_cuda_wrapping_add(old, value))
-HOST_CUDA_ATOMIC(atomicAdd, unsigned, old + value)
-HOST_CUDA_ATOMIC(atomicAdd, unsigned long long, old + value)
-HOST_CUDA_ATOMIC(atomicAdd, float, old + value)
-HOST_CUDA_ATOMIC(atomicAdd, double, old + value)
-HOST_CUDA_ATOMIC_INTEGERS(atomicMax, old < value ? value : old)
-HOST_CUDA_ATOMIC_INTEGERS(atomicMin, value < old ? value : old)
-HOST_CUDA_ATOMIC_INTEGERS(atomicExch, (static_cast<void>(old), value))
-HOST_CUDA_ATOMIC_INTEGERS(atomicOr, old | value)
-HOST_CUDA_ATOMIC_INTEGERS(atomicAnd, old & value)
-HOST_CUDA_ATOMIC(atomicExch, float, (static_cast<void>(old), value))
-#undef HOST_CUDA_ATOMIC_INTEGERS
-#undef HOST_CUDA_ATOMIC
-
-#define HOST_CUDA_CAS(T)                                                                               \
-    inline T atomicCAS(T* address, T expected, T desired) {                                            \
-        __atomic_compare_exchange(address, &expected, &desired, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); \
-        return expected;                                                                               \
-    }
-HOST_CUDA_CAS(int)
-HOST_CUDA_CAS(unsigned)
-HOST_CUDA_CAS(unsigned long long)
-#undef HOST_CUDA_CAS

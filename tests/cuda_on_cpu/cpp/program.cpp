@@ -1,9 +1,11 @@
 // One launch as a process of its own, for the sanitizers: `program REQUEST RESULT`, or `program --describe`.
 //
 // REQUEST (written by launcher.py): a line with the kernel and its geometry, then for each region of memory a line
-// "bytes lead" and the bytes, then for each argument "region offset" (region -1: the bytes of a scalar follow).
+// "bytes lead" and the bytes, then for each argument "region offset". Region -1: the bytes of a scalar follow; -2: a null
+// pointer; -3: the bytes of a struct follow, then how many pointers it holds, and "at region offset" for each of them.
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "block.hpp"
@@ -49,6 +51,21 @@ Region read_region(FILE* file) {
     return {block + lead, bytes};
 }
 
+// A struct by value: its pointers, which were those of another process, are set to this one's memory.
+std::vector<char> read_struct(FILE* file, size_t bytes, const std::vector<Region>& memory) {
+    std::vector<char> data = read_bytes(file, bytes);
+    unsigned count = 0;
+    need(fscanf(file, "%u", &count) == 1, "bad struct");
+    for (unsigned i = 0; i < count; ++i) {
+        size_t at = 0, region = 0, offset = 0;
+        need(fscanf(file, "%zu %zu %zu", &at, &region, &offset) == 3, "bad pointer in a struct");
+        char* pointer = memory[region].memory + offset;
+        memcpy(data.data() + at, &pointer, sizeof pointer);
+    }
+    need(fgetc(file) == '\n', "bad struct");
+    return data;
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -59,10 +76,11 @@ int main(int count, char** words) {
     char name[256];
     unsigned e[6], regions, arguments;
     size_t dynamic_bytes;
-    int thread_order, block_order;
-    unsigned long long seed;
-    need(fscanf(file, "%255s %u %u %u %u %u %u %zu %d %d %llu %u %u", name, e, e + 1, e + 2, e + 3, e + 4, e + 5,
-                &dynamic_bytes, &thread_order, &block_order, &seed, &regions, &arguments) == 13,
+    int thread_order, block_order, cooperative, late_block;
+    unsigned long long seed, spin_limit;
+    need(fscanf(file, "%255s %u %u %u %u %u %u %zu %d %d %llu %d %d %llu %u %u", name, e, e + 1, e + 2, e + 3, e + 4,
+                e + 5, &dynamic_bytes, &thread_order, &block_order, &seed, &cooperative, &late_block, &spin_limit,
+                &regions, &arguments) == 16,
          "bad request");
     std::vector<Region> memory;
     for (unsigned i = 0; i < regions; ++i) memory.push_back(read_region(file));
@@ -76,12 +94,14 @@ int main(int count, char** words) {
         need(fscanf(file, "%d %zu", &region, &offset) == 2 && fgetc(file) == '\n', "bad argument");
         if (region >= 0) pointers[i] = memory[static_cast<size_t>(region)].memory + offset;
         if (region == -1) scalars[i] = read_bytes(file, offset);
-        args[i] = region == -1 ? static_cast<void*>(scalars[i].data()) : &pointers[i];  // -2: a null pointer
+        if (region == -3) scalars[i] = read_struct(file, offset, memory);
+        args[i] = scalars[i].empty() ? &pointers[i] : static_cast<void*>(scalars[i].data());
     }
     fclose(file);
 
     const host_cuda::Launch launch{host_cuda_find(name), args.data(), dim3(e[0], e[1], e[2]), dim3(e[3], e[4], e[5]),
-                                   dynamic_bytes, thread_order, block_order, seed};
+                                   dynamic_bytes, thread_order, block_order, seed,
+                                   cooperative != 0, late_block, spin_limit};
     const std::string what = host_cuda::run_grid(launch);
     if (!what.empty()) {
         fprintf(stderr, "host_cuda: %s\n", what.c_str());

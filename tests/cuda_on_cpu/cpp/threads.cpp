@@ -3,6 +3,7 @@
 // This file is compiled without instrumentation, and its own lock is hidden from ThreadSanitizer: the only order
 // between threads that it may know is the order that CUDA promises, which is stated below with acquire and release.
 #include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,17 +26,23 @@ namespace {
 
 constexpr int threads_alive = 1024;
 
+struct ThreadBlock;
 struct Wave {
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t started = PTHREAD_COND_INITIALIZER;
     int to_start = 0;
+    uint64_t yields = 0, yields_allowed = 0;  // since memory changed last
+    std::vector<std::unique_ptr<ThreadBlock>> blocks;
 };
 Wave wave;
 
 struct ThreadBlock {
-    ThreadBlock(const Launch& launch, uint3 index) : block(launch, index), warp_tags(3 * block.warps()) {}
+    ThreadBlock(const Launch& launch, uint3 index) : block(launch, index), warp_tags(3 * block.warps()) {
+        for (size_t i = 0; i <= block.warps(); ++i) released.push_back(PTHREAD_COND_INITIALIZER);
+    }
     Block block;
-    pthread_cond_t released = PTHREAD_COND_INITIALIZER;
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    std::vector<pthread_cond_t> released;  // each warp's, and of the barrier
     char barrier_tags[2] = {};
     std::vector<char> warp_tags;
 };
@@ -50,31 +57,37 @@ char fence_tag;
 
 class Lock {
   public:
-    Lock() {
+    explicit Lock(pthread_mutex_t& mutex) : mutex_(mutex) {
         AnnotateIgnoreSyncBegin(__FILE__, __LINE__);
-        pthread_mutex_lock(&wave.mutex);
+        pthread_mutex_lock(&mutex_);
     }
     ~Lock() {
-        pthread_mutex_unlock(&wave.mutex);
+        pthread_mutex_unlock(&mutex_);
         AnnotateIgnoreSyncEnd(__FILE__, __LINE__);
     }
-    void wait(pthread_cond_t& condition) { pthread_cond_wait(&condition, &wave.mutex); }
+    void wait(pthread_cond_t& condition) { pthread_cond_wait(&condition, &mutex_); }
+
+  private:
+    pthread_mutex_t& mutex_;
 };
 
-// Waiting threads cannot be unwound, and this is a process of its own. Called with the lock held.
-void check(const Block& block) {
-    if (block.error.empty() && !block.stuck()) return;
-    const std::string what = block.error.empty() ? "deadlock in " + block.describe_waiting() : block.error;
+// Waiting threads cannot be unwound, and this is a process of its own. Called with a lock held.
+[[noreturn]] void end(const std::string& what) {
     fprintf(stderr, "host_cuda: %s\n", what.c_str());
     fflush(stderr);
     AnnotateIgnoreSyncEnd(__FILE__, __LINE__);  // else ThreadSanitizer complains about that too
     _exit(3);
 }
 
-void wait_until_ready(Lock& lock, ThreadBlock& own, Thread& thread) {
+void check(const Block& block) {
+    if (block.error.empty() && !block.stuck()) return;
+    end(block.error.empty() ? "deadlock in " + block.describe_waiting() : block.error);
+}
+
+void wait_until_ready(Lock& lock, ThreadBlock& own, Thread& thread, size_t where) {
     check(own.block);
-    if (thread.state == State::ready) pthread_cond_broadcast(&own.released);  // the last one to come
-    while (thread.state != State::ready) lock.wait(own.released);
+    if (thread.state == State::ready) pthread_cond_broadcast(&own.released[where]);  // the last one to come
+    while (thread.state != State::ready) lock.wait(own.released[where]);
 }
 
 void* run_thread(void* argument) {
@@ -83,21 +96,25 @@ void* run_thread(void* argument) {
     threadIdx = block.threads[task->thread].index;
     blockIdx = block.index;
     {
-        Lock lock;  // all start together: a thread that runs alone to its end races with nobody
+        Lock lock(wave.mutex);  // all start together: a thread that runs alone to its end races with nobody
         if (--wave.to_start == 0) pthread_cond_broadcast(&wave.started);
         while (wave.to_start > 0) lock.wait(wave.started);
     }
     task->launch->call(task->launch->args);
-    Lock lock;
+    changed();
+    Lock lock(task->block->mutex);
     const unsigned before = block.releases;
     block.leave(task->thread);
-    if (block.releases != before) pthread_cond_broadcast(&task->block->released);
+    if (block.releases != before) {
+        for (pthread_cond_t& condition : task->block->released) pthread_cond_broadcast(&condition);
+    }
     check(block);
     return nullptr;
 }
 
 void run_wave(const Launch& launch, const std::vector<int>& numbers) {
-    std::vector<std::unique_ptr<ThreadBlock>> blocks;
+    std::vector<std::unique_ptr<ThreadBlock>>& blocks = wave.blocks;
+    blocks.clear();
     std::vector<Task> tasks;
     for (int number : numbers) {
         blocks.emplace_back(new ThreadBlock(launch, position(number, launch.grid)));
@@ -107,6 +124,8 @@ void run_wave(const Launch& launch, const std::vector<int>& numbers) {
         }
     }
     wave.to_start = static_cast<int>(tasks.size());
+    wave.yields = 0;
+    wave.yields_allowed = launch.spin_limit * tasks.size();
     std::vector<pthread_t> handles(tasks.size());
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
@@ -130,9 +149,9 @@ BarrierResult barrier(int predicate, int line) {
     char* tag = &own.barrier_tags[task->barriers++ % 2];
     __tsan_release(tag);
     {
-        Lock lock;
+        Lock lock(own.mutex);
         own.block.arrive_at_barrier(task->thread, predicate, line);
-        wait_until_ready(lock, own, thread);
+        wait_until_ready(lock, own, thread, own.block.warps());
     }
     __tsan_acquire(tag);
     return thread.barrier;
@@ -148,13 +167,49 @@ WarpResult warp(WarpOp op, unsigned mask, uint64_t value, unsigned source_lane, 
     const bool orders = op == WarpOp::sync;
     if (orders) __tsan_release(tag);
     {
-        Lock lock;
+        Lock lock(own.mutex);
         own.block.arrive_at_warp(task->thread, op, mask, value, source_lane, line);
-        wait_until_ready(lock, own, thread);
+        wait_until_ready(lock, own, thread, static_cast<size_t>(task->thread / 32));
     }
     if (orders) __tsan_acquire(tag);
     if (orders && whole) ++task->warp_syncs;
     return thread.warp;
+}
+
+void multiply(WarpOp op, float* d, const unsigned* a, const unsigned* b, int line) {
+    ThreadBlock& own = *task->block;
+    Thread& thread = own.block.threads[task->thread];
+    Lock lock(own.mutex);
+    thread.fragments = {d, a, b};
+    own.block.arrive_at_warp(task->thread, op, 0xffffffffu, 0, lane(), line);
+    wait_until_ready(lock, own, thread, static_cast<size_t>(task->thread / 32));
+}
+
+void yield(int line) {
+    Thread& thread = task->block->block.threads[task->thread];
+    thread.line = line;
+    thread.state = State::yielding;
+    if (__atomic_add_fetch(&wave.yields, 1, __ATOMIC_RELAXED) > wave.yields_allowed) {
+        Lock lock(wave.mutex);  // held to the end: one message is enough
+        std::string text = "deadlock: nothing changes any more: ";
+        for (const auto& other : wave.blocks) {
+            if (other->block.live) text += other->block.describe_waiting() + "; ";
+        }
+        end(text.substr(0, text.size() - 2));
+    }
+    sched_yield();
+    thread.state = State::ready;
+}
+
+void fail(const char* what, int line) {
+    Lock lock(wave.mutex);
+    end(task->block->block.describe_thread(task->thread) + what + " (line " + std::to_string(line) + ")");
+}
+
+void changed() { __atomic_store_n(&wave.yields, 0, __ATOMIC_RELAXED); }
+long long tick() {
+    static long long ticks;
+    return __atomic_add_fetch(&ticks, 1, __ATOMIC_RELAXED);
 }
 
 // More order than CUDA gives, since every fence meets every other: enough for "the last block sums up".
@@ -174,7 +229,7 @@ std::string run_grid(const Launch& launch) {
     const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
     const int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     const std::vector<int> order = permutation(blocks, launch.block_order, launch.seed);
-    const int together = std::max(1, threads_alive / threads);
+    const int together = launch.cooperative ? blocks : std::max(1, threads_alive / threads);
     for (int first = 0; first < blocks; first += together) {
         const int end = std::min(blocks, first + together);
         run_wave(launch, std::vector<int>(order.begin() + first, order.begin() + end));

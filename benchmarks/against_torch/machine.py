@@ -1,0 +1,97 @@
+"""What the figures of a run depend on: the machine, and the versions of everything that took part."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import gpulstm
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMI_FIELDS = (
+    "name",
+    "driver_version",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "clocks.max.mem",
+    "power.limit",
+    "temperature.gpu",
+)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The processor, and the GPU if the run is on one."""
+    found = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+    return found | ({"gpu": gpu_state()} if device == "gpu" else {})
+
+
+def gpu_state() -> dict[str, str] | None:
+    """What nvidia-smi says about the GPU now, units included; None where there is no nvidia-smi."""
+    line = _output("nvidia-smi", f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader", "--id=0")
+    return None if line is None else dict(zip(SMI_FIELDS, (value.strip() for value in line.split(",")), strict=False))
+
+
+def versions(device: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "gpulstm": gpulstm.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "torch": torch.__version__,
+    }
+    if device == "gpu":
+        import cupy
+
+        found["cupy"] = cupy.__version__
+        found["cuda of torch"] = torch.version.cuda
+        found["cuda of cupy"] = cupy.cuda.runtime.runtimeGetVersion()
+        found["cudnn"] = torch.backends.cudnn.version()
+    return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "-dirty" where files differ from it; None without git."""
+    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def threads(wanted: int) -> dict[str, Any]:
+    """The threads that each side has, and the kernels that NumPy's BLAS picked for this processor."""
+    found: dict[str, Any] = {"asked for": wanted, "torch": torch.get_num_threads()}
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return found | {"libraries": "unknown: threadpoolctl is not installed"}
+    wanted_keys = ("user_api", "internal_api", "num_threads", "version", "architecture")
+    libraries = []
+    for pool in threadpool_info():
+        kept = {key: pool[key] for key in wanted_keys if key in pool}
+        libraries.append(kept | {"file": Path(pool["filepath"]).name})
+    return found | {"libraries": libraries, "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE")}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _output(*command: str) -> str | None:
+    """The first line that a command prints; None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if done.returncode == 0 and lines else None

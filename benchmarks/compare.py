@@ -1,0 +1,183 @@
+"""gpulstm against torch.nn.LSTM on this machine: results are checked first, then both are timed in turn."""
+
+import argparse
+import datetime
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the checkout that this file is part of is what is measured
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Zero if every cell was right; one if any was wrong or failed."""
+    chosen = _parser().parse_args(arguments)
+    if chosen.device == "cpu":
+        _fix_threads(chosen.threads)
+    return _run(chosen, [*sys.argv[1:]] if arguments is None else arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from benchmarks.against_torch.grid import DTYPES, SETTINGS
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
+    parser.add_argument("--quick", action="store_true", help="a part of the grid, in at most three minutes")
+    parser.add_argument("--seconds", type=float, help="begin no new cell after this time (default: none; 165 if quick)")
+    parser.add_argument("--pass-seconds", type=float, help="for one pass of one cell (default: 1; 0.4 if quick)")
+    for axis in ("hidden", "batch", "steps"):
+        parser.add_argument(f"--{axis}", type=_positive, nargs="+", help="these values instead of the grid's")
+    parser.add_argument("--dtype", type=_one_of(DTYPES), help=f"one or more of {','.join(DTYPES)}")
+    parser.add_argument("--setting", type=_one_of(SETTINGS), help=f"one or more of {','.join(SETTINGS)}")
+    parser.add_argument("--threads", type=_positive, default=2, help="of NumPy's BLAS and PyTorch on a CPU")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result files")
+    parser.add_argument("--name", help="of the result files (default: compare-DEVICE, and -quick)")
+    parser.add_argument(
+        "--continue", dest="go_on", action="store_true", help="keep the cells that the file has already"
+    )
+    parser.add_argument("--commit", help="what is measured, where the folder is no git checkout")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _one_of(names: tuple[str, ...]) -> Any:
+    """Reads names with commas between them."""
+
+    def read(text: str) -> list[str]:
+        given = text.split(",")
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"must be of {', '.join(names)}, got {', '.join(unknown)}")
+        return given
+
+    return read
+
+
+def _fix_threads(count: int) -> None:
+    """BLAS libraries read these when they are loaded."""
+    if "numpy" in sys.modules:
+        raise RuntimeError("the number of threads can no longer be set, because NumPy has been imported already")
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        os.environ[variable] = str(count)
+
+
+def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
+    from benchmarks.against_torch import devices, grid, racing, results
+    from benchmarks.report import report
+
+    quick = chosen.quick
+    seconds = chosen.seconds or (165.0 if quick else float("inf"))
+    pass_seconds = chosen.pass_seconds or (0.4 if quick else 1.0)
+    axes = {axis: getattr(chosen, axis) for axis in ("setting", "dtype", "hidden", "batch", "steps")}
+    cells = grid.cells(chosen.device, quick=quick, chosen=axes)
+    start = time.perf_counter()
+    device = devices.Cpu(chosen.threads) if chosen.device == "cpu" else devices.Gpu()
+    path = chosen.out / f"{chosen.name or f'compare-{chosen.device}' + ('-quick' if quick else '')}.json"
+    document = _document(chosen, arguments)
+    if chosen.go_on and path.exists():
+        _take_over(document, results.read(path))
+    cells, spent = _missing(cells, document), document["seconds"]
+    document["cells_left"] = len(cells)
+    for number, cell in enumerate(cells):
+        if time.perf_counter() - start > seconds:
+            break
+        record = racing.run(cell, device, seconds=pass_seconds)
+        document["cells"].append(record)
+        document["cells_left"] = len(cells) - number - 1
+        document["seconds"] = round(spent + time.perf_counter() - start, 1)
+        _write(path, document)
+        print(f"[{number + 1}/{len(cells)}] {_line(cell, record)}", flush=True)
+        if _device_is_lost(device):
+            print("The device gives no more results; the run ends here.", flush=True)
+            break
+    _write(path, document)
+    for written in (path, *report(path)):
+        print(written)
+    return any(record["status"] in ("wrong", "failed") for record in document["cells"])
+
+
+def _document(chosen: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
+    from benchmarks.against_torch import machine
+
+    versions = machine.versions(chosen.device)
+    versions["commit"] = chosen.commit or versions["commit"]
+    document: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "benchmarks/compare.py", *arguments]),
+        "device": chosen.device,
+        "machine": machine.machine(chosen.device),
+        "versions": versions,
+    }
+    if chosen.device == "cpu":
+        document["threads"] = machine.threads(chosen.threads)
+    return document | {"seconds": 0.0, "cells_left": 0, "summary": {}, "cells": []}
+
+
+def _take_over(document: dict[str, Any], before: dict[str, Any]) -> None:
+    """Cells of a run of the same code on the same hardware; figures of two machines do not go into one file."""
+
+    def identity(of: dict[str, Any]) -> dict[str, Any]:
+        machine = of["machine"]
+        names = machine["cpu"], machine["cores"], (machine.get("gpu") or {}).get("name")
+        return {"machine": names, "versions": of["versions"], "threads": of.get("threads")}
+
+    ours, theirs = identity(document), identity(before)
+    differing = [key for key in ours if ours[key] != theirs[key]]
+    if differing:
+        key = differing[0]
+        raise SystemExit(f"--continue: the file is of another {key}, {theirs[key]}, and this is {ours[key]}")
+    document |= {key: before[key] for key in ("date", "seconds", "cells")}
+
+
+def _missing(cells: list, document: dict[str, Any]) -> list:
+    from benchmarks.against_torch import results
+
+    done = {results.name(record) for record in document["cells"]}
+    return [cell for cell in cells if str(cell) not in done]
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    from benchmarks.against_torch import machine, results
+
+    document["summary"] = results.summary(document["cells"])
+    if document["device"] == "gpu":
+        document["gpu_at_the_end"] = machine.gpu_state()
+    results.write(path, document)
+
+
+def _device_is_lost(device: Any) -> bool:
+    """An error inside of a kernel leaves a GPU that refuses everything until the process ends."""
+    try:
+        device.release()
+    except Exception as error:  # PyTorch's and CuPy's differ
+        print(f"{type(error).__name__}: {error}", flush=True)
+        return True
+    return False
+
+
+def _line(cell: Any, record: dict[str, Any]) -> str:
+    from benchmarks.against_torch import results
+
+    if record["status"] == "timed":
+        parts = []
+        for of_pass in results.PASSES:
+            ours, theirs = (record[side][of_pass]["ms"] for side in ("ours", "torch"))
+            parts.append(f"{of_pass} {ours:.3g} ms, PyTorch {theirs:.3g} ms: {results.speed_up(record, of_pass):.2f}x")
+        return f"{cell}: {'; '.join(parts)}"
+    if record["status"] == "wrong":
+        return f"{cell}: WRONG {record['wrong']}"
+    return f"{cell}: {record['status']}, {record['message']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

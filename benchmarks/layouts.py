@@ -1,0 +1,114 @@
+"""Times every layout of the persistent kernels on a GPU: what the planner's predictions are fitted to.
+
+    python benchmarks/layouts.py --out layouts.json
+
+Microseconds per time step, of kernels alone, without the products before and after. See benchmarks/README.md.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from gpulstm.cuda import planner  # noqa: E402 - of this checkout, installed or not
+from gpulstm.engines import Lane, cupy_one_launch  # noqa: E402
+from gpulstm.parameters import Weights  # noqa: E402
+
+HIDDEN, BATCHES, STEPS, REPEATS = (64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 128, 5
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--out", type=Path, help="a JSON file to write")
+    arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
+    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
+    arguments.add_argument("--steps", type=int, default=STEPS)
+    given = arguments.parse_args()
+    import cupy
+
+    rows = []
+    for hidden in given.hidden:
+        for batch in given.batch:
+            for row in measured(cupy, batch, hidden, given.steps, on_device(cupy)):
+                rows.append(row)
+                print("{direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, {predicted:7.2f} predicted, "
+                      "tiles {tiles}, {groups} x {blocks} blocks".format(**row), flush=True)  # fmt: skip
+    print(f"measured over predicted: {fit(rows)}")
+    if given.out:
+        given.out.write_text(json.dumps({"steps": given.steps, "rows": rows}, indent=1) + "\n")
+
+
+def measured(cupy: Any, batch: int, hidden: int, steps: int, seconds: Callable) -> Iterator[dict]:
+    """A row for each layout; ``seconds(function)`` times a call."""
+    device = cupy_one_launch.current_device()
+    random = np.random.default_rng(0)
+
+    def normal(*shape: int):
+        return cupy.asarray(random.standard_normal(shape, dtype=np.float32))
+
+    absent = [None] * (len(Weights._fields) - 3)
+    weights = Weights(normal(1, 1), normal(4 * hidden, hidden) / np.float32(hidden**0.5), normal(4 * hidden), *absent)
+    lane = Lane(0, hidden, False, 0)
+    inputs, dy = normal(steps, batch, 4 * hidden), normal(steps, batch, hidden)
+    y, state = cupy.zeros_like(dy), cupy.zeros((batch, hidden), np.float32)
+    cells = cupy.zeros((steps + 1, batch, hidden), np.float32)
+    for choice in planner._persistent(planner.FORWARD, batch, hidden, device):
+
+        def run(choice=choice):
+            hiddens = cupy_one_launch.history(choice, cells.shape, cells)
+            hiddens[0] = state
+            cupy_one_launch.forward_steps(choice, inputs.copy(), weights, hiddens, cells, y, lane, None, 0, keep=True)
+
+        yield _row(planner.FORWARD, batch, hidden, choice, seconds(run) / steps)
+    gates = abs(inputs) / (1 + abs(inputs))  # as large as activated gates are
+    for choice in planner._persistent(planner.BACKWARD, batch, hidden, device):
+
+        def run(choice=choice):
+            dh, dc = state.copy(), state.copy()
+            cupy_one_launch.backward_steps(choice, gates.copy(), cells, weights, dy, dh, dc, lane, None)
+
+        yield _row(planner.BACKWARD, batch, hidden, choice, seconds(run) / steps)
+
+
+def on_device(cupy: Any) -> Callable:
+    def seconds(function: Callable) -> float:
+        function()
+        times = []
+        for _ in range(REPEATS):
+            begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+            begin.record()
+            function()
+            end.record()
+            end.synchronize()
+            times.append(cupy.cuda.get_elapsed_time(begin, end) / 1000)
+        return float(np.median(times))
+
+    return seconds
+
+
+def fit(rows: list[dict]) -> dict[str, str]:
+    """Median, and the quarter and three quarters marks, of measured over predicted."""
+    found = {}
+    for direction in (planner.FORWARD, planner.BACKWARD):
+        ratios = [row["microseconds"] / row["predicted"] for row in rows if row["direction"] == direction]
+        if ratios:
+            low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+            found[direction] = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return found
+
+
+def _row(direction: str, batch: int, hidden: int, choice: planner.Choice, seconds: float) -> dict:
+    layout = {"tiles": list(choice.tiles), "blocks": choice.blocks, "groups": choice.groups, "share": choice.share}
+    sizes = {"direction": direction, "hidden": hidden, "batch": batch}
+    return {**sizes, **layout, "microseconds": seconds * 1e6, "predicted": choice.microseconds}
+
+
+if __name__ == "__main__":
+    main()

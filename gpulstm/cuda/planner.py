@@ -1,0 +1,222 @@
+"""Which schedule runs a layer's time steps on a GPU, and with which tiles. Pure arithmetic: no GPU is needed to ask.
+
+- **loop**: one GEMM and one fused kernel per step (`gpulstm.engines.cupy_engine`). Takes everything.
+- **resident**: one launch for all steps, the recurrent weights in the registers of every block, each of which runs one
+  or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
+- **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
+  to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device.
+
+Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
+predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
+says how well they fit. A wrong prediction costs time, never correctness.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import NamedTuple
+
+from .catalogue import TILES
+
+RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
+WARPS = 16  # of a block of a persistent kernel
+UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
+SEQUENCES_PER_TILE = 8
+STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
+
+FORWARD, BACKWARD = "forward", "backward"
+SCHEDULES = ("loop", "resident", "persistent")
+
+
+class Device(NamedTuple):
+    """What the planner has to know of a GPU."""
+
+    capability: int  # 90 for compute capability 9.0
+    multiprocessors: int
+    shared_bytes: int  # that one block can have
+    cooperative: bool  # whether all blocks of a launch can be made to run at the same time
+
+
+class Choice(NamedTuple):
+    """One pass's schedule, and why. The numbers are 0 for schedules that are not one launch for all steps."""
+
+    schedule: str
+    reason: str
+    kernel: str = ""
+    tiles: tuple[int, ...] = ()  # as `catalogue.TILES` names them
+    blocks: int = 0  # of a group
+    groups: int = 0  # parts of the batch that do not wait for each other
+    share: int = 0  # sequences of a group
+    microseconds: float = 0.0  # predicted, per time step
+
+    def __str__(self) -> str:
+        if not self.blocks:
+            return f"{self.schedule}: {self.reason}"
+        blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
+        sequences = "1 sequence" if self.share == 1 else f"{self.share} sequences"
+        return f"{self.schedule}: {self.groups} x {blocks}, {sequences} each; {self.reason}"
+
+
+class Plan(NamedTuple):
+    """How a layer runs forward, and back."""
+
+    forward: Choice
+    backward: Choice
+
+    def __str__(self) -> str:
+        return f"forward  {self.forward}\nbackward {self.backward}"
+
+
+_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=SCHEDULES)
+
+
+@contextmanager
+def only(*schedules: str) -> Iterator[None]:
+    """Within it, the planner considers these alone; to compare them. What fits none of them raises ValueError."""
+    unknown = [name for name in schedules if name not in SCHEDULES]
+    if unknown or not schedules:
+        raise ValueError(f"schedules must be of {', '.join(SCHEDULES)}, got {', '.join(unknown) or 'none'}")
+    token = _allowed.set(schedules)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def plan(batch: int, hidden: int, dtype: str, device: Device) -> Plan:
+    """The schedules of a plain LSTM layer, without options, in one direction."""
+    return Plan(choose(FORWARD, batch, hidden, dtype, device), choose(BACKWARD, batch, hidden, dtype, device))
+
+
+def both(schedule: str, reason: str) -> Plan:
+    """A plan that is the same forward and back."""
+    return Plan(Choice(schedule, reason), Choice(schedule, reason))
+
+
+def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> Choice:
+    """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`."""
+    return _choose(direction, batch, hidden, dtype, device, _allowed.get())
+
+
+@lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
+def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, allowed: tuple[str, ...]) -> Choice:
+    obstacles: dict[str, str] = {}
+    found: list[Choice] = []
+    for schedule, layouts in (("resident", _resident), ("persistent", _persistent)):
+        if schedule not in allowed:
+            obstacles[schedule] = "is not allowed here"
+        elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
+            obstacles[schedule] = obstacle
+        else:
+            found += layouts(direction, batch, hidden, device)
+            if not any(choice.schedule == schedule for choice in found):
+                obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+    loop = _loop_microseconds(direction, batch, hidden)
+    best = min(found, key=lambda choice: choice.microseconds, default=None)
+    why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
+    if "loop" not in allowed:
+        if best is None:
+            raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
+        return best
+    if best is None:
+        return Choice("loop", why_not, microseconds=loop)
+    if loop < best.microseconds:
+        reason = f"{loop:.0f} us a step predicted, {best.schedule} {best.microseconds:.0f}"
+        return Choice("loop", reason, microseconds=loop)
+    return best
+
+
+def shared_bytes(tiles: tuple[int, ...]) -> int:
+    """Dynamic shared memory of the persistent forward kernel: two buffers of every warp's sums."""
+    row_tiles, _, sequence_tiles = tiles
+    return 2 * WARPS * SEQUENCES_PER_TILE * sequence_tiles * (16 * row_tiles + 4) * 4
+
+
+def exchange_words(choice: Choice) -> int:
+    """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
+    return 2 * choice.groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
+
+
+def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
+    """Why a schedule cannot take this at all; empty if it might."""
+    if dtype != "float32":
+        return f"is for float32, not {dtype}"
+    if batch == 0:
+        return "has no sequence to run"
+    if schedule == "resident":
+        return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
+    if hidden % 4:
+        return f"reads four hidden units at a time, and {hidden} is not a multiple of 4"
+    if device.capability < 80:
+        return f"needs compute capability 8.0, and this device has {device.capability / 10:.1f}"
+    if not device.cooperative:
+        return "needs all blocks of a launch to run at the same time, which this device cannot promise"
+    return ""
+
+
+def _resident(direction: str, batch: int, hidden: int, device: Device) -> list[Choice]:
+    kernel = f"lstm_resident_{direction}"
+    quads = min(quads for quads, _ in TILES[kernel][1] if 8 * quads >= hidden)
+    found = []
+    for _, share in (tiles for tiles in TILES[kernel][1] if tiles[0] == quads):
+        groups = _up(batch, share)
+        rounds = _up(groups, device.multiprocessors)  # a block has a multiprocessor to itself
+        cost = rounds * (0.2 + 0.1 * share)
+        found.append(Choice("resident", _predicted(cost), kernel, (quads, share), 1, groups, share, cost))
+    return found
+
+
+def _persistent(direction: str, batch: int, hidden: int, device: Device) -> list[Choice]:
+    kernel = f"lstm_persistent_{direction}"
+    found = []
+    for tiles in TILES[kernel][1]:
+        row_tiles, depth, sequence_tiles = tiles
+        blocks = _up(hidden, UNITS_PER_TILE * row_tiles)
+        if blocks > device.multiprocessors or not _covers(kernel, tiles, hidden, blocks):
+            continue
+        if direction == FORWARD and shared_bytes(tiles) + STATIC_SHARED_BYTES > device.shared_bytes:
+            continue
+        # One block has a multiprocessor to itself; a group's sequences fill its tiles, or are as few as can be.
+        fewest = _up(batch, device.multiprocessors // blocks)
+        for share in sorted({fewest, max(fewest, min(batch, SEQUENCES_PER_TILE * sequence_tiles // 2))}):
+            groups = _up(batch, share)
+            cost = _persistent_microseconds(direction, tiles, blocks, groups, share, hidden)
+            found.append(Choice("persistent", _predicted(cost), kernel, tiles, blocks, groups, share, cost))
+    return found
+
+
+def _covers(kernel: str, tiles: tuple[int, ...], hidden: int, blocks: int) -> bool:
+    """Whether these are the smallest tiles whose weights cover the matrix."""
+    row_tiles, depth, _ = tiles
+    is_forward = kernel.endswith(FORWARD)
+    wanted = _up(hidden, WARPS * 8) if is_forward else _up(blocks * UNITS_PER_TILE * row_tiles, WARPS * 16)
+    depths = sorted({other[1] for other in TILES[kernel][1] if other[0] == row_tiles})
+    return depth == next((d for d in depths if d >= wanted), None)
+
+
+def _persistent_microseconds(
+    direction: str, tiles: tuple[int, ...], blocks: int, groups: int, share: int, hidden: int
+) -> float:
+    """Predicted time per step: products, handing over, passes over the block's sequences, and traffic through L2."""
+    row_tiles, depth, sequence_tiles = tiles
+    sequences = _up(share, SEQUENCES_PER_TILE)
+    passes = _up(sequences, sequence_tiles)
+    products = sequences * row_tiles * depth
+    if direction == FORWARD:
+        return 0.29 + 0.0925 * products + 0.5 * sequences + 0.52 * passes
+    return 0.256 * products + 1.49 * passes + 2.07e-6 * (groups * blocks * share * hidden)
+
+
+def _predicted(microseconds: float) -> str:
+    return f"{microseconds:.1f} us a step predicted"
+
+
+def _loop_microseconds(direction: str, batch: int, hidden: int) -> float:
+    """A step of the loop: bound by the CPU that launches it, or by two launches and the GEMM's arithmetic."""
+    launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
+    return max(22.0, launches + 8.0 * batch * hidden * hidden / (1e6 * teraflops))
+
+
+def _up(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,139 @@
+"""The LSTM's time steps on CuPy arrays in one launch: the schedules "resident" and "persistent".
+
+`gpulstm.cuda.planner` says when they are used, which kernels they are and how these are laid out on the device. GEMMs
+before and after are `gpulstm.engines.cupy_engine`'s.
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ..arrays import dtype_name
+from ..cuda import planner
+from ..cuda.modules import kernel
+from ..parameters import Weights
+from . import Lane
+
+NULL = np.uintp(0)  # stands for an array that there is none of
+NOT_THERE = 0xFF  # in every byte of a hidden state that has not been written yet
+
+_devices: dict = {}  # (cupy module, device id) -> planner.Device
+_alarms: dict = {}  # (cupy module, device id) -> Alarm
+_lock = threading.Lock()
+
+
+class Alarm:
+    """A word on the device that a kernel sets when its blocks have waited in vain, and a copy of it on the host.
+
+    That cannot happen while all blocks of a launch run at the same time, which the driver promises; if it does, what
+    the launch computed is wrong, and the next launch says so. Nothing waits for the device to find out.
+    """
+
+    def __init__(self, cupy) -> None:
+        self.word = cupy.zeros(1, np.uint32)
+        self.seen = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.uint32, 1)
+        self.seen[0] = 0
+
+    def check(self) -> None:
+        if self.seen[0]:
+            self.word.fill(0)
+            self.seen[0] = 0
+            raise RuntimeError(
+                "the blocks of an earlier launch waited for each other in vain, so what it computed is wrong: they did "
+                "not all run at the same time. gpulstm.cuda.planner.only('loop') avoids such launches"
+            )
+
+    def look(self) -> None:
+        """Copies the word to the host, some time after the launches before."""
+        self.word.get(out=self.seen, blocking=False)
+
+
+def current_device() -> planner.Device:
+    """The current device as the planner sees it."""
+    import cupy
+
+    key = (cupy, cupy.cuda.runtime.getDevice())
+    found = _devices.get(key)
+    if found is None:
+        current = cupy.cuda.Device()
+        attributes = current.attributes
+        found = _devices[key] = planner.Device(
+            int(current.compute_capability),
+            attributes["MultiProcessorCount"],
+            attributes["MaxSharedMemoryPerBlockOptin"],
+            bool(attributes["CooperativeLaunch"]),
+        )
+    return found
+
+
+def choose(direction: str, like, batch: int, hidden: int) -> planner.Choice:
+    """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`."""
+    return planner.choose(direction, batch, hidden, dtype_name(like), current_device())
+
+
+def history(choice: planner.Choice, shape: tuple[int, int, int], like):
+    """(steps + 1, batch, hidden) hidden states, of which none has been written yet, for any schedule."""
+    import cupy
+
+    hiddens = cupy.empty(shape, like.dtype)
+    if choice.schedule == "persistent":
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.runtime.memsetAsync(hiddens.data.ptr, NOT_THERE, hiddens.nbytes, stream)
+    return hiddens
+
+
+def forward_steps(
+    choice: planner.Choice, gates, weights: Weights, hiddens, cells, y, lane: Lane, lengths, first_time: int, keep: bool
+) -> None:
+    """All steps. gates (steps, batch, 4*hidden) is W_ih x.
+
+    With ``keep`` hiddens and cells are histories (steps + 1, batch, hidden) with the initial state in its slot;
+    without, cells is the state (batch, hidden), and so is hiddens for the resident schedule.
+    """
+    steps, batch, _ = gates.shape
+    arrays = (gates, weights.recurrent, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
+    sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
+    _launch(choice, arrays, sizes)
+
+
+def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths) -> None:
+    """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's."""
+    import cupy
+
+    steps, batch, _ = gates.shape
+    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
+    if choice.schedule == "persistent":
+        arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
+    sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
+    _launch(choice, arrays, sizes)
+
+
+def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple) -> None:
+    if choice.schedule == "resident":
+        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
+        threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
+        function((choice.groups,), (threads,), (*arrays, *(np.int32(size) for size in sizes)))
+        return
+    shared = planner.shared_bytes(choice.tiles) if choice.kernel.endswith(planner.FORWARD) else 0
+    function = kernel(choice.kernel, "float32", tiles=choice.tiles, shared_bytes=shared)
+    alarm = _alarm()
+    alarm.check()
+    arguments = (*arrays, alarm.word, *(np.int32(size) for size in (*sizes, choice.blocks, choice.share)))
+    function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
+    alarm.look()
+
+
+def _alarm() -> Alarm:
+    import cupy
+
+    key = (cupy, cupy.cuda.runtime.getDevice())
+    with _lock:
+        found = _alarms.get(key)
+        if found is None:
+            found = _alarms[key] = Alarm(cupy)
+    return found
+
+
+def _or_null(array):
+    return NULL if array is None else array

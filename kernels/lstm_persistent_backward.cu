@@ -1,0 +1,227 @@
+// Backpropagation through all time steps of one LSTM layer in one launch, in float32: the twin of
+// lstm_persistent_forward.
+//
+// The formulas are those of lstm_backward_step.cu. What couples the steps is dh = W_hh^T da, a sum over all 4*hidden
+// pre-activations of a step, which live in all blocks of a group.
+//
+// Who owns what: as in the forward pass, a block owns UNITS = 4 * MTILES hidden units of its group's sequences. It
+// makes their da, and at once what these contribute to every dh of the group: hidden outputs summed over its own 16 *
+// MTILES rows of W_hh, which its 16 warps hold in registers, 16 * JTILES outputs each. The contributions go to the
+// owners of the outputs, who add up one from each block, in the order of the blocks.
+//
+// `exchange` has two slots that take turns. A word says by its lowest bit whether it has arrived: the bit alternates
+// from one use of a slot to the next. The reader clears it, so that what is added up does not depend on it; a
+// contribution is thus rounded to 22 bits of mantissa, towards zero. A slot may be written again because whoever writes
+// to it has read what its owner sent after reading the last use.
+//
+// Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions.
+// hidden is a multiple of 4.
+#include "handover.cuh"
+#include "tensor_core.cuh"
+
+#define WARPS 16
+#define THREADS (32 * WARPS)
+#define UNITS (4 * MTILES)
+#define ROWS (16 * MTILES)
+#define COLUMNS (8 * NTILES)                       // sequences at a time
+#define STRIDE (COLUMNS + (NTILES % 2 ? 0 : 8))    // of a row of da: no two lanes of a fragment share a bank
+#define READERS (THREADS / COLUMNS)                // threads that collect one sequence's contributions
+#define LANES (READERS < 32 ? READERS : 32)        // of them in one warp
+#define PARTS (READERS / LANES)
+#define BATCH 4                                    // loads in flight per thread
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backward(
+    float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
+    const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
+    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
+    float* dc,                         // (batch, hidden) the same of c
+    const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
+    unsigned* exchange,                // [2][groups][blocks][share][blocks][UNITS], zeros at the beginning
+    unsigned* failed,                  // becomes 1 if a block waited in vain
+    int steps,
+    int batch,
+    int hidden,
+    int dy_width,
+    int dy_offset,
+    int reverse,                       // 1: the forward pass went from the last step to the first
+    int blocks,                        // of a group
+    int share) {                       // sequences of a group
+    __shared__ unsigned mask;
+    __shared__ float da[ROWS * STRIDE];
+    __shared__ float parts[COLUMNS * PARTS * UNITS];
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+    const int block = blockIdx.x % blocks, group = blockIdx.x / blocks;
+    const int first_unit = block * UNITS, first_sequence = group * share;
+    const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
+    const int first_output = warp * 16 * JTILES;
+    const long long units = (long long)batch * hidden;
+    const long long region = (long long)share * blocks * UNITS;  // of one owner
+    const long long slot_size = (long long)(gridDim.x / blocks) * blocks * region;
+
+    unsigned w[JTILES][ROWS / 8][4];  // W_hh^T: outputs x own rows; row r is gate r % 4 of unit r / 4
+#pragma unroll
+    for (int j = 0; j < JTILES; ++j) {
+#pragma unroll
+        for (int k = 0; k < ROWS / 8; ++k) {
+#pragma unroll
+            for (int part = 0; part < 4; ++part) {
+                const int output = first_output + 16 * j + g + 8 * (part % 2);
+                const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
+                const bool inside = unit < hidden && output < hidden;
+                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
+                w[j][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
+            }
+        }
+    }
+
+    // CuPy leaves out blocks that do not fit on the device, with a warning; whoever waited for one of them would wait
+    // long.
+    if ((int)gridDim.x != blocks * ((batch + share - 1) / share)) {
+        if (threadIdx.x == 0) store_word(failed, 1u);
+        return;
+    }
+    if (thread == 0) mask = HIGH_BITS;
+    __syncthreads();
+    Patience patience = {0, failed};
+    for (int count = 0; count <= steps; ++count) {  // the last round only collects the initial dh
+        const int step = reverse ? count : steps - 1 - count;
+        const bool collects = count > 0, computes = count < steps;
+        const unsigned* arrivals = exchange + (count + 1) % 2 * slot_size + (long long)blockIdx.x * region;
+        const unsigned arrival_bit = (((count - 1) / 2) & 1) ^ 1, departure_bit = ((count / 2) & 1) ^ 1;
+
+        for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
+            // What the recurrence does not touch is fetched first.
+            const int unit = first_unit + thread % UNITS, column = thread / UNITS, sequence = sequence0 + column;
+            const bool owner = thread < UNITS * COLUMNS && unit < hidden && sequence < end_sequence;
+            const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+            float* gate = gates + row * 4 * hidden + unit;
+            float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, c_after = 0, d_cell = 0, d_hidden = 0, d_output = 0;
+            bool runs = true;
+            if (owner) {
+                d_hidden = dh[at];
+                if (computes) {
+                    if (lengths) runs = step < lengths[sequence];
+                    i = gate[0], f = gate[hidden], candidate = gate[2 * hidden], o = gate[3 * hidden];
+                    c_before = cells[(step + reverse) * units + at];
+                    c_after = cells[(step + 1 - reverse) * units + at];
+                    d_cell = dc[at];
+                    if (dy) d_output = dy[row * dy_width + dy_offset + unit];
+                }
+            }
+
+            if (collects) {
+                const int reader = thread % READERS, reads = thread / READERS, pieces = blocks * MTILES;
+                float sum[4] = {0, 0, 0, 0};
+                if (sequence0 + reads < end_sequence) {
+                    const long long place = (long long)(sequence0 - first_sequence + reads) * blocks * UNITS;
+                    const unsigned* source = arrivals + place;
+                    for (int first = reader; first < pieces; first += BATCH * READERS) {
+                        unsigned words[BATCH][4];
+#pragma unroll
+                        for (int b = 0; b < BATCH; ++b) {  // all of them on their way before the first is looked at
+                            const int piece = first + b * READERS;
+                            words[b][0] = words[b][1] = words[b][2] = words[b][3] = arrival_bit;
+                            if (piece < pieces) load_words(source + 4 * piece, words[b]);
+                        }
+                        patience.begin();
+#pragma unroll
+                        for (int b = 0; b < BATCH; ++b) {
+                            while (any_early(words[b], arrival_bit) && !patience.ends()) {
+                                load_words(source + 4 * (first + b * READERS), words[b]);
+                            }
+                        }
+#pragma unroll
+                        for (int b = 0; b < BATCH; ++b) {
+#pragma unroll
+                            for (int v = 0; v < 4; ++v) {
+                                if (first + b * READERS < pieces) sum[v] += __uint_as_float(words[b][v] & ~1u);
+                            }
+                        }
+                    }
+                }
+                __syncwarp();
+#pragma unroll
+                for (int v = 0; v < 4; ++v) {
+#pragma unroll
+                    for (int distance = MTILES; distance < LANES; distance *= 2) {
+                        sum[v] += __shfl_xor_sync(0xFFFFFFFFu, sum[v], distance);
+                    }
+                    // Of READERS threads with the same sequence, thread q < MTILES of each warp has units 4q .. 4q + 3.
+                    if (lane % LANES < MTILES) {
+                        parts[(reads * PARTS + reader / LANES) * UNITS + 4 * (lane % LANES) + v] = sum[v];
+                    }
+                }
+                __syncthreads();
+                if (owner) {
+#pragma unroll
+                    for (int part = 0; part < PARTS; ++part) {
+                        d_hidden += parts[(column * PARTS + part) * UNITS + thread % UNITS];
+                    }
+                }
+            }
+            if (!computes) {
+                if (owner) dh[at] = d_hidden;
+                __syncthreads();  // `parts` is written again for the next sequences
+                continue;
+            }
+
+            if (thread < UNITS * COLUMNS) {
+                float d_gate[4] = {0, 0, 0, 0};
+                if (owner) {
+                    if (runs) {
+                        d_hidden += d_output;
+                        const float tanh_c = tanhf(c_after);
+                        d_cell += d_hidden * o * (1.0f - tanh_c * tanh_c);
+                        d_gate[0] = d_cell * candidate * (i * (1.0f - i));
+                        d_gate[1] = d_cell * c_before * (f * (1.0f - f));
+                        d_gate[2] = d_cell * i * (1.0f - candidate * candidate);
+                        d_gate[3] = d_hidden * tanh_c * (o * (1.0f - o));
+                        dc[at] = d_cell * f;
+                        d_hidden = 0;
+                    }
+                    dh[at] = d_hidden;
+#pragma unroll
+                    for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
+                }
+#pragma unroll
+                for (int q = 0; q < 4; ++q) da[(thread % UNITS * 4 + q) * STRIDE + column] = d_gate[q];
+            }
+            __syncthreads();
+
+            unsigned* departures = exchange + count % 2 * slot_size + (long long)group * blocks * region;
+#pragma unroll 1
+            for (int n = 0; n < NTILES; ++n) {
+                const int output0 = afresh(first_output) + g;
+                const unsigned high_bits = high_bits_of(&mask);
+                float d[JTILES][4];
+#pragma unroll
+                for (int j = 0; j < JTILES; ++j) d[j][0] = d[j][1] = d[j][2] = d[j][3] = 0.0f;
+#pragma unroll
+                for (int k = 0; k < ROWS / 8; ++k) {
+                    const float* fragment = da + (8 * k + t) * STRIDE + 8 * n + g;
+                    const unsigned b[2] = {__float_as_uint(fragment[0]), __float_as_uint(fragment[4 * STRIDE])};
+                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
+#pragma unroll
+                    for (int j = 0; j < JTILES; ++j) multiply_add(d[j], w[j][k], b, b_low, high_bits);
+                }
+#pragma unroll
+                for (int j = 0; j < JTILES; ++j) {
+#pragma unroll
+                    for (int part = 0; part < 4; ++part) {
+                        const int output = output0 + 16 * j + 8 * (part / 2);
+                        const int to = sequence0 + 8 * n + 2 * t + part % 2;
+                        if (output < blocks * UNITS && to < end_sequence) {
+                            const long long place = (long long)(to - first_sequence) * blocks * UNITS + block * UNITS;
+                            store_word(departures + output / UNITS * region + place + output % UNITS,
+                                       (__float_as_uint(d[j][part]) & ~1u) | departure_bit);
+                        }
+                    }
+                }
+            }
+            // da is written again after the barrier of collecting; where nothing is collected, after this one.
+            if (!collects) __syncthreads();
+        }
+    }
+}

@@ -1,0 +1,186 @@
+// All time steps of one LSTM layer in one launch, in float32: the recurrent weights stay in registers.
+//
+//     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
+//     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
+//
+// Who owns what: the batch is split into groups of sequences that never wait for each other. Within a group a block
+// owns UNITS = 4 * MTILES hidden units, all four gates of each, for all sequences of the group; its 16 warps share out
+// the sum over h, so a warp holds 16 * MTILES rows x 8 * KTILES columns of W_hh as fragments for the tensor cores, and
+// reads each h of its columns exactly once. Row r of the block is gate r % 4 of unit r / 4. The order of the columns
+// within a warp is permuted such that a thread's share of h is contiguous.
+//
+// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]
+// (handover.cuh); multiply; add up the 16 warps' sums through shared memory, in a fixed order; four neighbouring lanes
+// make one unit's four gates; publish h[t]. What has not been written yet in `hiddens` is all ones, a NaN that no
+// arithmetic makes.
+//
+// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y, and with `keep` 4 gates; each
+// block reads the group's h[t-1] from L2.
+//
+// hidden is a multiple of 4, and at most 128 * KTILES.
+#include "handover.cuh"
+#include "tensor_core.cuh"
+
+#define WARPS 16
+#define UNITS (4 * MTILES)
+#define ROWS (16 * MTILES)
+#define COLUMNS (8 * NTILES)                                 // sequences at a time
+#define CHUNK (2 * KTILES)                                   // columns of W_hh that a thread holds of each of its rows
+#define WORDS (CHUNK < 4 ? 4 : CHUNK)                        // h's that a thread loads, 4 at a time
+#define STRIDE (ROWS + 4)                                    // of the sums of one sequence: no two lanes share a bank
+#define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forward(
+    float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    const float* __restrict__ weight, // (4*hidden, hidden) W_hh
+    const float* __restrict__ bias,   // (4*hidden,) or null
+    float* cells,                     // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
+    float* hiddens,                   // (steps + 1, batch, hidden): the initial h, and all ones elsewhere
+    float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
+    unsigned* failed,                 // becomes 1 if a block waited in vain
+    int steps,
+    int batch,
+    int hidden,
+    int y_width,
+    int y_offset,
+    int keep,                         // 1: for the backward pass, activated gates and all cell states are kept
+    int reverse,                      // 1: from the last step to the first
+    int first_time,                   // the time of step 0, to compare with lengths
+    int blocks,                       // of a group
+    int share) {                      // sequences of a group
+    __shared__ unsigned mask;
+    extern __shared__ float sums[];   // [2][WARPS][COLUMNS][STRIDE]
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+    const int first_unit = blockIdx.x % blocks * UNITS;
+    const int first_sequence = blockIdx.x / blocks * share;
+    const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
+    const int first_column = warp * 8 * KTILES + t * CHUNK;
+    const long long units = (long long)batch * hidden;
+
+    unsigned w[MTILES][KTILES][4];
+#pragma unroll
+    for (int m = 0; m < MTILES; ++m) {
+#pragma unroll
+        for (int k = 0; k < KTILES; ++k) {
+#pragma unroll
+            for (int part = 0; part < 4; ++part) {
+                const int row = 16 * m + g + 8 * (part % 2), unit = first_unit + row / 4;
+                const int column = first_column + 2 * k + part / 2;
+                const bool inside = unit < hidden && column < hidden;
+                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
+                w[m][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
+            }
+        }
+    }
+
+    // CuPy leaves out blocks that do not fit on the device, with a warning; whoever waited for one of them would wait
+    // long.
+    if ((int)gridDim.x != blocks * ((batch + share - 1) / share)) {
+        if (threadIdx.x == 0) store_word(failed, 1u);
+        return;
+    }
+    if (thread == 0) mask = HIGH_BITS;
+    __syncthreads();
+    Patience patience = {0, failed};
+    int buffer = 0;
+    for (int count = 0; count < steps; ++count) {
+        const int step = reverse ? steps - 1 - count : count;
+        const float* h_before = hiddens + (step + reverse) * units;
+        float* h_after = hiddens + (step + 1 - reverse) * units;
+        const float* c_before = cells + (keep ? (step + reverse) * units : 0);
+        float* c_after = cells + (keep ? (step + 1 - reverse) * units : 0);
+
+        for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
+            float input[OUTPUTS], c[OUTPUTS];
+#pragma unroll
+            for (int e = 0; e < OUTPUTS; ++e) {
+                const int output = afresh(thread) + e * 32 * WARPS, gate = output % 4;
+                const int unit = first_unit + output / 4 % UNITS, sequence = sequence0 + output / ROWS;
+                input[e] = c[e] = 0.0f;
+                if (output < ROWS * COLUMNS && unit < hidden && sequence < end_sequence) {
+                    input[e] = gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit];
+                    if (bias) input[e] += bias[gate * hidden + unit];
+                    c[e] = c_before[(long long)sequence * hidden + unit];
+                }
+            }
+
+            float* mine = sums + (buffer * WARPS + warp) * COLUMNS * STRIDE;
+#pragma unroll 1
+            for (int n = 0; n < NTILES; ++n) {
+                const int sequence = sequence0 + 8 * n + g;
+                const unsigned* source = (const unsigned*)h_before + (long long)sequence * hidden;
+                unsigned h[WORDS];
+                const bool there = sequence < end_sequence;
+#pragma unroll
+                for (int v = 0; v < WORDS; v += 4) {  // all of them on their way before the first is looked at
+                    const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
+                    unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
+                    words[0] = words[1] = words[2] = words[3] = 0;
+                    if (there && column < hidden) load_words(source + column, words);
+                }
+                patience.begin();
+#pragma unroll
+                for (int v = 0; v < WORDS; v += 4) {
+                    const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
+                    unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
+                    while (count > 0 && any_missing(words) && !patience.ends()) load_words(source + column, words);
+                }
+                if (CHUNK < 4 && t % 2) h[0] = h[2], h[1] = h[3];
+                __syncwarp();
+
+                const unsigned high_bits = high_bits_of(&mask);
+                float d[MTILES][4];
+#pragma unroll
+                for (int m = 0; m < MTILES; ++m) d[m][0] = d[m][1] = d[m][2] = d[m][3] = 0.0f;
+#pragma unroll
+                for (int k = 0; k < KTILES; ++k) {
+                    const unsigned b[2] = {h[2 * k], h[2 * k + 1]}, b_low[2] = {low_part(b[0]), low_part(b[1])};
+#pragma unroll
+                    for (int m = 0; m < MTILES; ++m) multiply_add(d[m], w[m][k], b, b_low, high_bits);
+                }
+#pragma unroll
+                for (int m = 0; m < MTILES; ++m) {
+#pragma unroll
+                    for (int part = 0; part < 4; ++part) {
+                        mine[(8 * n + 2 * t + part % 2) * STRIDE + 16 * m + g + 8 * (part / 2)] = d[m][part];
+                    }
+                }
+            }
+            __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
+
+#pragma unroll
+            for (int e = 0; e < OUTPUTS; ++e) {
+                const int output = afresh(thread) + e * 32 * WARPS, gate = output % 4;
+                const int unit = first_unit + output / 4 % UNITS, column = output / ROWS, sequence = sequence0 + column;
+                if (e * 32 * WARPS + warp * 32 >= ROWS * COLUMNS) break;  // a whole warp at once
+                const float* sum = sums + (buffer * WARPS * COLUMNS + column) * STRIDE + output % ROWS;
+                float a = 0.0f;
+#pragma unroll
+                for (int other = 0; other < WARPS; ++other) a += sum[other * COLUMNS * STRIDE];
+                a += input[e];
+                const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
+                const float tanh_a = tanhf(half * a), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                const int first_lane = lane & ~3;
+                const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
+                const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
+                const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+                const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
+                const float c_next = f * c[e] + i * candidate;
+                const float h_next = o * tanhf(c_next);
+                if (unit >= hidden || sequence >= end_sequence) continue;
+                const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+                const bool runs = !lengths || first_time + step < lengths[sequence];
+                if (gate == 0) {
+                    const unsigned word = runs ? __float_as_uint(h_next) : ((const unsigned*)h_before)[at];
+                    store_word((unsigned*)h_after + at, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
+                }
+                if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : 0.0f;
+                if (gate == 2) c_after[at] = runs ? c_next : c[e];
+                if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = activated;
+            }
+            __syncwarp();  // c was written by one lane of four, and all four read it in the next step
+            buffer ^= 1;
+        }
+    }
+}

@@ -1,0 +1,146 @@
+// All time steps of one small LSTM layer in one launch: a block has the whole of W_hh in its registers.
+//
+//     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
+//     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
+//
+// Who owns what: a block owns SEQUENCES sequences, and waits for no other block. Eight neighbouring lanes own a hidden
+// unit: two for each of its gates, which halve the sum over h. The hidden states are in shared memory, twice, so that
+// one barrier per step is enough; a thread's 4 * QUADS weights and the cell states are in registers.
+//
+// What a step reads from memory does not depend on h, and is fetched AHEAD steps before it is used.
+//
+// Bytes per hidden unit and step: reads 4 gates, writes 1 h + 1 y, in training 4 gates + 1 cell too.
+//
+// hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
+#define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
+#define HALF (4 * QUADS)        // hidden states in one half of the sum
+#define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
+
+extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forward(
+    float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    const float* __restrict__ weight, // (4*hidden, hidden) W_hh
+    const float* __restrict__ bias,   // (4*hidden,) or null
+    float* cells,                     // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
+    float* hiddens,                   // the same of h
+    float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
+    int steps,
+    int batch,
+    int hidden,
+    int y_width,
+    int y_offset,
+    int keep,                         // 1: for the backward pass, activated gates and all states are kept
+    int reverse,                      // 1: from the last step to the first
+    int first_time) {                 // the time of step 0, to compare with lengths
+    __shared__ __align__(16) float h_now[2][SEQUENCES][STRIDE];
+    const int thread = threadIdx.x, unit = thread / 8, gate = thread % 8 / 2, half = thread % 2;
+    const int first_lane = thread % 32 & ~7;
+    const bool exists = unit < hidden;
+    const long long units = (long long)batch * hidden;
+
+    float w[HALF];
+#pragma unroll
+    for (int k = 0; k < HALF; ++k) {
+        const int column = half * HALF + k;
+        w[k] = exists && column < hidden ? weight[((long long)gate * hidden + unit) * hidden + column] : 0.0f;
+    }
+    const float b = bias && exists && half == 0 ? bias[gate * hidden + unit] : 0.0f;
+
+    const int first_sequence = blockIdx.x * SEQUENCES;
+    const int first_slot = keep && reverse ? steps : 0;
+    float c[SEQUENCES], h[SEQUENCES];
+    int length[SEQUENCES];
+    bool mine[SEQUENCES];  // the last block may have fewer sequences
+    for (int i = thread; i < 2 * SEQUENCES * STRIDE; i += blockDim.x) (&h_now[0][0][0])[i] = 0.0f;
+    __syncthreads();
+#pragma unroll
+    for (int s = 0; s < SEQUENCES; ++s) {
+        const int sequence = first_sequence + s;
+        mine[s] = exists && sequence < batch;
+        const long long at = first_slot * units + (long long)sequence * hidden + unit;
+        c[s] = mine[s] ? cells[at] : 0.0f;
+        h[s] = mine[s] ? hiddens[at] : 0.0f;
+        length[s] = lengths && mine[s] ? lengths[sequence] - first_time : steps;
+        if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = h[s];
+    }
+
+    // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
+    const int direction = reverse ? -1 : 1, first_step = reverse ? steps - 1 : 0;
+    const long long first_row = (long long)first_step * batch + first_sequence;
+    const int gate_row = 4 * hidden;
+    const long long gate_move = (long long)direction * batch * gate_row;
+    float* gate_at = gates + first_row * gate_row + gate * hidden + unit;  // of sequence 0, at the step that runs
+    const float* ahead = gate_at;                                          // and at the one that is fetched
+
+    // Eight lanes have the same h and c: each writes something else, if anything.
+    const int role = thread % 8;
+    const bool writes = role == 1 || (keep && (role == 3 || role == 5));
+    const int out_row = role == 1 ? y_width : hidden;
+    const long long out_move = (long long)direction * batch * out_row;
+    const long long after = (first_row + (1 - reverse) * (long long)batch) * hidden + unit;  // its slot
+    float* out_at = role == 1 ? y + first_row * y_width + y_offset + unit : (role == 3 ? hiddens : cells) + after;
+
+    float next[AHEAD][SEQUENCES];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+#pragma unroll
+        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = mine[s] && i < steps && half == 0 ? ahead[s * gate_row] : 0.0f;
+        ahead += gate_move;
+    }
+    __syncthreads();
+
+    for (int first = 0; first < steps; first += AHEAD) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const int count = first + i;
+            if (count >= steps) break;
+            const int step = reverse ? steps - 1 - count : count;
+            float a[SEQUENCES];
+#pragma unroll
+            for (int s = 0; s < SEQUENCES; ++s) {
+                const float4* source = (const float4*)&h_now[i % 2][s][half * (HALF + 4)];
+                float sums[4] = {next[i][s], b, 0.0f, 0.0f};  // four chains, since each waits for its last addition
+                next[i][s] = mine[s] && half == 0 && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
+#pragma unroll
+                for (int q = 0; q < QUADS; ++q) {
+                    const float4 four = source[q];
+                    sums[0] += w[4 * q] * four.x;
+                    sums[1] += w[4 * q + 1] * four.y;
+                    sums[2] += w[4 * q + 2] * four.z;
+                    sums[3] += w[4 * q + 3] * four.w;
+                }
+                a[s] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+            }
+            ahead += gate_move;
+#pragma unroll
+            for (int s = 0; s < SEQUENCES; ++s) {
+                a[s] += __shfl_xor_sync(0xFFFFFFFFu, a[s], 1);
+                const float scale = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
+                const float tanh_a = tanhf(scale * a[s]), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                const float in = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
+                const float forget = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+                const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 4);
+                const float out = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 6);
+                const bool runs = step < length[s];
+                if (runs) {
+                    c[s] = forget * c[s] + in * candidate;
+                    h[s] = out * tanhf(c[s]);
+                }
+                if (!mine[s]) continue;
+                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = h[s];
+                if (writes) out_at[s * out_row] = role == 5 ? c[s] : (runs || role == 3 ? h[s] : 0.0f);
+                if (keep && runs && half == 0) gate_at[s * gate_row] = activated;
+            }
+            gate_at += gate_move;
+            out_at += out_move;
+            __syncthreads();
+        }
+    }
+    if (keep) return;
+#pragma unroll
+    for (int s = 0; s < SEQUENCES; ++s) {
+        const long long at = (long long)(first_sequence + s) * hidden + unit;
+        if (mine[s] && thread % 8 == 0) hiddens[at] = h[s];
+        if (mine[s] && thread % 8 == 1) cells[at] = c[s];
+    }
+}

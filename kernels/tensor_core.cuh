@@ -1,0 +1,57 @@
+// A product of small tiles by one warp on the tensor cores, in float32 accuracy.
+//
+// The tensor cores take float32 words of which they read the upper 19 bits (TF32: 8 of exponent, 10 of mantissa). A
+// float32 is therefore handed over in two parts, high + low, and three of the four products of parts are added up:
+//
+//     a b = (a_high + a_low)(b_high + b_low) ~ a_high b_high + a_high b_low + a_low b_high
+//
+// What is left out is below 2^-21 of a b. An infinite factor has no low part and gives NaN.
+//
+// Layout of a fragment (mma.sync.m16n8k8, lane = 4 * g + t): a[0] is A[g][t], a[1] A[g + 8][t], a[2] A[g][t + 4], a[3]
+// A[g + 8][t + 4]; b[0] is B[t][g], b[1] B[t + 4][g]; d[0], d[1] are D[g][2t], D[g][2t + 1], d[2], d[3] the same of row
+// g + 8.
+#pragma once
+
+__device__ __forceinline__ void multiply_add_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef __CUDA_ARCH__
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    host_cuda::mma_m16n8k8_tf32(d, a, b);
+#endif
+}
+
+#define HIGH_BITS 0xFFFFE000u  // that the tensor cores read
+
+// What the tensor cores drop of a word.
+__device__ __forceinline__ unsigned low_part(unsigned word) {
+    return __float_as_uint(__uint_as_float(word) - __uint_as_float(word & HIGH_BITS));
+}
+
+// Which bits the tensor cores read, from where the compiler cannot look it up: were it a constant, the low parts of
+// what stays the same from step to step would be computed once and kept, in twice the registers.
+__device__ __forceinline__ unsigned high_bits_of(const volatile unsigned* place) { return *place; }
+
+// The number itself, of which the compiler knows nothing: what is made of it stays where it is made.
+__device__ __forceinline__ int afresh(int number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
+// d += A B. A comes whole, B with its low parts.
+__device__ __forceinline__ void multiply_add(
+    float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const unsigned (&b_low)[2], unsigned high_bits) {
+    unsigned a_low[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        a_low[i] = __float_as_uint(__uint_as_float(a[i]) - __uint_as_float(a[i] & high_bits));
+    }
+    multiply_add_tf32(d, a_low, b);  // the small terms first
+    multiply_add_tf32(d, a, b_low);
+    multiply_add_tf32(d, a, b);
+}

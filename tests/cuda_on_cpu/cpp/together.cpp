@@ -1,0 +1,211 @@
+// Runs all blocks of a cooperative launch at once: each of their threads is a fiber from the beginning.
+//
+// A thread runs until it waits or yields. Who was waiting in a warp goes on first (its fibers are in the cache), who
+// was waiting at a barrier goes on after everybody else, and who yields, waiting for memory to change, comes back when
+// nobody else is left: that is a round. Rounds in which no memory changes are counted, and too many are a deadlock.
+// The threads of a late block run only when two rounds have changed nothing.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+
+#include "fiber.hpp"
+
+namespace host_cuda {
+
+namespace {
+
+constexpr size_t stack_bytes = 128 * 1024;
+constexpr size_t blocks_described = 16;
+constexpr uint64_t rounds_before_late = 2;
+
+struct Queues {
+    std::deque<int> ready, yielded;
+};
+struct Run {
+    std::vector<std::unique_ptr<Block>> blocks;
+    std::vector<Fiber> fibers;  // of thread t of block b at b * threads + t
+    int threads = 0;            // of a block
+    int late = -1;              // number of the late block
+    Queues prompt, tardy;
+    uint64_t changes_seen = 0, idle_rounds = 0, random = 1;
+    bool spinning = false;  // ended because nothing changes any more
+};
+Run* run;
+
+Queues& queues_of(int fiber) { return fiber / run->threads == run->late ? run->tardy : run->prompt; }
+
+uint64_t random_number() {
+    run->random ^= run->random << 13, run->random ^= run->random >> 7, run->random ^= run->random << 17;  // xorshift64
+    return run->random;
+}
+
+// In random order one in eight comes from the other end, so that warps mix.
+int take(std::deque<int>& queue) {
+    const bool back = here.launch->thread_order == 2 && random_number() % 8 == 0;
+    const int fiber = back ? queue.back() : queue.front();
+    back ? queue.pop_back() : queue.pop_front();
+    return fiber;
+}
+
+void in_order(std::vector<int>& threads) {
+    if (here.launch->thread_order == 1) std::reverse(threads.begin(), threads.end());
+    if (here.launch->thread_order != 2) return;
+    for (size_t i = threads.size(); i > 1; --i) std::swap(threads[i - 1], threads[random_number() % i]);
+}
+
+// Puts the threads that the last arrival set free back into their queue.
+void collect_released(Block& block, int number) {
+    if (block.released.empty()) return;
+    std::vector<int>& released = block.released;
+    in_order(released);
+    std::deque<int>& queue = queues_of(number * run->threads).ready;
+    const bool warp = released.size() <= 32;
+    for (size_t i = 0; i < released.size(); ++i) {
+        const int fiber = number * run->threads + released[warp ? released.size() - 1 - i : i];
+        warp ? queue.push_front(fiber) : queue.push_back(fiber);
+    }
+    released.clear();
+}
+
+void next_round() {
+    ++run->idle_rounds;
+    for (Queues* queues : {&run->prompt, &run->tardy}) {
+        queues->ready.insert(queues->ready.end(), queues->yielded.begin(), queues->yielded.end());
+        queues->yielded.clear();
+    }
+}
+
+// The next fiber, or -1 when there is none, or none that could still make a difference.
+int next_fiber() {
+    for (;;) {
+        if (!run->prompt.ready.empty()) return take(run->prompt.ready);
+        if (changes != run->changes_seen) run->changes_seen = changes, run->idle_rounds = 0;
+        const bool others_first = !run->prompt.yielded.empty() && run->idle_rounds < rounds_before_late;
+        if (!others_first && !run->tardy.ready.empty()) return take(run->tardy.ready);
+        if (run->prompt.yielded.empty() && run->tardy.yielded.empty()) return -1;
+        run->spinning = run->idle_rounds >= here.launch->spin_limit;
+        if (run->spinning) return -1;
+        next_round();
+    }
+}
+
+Fiber& enter_fiber(int number) {
+    Fiber& fiber = run->fibers[number];
+    Block& block = *run->blocks[number / run->threads];
+    enter(block, fiber.thread);
+    block.threads[fiber.thread].state = State::ready;
+    return fiber;
+}
+
+void go_on_with_the_next(Fiber& from) {
+    Block& left = *here.block;
+    if (!left.error.empty()) return jump(from, here.home);
+    collect_released(left, from.number / run->threads);
+    const int next = next_fiber();
+    if (next < 0) return jump(from, here.home);
+    Fiber& fiber = enter_fiber(next);
+    if (next != from.number) jump(from, fiber);
+}
+
+Fiber& own_fiber() { return run->fibers[here.block->threads[here.thread].fiber]; }
+
+void work() {
+    arrived();
+    here.launch->call(here.launch->args);
+    Fiber& self = own_fiber();
+    changed();
+    here.block->leave(here.thread);
+    go_on_with_the_next(self);
+    abort();  // nobody comes back to a thread that has returned
+}
+
+class Stacks {
+  public:
+    explicit Stacks(std::vector<Fiber>& fibers) : bytes_(fibers.size() * (fiber_guard_bytes + stack_bytes)) {
+        const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (memory_ == MAP_FAILED) {
+            perror("host_cuda: no memory for the fibers' stacks");
+            abort();
+        }
+        char* next = static_cast<char*>(memory_);
+        for (Fiber& fiber : fibers) {
+            give_stack(fiber, next, stack_bytes);
+            next += fiber_guard_bytes + stack_bytes;
+        }
+    }
+    ~Stacks() { munmap(memory_, bytes_); }
+    Stacks(const Stacks&) = delete;
+
+  private:
+    void* memory_;
+    size_t bytes_;
+};
+
+void prepare(const Launch& launch, const std::vector<int>& block_order) {
+    const size_t threads = static_cast<size_t>(run->threads);
+    run->fibers.resize(run->blocks.size() * threads);
+    for (int number : block_order) {
+        Block& block = *run->blocks[number];
+        block.keeps_released = true;
+        const uint64_t seed = launch.seed + static_cast<uint64_t>(number);
+        for (int t : permutation(run->threads, launch.thread_order, seed)) {
+            Fiber& fiber = run->fibers[number * threads + t];
+            fiber.number = number * run->threads + t;
+            fiber.thread = t;
+            block.threads[t].fiber = fiber.number;
+            queues_of(fiber.number).ready.push_back(fiber.number);
+        }
+    }
+}
+
+std::string describe_end() {
+    std::string text;
+    size_t unfinished = 0;
+    for (const auto& block : run->blocks) {
+        if (!block->error.empty()) return block->error;
+        if (block->live && unfinished++ < blocks_described) {
+            text += (text.empty() ? "" : "; ") + block->describe_waiting();
+        }
+    }
+    if (!unfinished) return "";
+    if (unfinished > blocks_described) text += "; and " + std::to_string(unfinished - blocks_described) + " others";
+    if (!run->spinning) return "deadlock in " + text;
+    return "deadlock: nothing changed while all threads that could run came " + std::to_string(run->idle_rounds) +
+           " times to host_cuda::yield(): " + text;
+}
+
+}  // namespace
+
+void wait_together() {
+    Fiber& self = own_fiber();
+    if (here.block->threads[here.thread].state == State::yielding) {
+        queues_of(self.number).yielded.push_back(self.number);
+    }
+    go_on_with_the_next(self);
+}
+
+std::string run_together(const Launch& launch) {
+    Run all;
+    run = &all;
+    const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
+    all.threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
+    all.late = launch.late_block;
+    all.random = launch.seed * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
+    for (int number = 0; number < blocks; ++number) {
+        all.blocks.emplace_back(new Block(launch, position(number, launch.grid)));
+    }
+    prepare(launch, permutation(blocks, launch.block_order, launch.seed));
+    const Stacks stacks(all.fibers);
+    for (Fiber& fiber : all.fibers) begin(fiber, work);
+    jump(here.home, enter_fiber(next_fiber()));
+    const std::string what = describe_end();
+    run = nullptr;
+    return what;
+}
+
+}  // namespace host_cuda

@@ -1,0 +1,43 @@
+"""``cupy.cuda.driver``: how many blocks of a kernel the pretended device holds at once."""
+
+import itertools
+import weakref
+
+from . import state
+
+THREADS_PER_MULTIPROCESSOR = 2048
+BLOCKS_PER_MULTIPROCESSOR = 32
+SHARED_RESERVED = 1024  # bytes that each block takes beside its own
+_functions: "weakref.WeakValueDictionary[int, Function]" = weakref.WeakValueDictionary()
+_numbers = itertools.count(0xF000, 16)
+
+
+class CUDADriverError(RuntimeError):
+    """CuPy's name. The real one takes a status; this one says what was wrong."""
+
+
+class Function:
+    """What ``RawKernel.kernel`` gives: ``ptr`` stands for the kernel in the driver's functions."""
+
+    def __init__(self, raw_kernel) -> None:
+        self.ptr = next(_numbers)
+        self._raw_kernel = weakref.ref(raw_kernel)
+        _functions[self.ptr] = self
+
+    @property
+    def static_shared_bytes(self) -> int:
+        return self._raw_kernel().shared_size_bytes
+
+
+def occupancyMaxActiveBlocksPerMultiprocessor(func, blockSize, dynamicSMemSize):  # noqa: N802, N803 - CuPy's names
+    """By threads and shared memory. Registers are not known here, and may allow fewer on a GPU."""
+    if func not in _functions:
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: {func!r} is not the ptr of a kernel")
+    gpu = state.current().gpu
+    threads = -(-blockSize // 32) * 32
+    shared = _functions[func].static_shared_bytes + dynamicSMemSize
+    if shared > gpu.shared_memory_optin:
+        return 0
+    room = gpu.shared_memory_optin + SHARED_RESERVED
+    by_shared = room // (shared + SHARED_RESERVED)
+    return min(BLOCKS_PER_MULTIPROCESSOR, THREADS_PER_MULTIPROCESSOR // threads, by_shared)

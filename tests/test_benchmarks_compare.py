@@ -1,0 +1,306 @@
+"""benchmarks/compare.py: what is wrong is not timed, what is timed is written down, and the report says both."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import gpulstm as gl
+from benchmarks import compare
+from benchmarks.against_torch import chart, checking, devices, grid, racing, results
+from benchmarks.report import report
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--device", "cpu", "--threads", "1", "--hidden", "6", "--batch", "3", "--steps", "5", "--pass-seconds", "0.01"]
+CELL = grid.Cell("lengths", "float32", 6, 3, 5)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The CPU, without the pause before each measurement."""
+    monkeypatch.setattr(devices, "SETTLING", 0)
+    return devices.Cpu(threads=1)
+
+
+def read_strictly(path):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where one run of the real command has left its files."""
+    folder = tmp_path_factory.mktemp("results")
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / "benchmarks" / "compare.py"), *TINY]
+    command += ["--setting", "one-layer,lengths", "--out", str(folder)]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class TestTheCommand:
+    def test_the_file_says_what_was_measured_on_what(self, folder):
+        document = read_strictly(folder / "compare-cpu.json")
+        assert document["device"] == "cpu"
+        assert document["versions"]["gpulstm"] == gl.__version__
+        assert document["versions"]["numpy"] == np.__version__
+        assert document["command"].startswith("python benchmarks/compare.py --device cpu")
+        assert document["machine"]["cpu"] and document["date"]
+        assert document["threads"]["torch"] == 1
+        blas = [pool for pool in document["threads"]["libraries"] if pool["user_api"] == "blas"]
+        assert blas and all(pool["num_threads"] == 1 for pool in blas)
+        assert document["cells_left"] == 0
+
+    def test_every_cell_is_checked_and_timed_on_both_sides(self, folder):
+        cells = read_strictly(folder / "compare-cpu.json")["cells"]
+        assert [cell["setting"] for cell in cells] == ["one-layer", "lengths"]
+        for cell in cells:
+            assert cell["status"] == "timed"
+            named = {"y of inference", "y", "h", "c", "dx", "dh", "dc"}
+            named |= {"dweight_ih_l0", "dweight_hh_l0", "dbias_l0"}
+            assert set(cell["errors"]) == named == set(cell["errors_of_torch"])
+            assert all(0 <= error <= 1e-5 for error in cell["errors"].values())
+            for side in ("ours", "torch"):
+                for of_pass in results.PASSES:
+                    times = cell[side][of_pass]
+                    low, high = times["quartiles_ms"]
+                    assert 0 < low <= times["ms"] <= high
+                    assert times["rounds"] >= racing.ROUNDS[0]
+
+    def test_the_report_is_there(self, folder):
+        page = (folder / "compare-cpu.md").read_text(encoding="utf-8")
+        assert "### float32, one-layer" in page and "| 6 | 3 | 5 |" in page
+        assert "![Speed-up by hidden size and batch](compare-cpu-float32.svg)" in page
+        ElementTree.parse(folder / "compare-cpu-float32.svg")
+
+    def test_another_report_has_the_same_bytes(self, folder, tmp_path):
+        (tmp_path / "compare-cpu.json").write_bytes((folder / "compare-cpu.json").read_bytes())
+        for path in report(tmp_path / "compare-cpu.json"):
+            assert path.read_bytes() == (folder / path.name).read_bytes()
+
+
+def run_here(folder, *more):
+    arguments = [*TINY, "--out", str(folder), *more]
+    return compare._run(compare._parser().parse_args(arguments), arguments)
+
+
+def test_a_run_that_is_cut_keeps_what_it_has_and_can_be_continued(device, tmp_path):
+    both = ["--setting", "one-layer,lengths"]
+    assert run_here(tmp_path, *both, "--seconds", "1e-9") == 0
+    document = read_strictly(tmp_path / "compare-cpu.json")
+    assert document["cells"] == [] and document["cells_left"] == 2
+    assert run_here(tmp_path, "--setting", "lengths") == 0
+    first = read_strictly(tmp_path / "compare-cpu.json")
+    assert run_here(tmp_path, *both, "--continue") == 0
+    second = read_strictly(tmp_path / "compare-cpu.json")
+    assert [cell["setting"] for cell in second["cells"]] == ["lengths", "one-layer"]
+    assert second["cells"][0] == first["cells"][0] and second["date"] == first["date"]
+    assert second["seconds"] > first["seconds"]
+
+
+def test_figures_of_two_versions_do_not_go_into_one_file(device, tmp_path):
+    run_here(tmp_path, "--setting", "lengths")
+    with pytest.raises(SystemExit, match="another versions"):
+        run_here(tmp_path, "--setting", "one-layer", "--continue", "--commit", "another")
+
+
+def test_an_interrupted_write_leaves_the_old_file(monkeypatch, tmp_path):
+    path = tmp_path / "results.json"
+    results.write(path, {"cells": [{"a": 1}]})
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        results.write(path, {"cells": [{"a": 1}, {"a": 2}]})
+    assert results.read(path) == {"cells": [{"a": 1}]}
+
+
+def spoil(which):
+    """A backward whose result of that name is off by one in a thousand."""
+    right = gl.LSTM.backward
+
+    def backward(self, cache, dy=None, dstate=None):
+        dx, grads, (dh, dc) = right(self, cache, dy, dstate)
+        if which == "dx":
+            dx = dx * np.float32(1.001)
+        elif which == "dh":
+            dh = dh * np.float32(1.001)
+        else:
+            grads = grads | {which[1:]: grads[which[1:]] * np.float32(1.001)}
+        return dx, grads, gl.State(dh, dc)
+
+    return backward
+
+
+@pytest.mark.parametrize("which", ["dx", "dh", "dweight_hh_l0", "dbias_l0"])
+def test_a_wrong_gradient_is_reported_as_wrong_and_not_timed(device, monkeypatch, tmp_path, which):
+    monkeypatch.setattr(gl.LSTM, "backward", spoil(which))
+    assert run_here(tmp_path, "--setting", "lengths") == 1
+    document = read_strictly(tmp_path / "compare-cpu.json")
+    (cell,) = document["cells"]
+    assert cell["status"] == "wrong" and cell["wrong"] == [which]
+    assert cell["errors"][which] == pytest.approx(1e-3, rel=0.01)
+    assert "ours" not in cell and "torch" not in cell
+    assert document["summary"]["counts"]["wrong"] == 1 and document["summary"]["all"]["geometric_mean"] is None
+    page = (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+    assert f"**wrong**: relative error of {which} 0.001" in page
+    assert "wrong" in (tmp_path / "compare-cpu-float32.svg").read_text(encoding="utf-8")
+
+
+def test_nan_in_inference_is_wrong(device, monkeypatch):
+    right = gl.LSTM.__call__
+    monkeypatch.setattr(
+        gl.LSTM, "__call__", lambda self, x, **more: (right(self, x, **more)[0] * np.float32("nan"), None)
+    )
+    record = racing.run(CELL, device, seconds=0)
+    assert record["status"] == "wrong" and record["wrong"] == ["y of inference"]
+    assert record["errors"]["y of inference"] == "nan"
+
+
+def test_what_is_missing_or_of_another_shape_is_wrong():
+    import torch
+
+    expected = {"y": torch.ones(2, 3), "h": torch.ones(3), "c": torch.ones(1)}
+    errors = checking.relative_errors({"y": torch.ones(3, 2), "c": torch.ones(1)}, expected)
+    assert errors == {"y": math.inf, "h": math.inf, "c": 0}
+    assert checking.wrong(errors, "float32") == ["y", "h"]
+
+
+def test_a_dtype_that_we_lack_has_pytorchs_time_alone(device, tmp_path):
+    run_here(tmp_path, "--setting", "one-layer", "--dtype", "bfloat16,tf32")
+    for cell in read_strictly(tmp_path / "compare-cpu.json")["cells"]:
+        assert cell["status"] == "not supported"
+        assert "ours" not in cell and cell["torch"]["forward_backward"]["ms"] > 0
+    assert "not supported by gpulstm yet" in (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("error", "status"), [(MemoryError("full"), "out of memory"), (ValueError("no"), "failed")])
+def test_a_cell_that_raises_is_a_result_too(device, monkeypatch, tmp_path, error, status):
+    def forward(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(gl.LSTM, "forward", forward)
+    assert run_here(tmp_path, "--setting", "lengths") == (status == "failed")
+    (cell,) = read_strictly(tmp_path / "compare-cpu.json")["cells"]
+    assert cell["status"] == status and str(error) in cell["message"]
+    assert status in (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+
+
+def test_the_layers_plan_is_recorded(device, monkeypatch):
+    monkeypatch.setattr(gl.LSTM, "plan", lambda self, x: f"loop for {x.shape}", raising=False)
+    assert racing.run(CELL, device, seconds=0)["plan"] == "loop for (5, 3, 6)"
+
+
+class Side:
+    """Writes down who is called with which inputs."""
+
+    def __init__(self, name, calls):
+        self.name, self.calls = name, calls
+
+    def prepare(self, *, training):
+        self.calls.append((self.name, training))
+
+    def infer(self, which):
+        self.calls.append((self.name, "infer", which))
+
+    def train(self, which):
+        self.calls.append((self.name, "train", which))
+
+
+def test_both_sides_take_turns_and_every_call_has_other_inputs(device):
+    calls = []
+    racing._race(device, {"ours": Side("ours", calls), "torch": Side("torch", calls)}, seconds=0)
+    assert calls[:2] == [("ours", False), ("torch", False)]
+    inferred = [call for call in calls if call[1:2] == ("infer",)]
+    names = [name for name, *_ in inferred]
+    assert names[:2] == ["ours", "torch"]  # to warm up; then a short call comes twice in a row
+    assert names[2:10] == ["ours", "ours", "torch", "torch", "torch", "torch", "ours", "ours"]
+    assert [which for name, _, which in inferred if name == "ours"] == [0, 1, 2] * 3 + [0, 1]
+    assert calls.index(("ours", True)) > calls.index(inferred[-1])
+
+
+class TestGrid:
+    def test_it_is_the_whole_grid(self):
+        cells = grid.cells("gpu")
+        assert len(set(cells)) == len(cells) == 7 * 6 * 2 * 4 * 4
+
+    @pytest.mark.parametrize("device", ["gpu", "cpu"])
+    def test_a_short_run_has_seen_every_value_of_most_axes(self, device):
+        """One in eight of the cells covers all settings and dtypes, and small and large sizes."""
+        cells = grid.cells(device)
+        early = cells[: len(cells) // 8]
+        for axis in ("setting", "dtype", "steps"):
+            assert {getattr(cell, axis) for cell in early} == {getattr(cell, axis) for cell in cells}
+        for axis in ("hidden", "batch"):
+            assert len({getattr(cell, axis) for cell in early}) >= 3
+
+    def test_the_quick_grid_is_part_of_it(self):
+        quick = grid.cells("gpu", quick=True)
+        assert set(quick) < set(grid.cells("gpu"))
+        assert {cell.setting for cell in quick} == set(grid.SETTINGS) and {cell.dtype for cell in quick} == set(
+            grid.DTYPES
+        )
+
+    def test_chosen_values_replace_the_grids(self):
+        cells = grid.cells("cpu", chosen={"hidden": [5], "batch": [7], "steps": [3], "setting": None})
+        assert [(cell.hidden, cell.batch, cell.steps) for cell in cells] == [(5, 7, 3)] * 4
+
+    def test_cudnns_window(self):
+        assert grid.Cell("one-layer", "float16", 768, 64, 128).in_cudnn_window
+        for other in (("lengths", "float16", 768, 64), ("one-layer", "bfloat16", 768, 64)):
+            assert not grid.Cell(*other, 128).in_cudnn_window
+        for sizes in ((2048, 64), (64, 64), (768, 1), (768, 256)):
+            assert not grid.Cell("one-layer", "float16", *sizes, 128).in_cudnn_window
+
+
+def timed(theirs, ours, **at):
+    sides = {side: {name: {"ms": ms} for name, ms in zip(results.PASSES, times, strict=True)}
+             for side, times in (("torch", theirs), ("ours", ours))}  # fmt: skip
+    return (
+        {"setting": "lengths", "dtype": "float32", "hidden": 8, "batch": 1, "steps": 2, "status": "timed"} | at | sides
+    )
+
+
+def test_the_summary_by_hand():
+    cells = [timed((8, 2), (2, 4)), timed((1, 3), (1, 1), batch=9), {"status": "failed"}]
+    found = results.summary(cells)
+    assert found["counts"] == {"timed": 2, "wrong": 0, "not supported": 0, "out of memory": 0, "failed": 1}
+    assert found["forward"] == {
+        "geometric_mean": 2.0,
+        "compared": 2,
+        "slower": 0,
+        "slowest": {"speed_up": 1.0, "cell": "lengths, float32, H=8, N=9, T=2, forward"},
+    }
+    assert found["all"]["geometric_mean"] == pytest.approx((4 * 0.5 * 1 * 3) ** 0.25, abs=1e-4)
+    assert found["all"]["slower"] == 1
+    assert found["all"]["slowest"]["cell"] == "lengths, float32, H=8, N=1, T=2, forward + backward"
+
+
+def test_a_slower_cell_never_reads_as_equal():
+    assert [chart._short(ratio) for ratio in (0.9999, 1.0, 1.26, 23.4)] == ["0.99", "1.0", "1.3", "23"]
+
+
+def test_peak_memory_is_what_is_in_use_at_the_same_time():
+    class Cuda:
+        MemoryHook = object
+
+    class CuPy:
+        cuda = Cuda
+
+    hook = devices._peak_hook(CuPy)
+    for size in (512, 1024):
+        hook.malloc_postprocess(device_id=0, size=size - 5, mem_size=size, mem_ptr=1, pmem_id=1)
+    hook.free_postprocess(device_id=0, mem_size=512, mem_ptr=1, pmem_id=1)
+    hook.malloc_postprocess(device_id=0, size=200, mem_size=256, mem_ptr=1, pmem_id=1)
+    assert (hook.used, hook.peak) == (1280, 1536)

@@ -1,0 +1,31 @@
+"""benchmarks/layouts.py measures every layout; here the stand-in's time, which says nothing about a GPU's."""
+
+import time
+
+from benchmarks import layouts
+from gpulstm.cuda import planner
+from gpulstm.engines import cupy_one_launch
+from tests.cuda_on_cpu import cupy_on_cpu
+
+
+def stopwatch(function) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def test_every_layout_is_measured(monkeypatch):
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    with cupy_on_cpu(multiprocessors=3, schedules=("persistent",)) as cupy:
+        device = cupy_one_launch.current_device()
+        rows = list(layouts.measured(cupy, 5, 20, 2, stopwatch))
+        launches = dict(cupy.on_cpu.launches)
+    for direction in (planner.FORWARD, planner.BACKWARD):
+        choices = planner._persistent(direction, 5, 20, device)
+        found = [row for row in rows if row["direction"] == direction]
+        assert [(tuple(r["tiles"]), r["blocks"], r["groups"], r["share"]) for r in found] == [
+            (c.tiles, c.blocks, c.groups, c.share) for c in choices
+        ]
+        assert len(choices) > 1 and launches[f"lstm_persistent_{direction}"] == len(choices)
+    assert all(row["microseconds"] > 0 and row["predicted"] > 0 for row in rows)
+    assert set(layouts.fit(rows)) == {planner.FORWARD, planner.BACKWARD}

@@ -1,0 +1,121 @@
+"""What the CPU stand-in pretends its GPU to be, and what becomes of a cooperative launch that does not fit it."""
+
+import numpy as np
+import pytest
+
+from tests.cuda_on_cpu import InvalidMemory, cupy_on_cpu
+
+SOURCE = """
+extern "C" __global__ void mark(int* blocks) {
+    __shared__ int here[256];
+    here[threadIdx.x % 256] = 1;
+    blocks[blockIdx.x + gridDim.x * blockIdx.y] = here[threadIdx.x % 256];
+}
+"""
+STATIC = 1024  # bytes of `here`
+
+
+@pytest.fixture
+def cupy():
+    with cupy_on_cpu(multiprocessors=3, shared_memory_optin=100 * 1024, compute_capability="86") as module:
+        yield module
+
+
+def load(cupy, cooperative=True):
+    return cupy.RawModule(code=SOURCE, enable_cooperative_groups=cooperative).get_function("mark")
+
+
+def test_the_device_is_what_was_asked_for(cupy):
+    device = cupy.cuda.Device()
+    assert device.compute_capability == "86"
+    assert (device.attributes["ComputeCapabilityMajor"], device.attributes["ComputeCapabilityMinor"]) == (8, 6)
+    assert device.attributes["MultiProcessorCount"] == 3
+    assert device.attributes["MaxSharedMemoryPerBlockOptin"] == 100 * 1024
+    assert device.attributes["CooperativeLaunch"]
+    with cupy_on_cpu() as usual:
+        assert usual.cuda.Device(1).attributes["MultiProcessorCount"] == 16
+        assert usual.cuda.Device(1).attributes["MaxSharedMemoryPerBlockOptin"] == 227 * 1024
+        assert usual.cuda.Device(1).compute_capability == "90"
+
+
+@pytest.mark.parametrize("mode", ["fibers", "asan"])
+def test_the_occupancy_counts_threads_and_shared_memory(mode):
+    with cupy_on_cpu(mode, shared_memory_optin=100 * 1024) as cupy:
+        kernel = load(cupy)
+        assert kernel.shared_size_bytes == STATIC
+        occupancy = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+        counts = [occupancy(kernel.kernel.ptr, threads, 0) for threads in (1024, 1000, 512, 33, 1)]
+        assert counts == [2, 2, 4, 32, 32]
+        # 101 KiB for all blocks; each takes its static and dynamic shared memory and 1 KiB.
+        sizes = {99 * 1024: 1, 99 * 1024 + 1: 0, 48 * 1024: 2, 49 * 1024: 1, 18 * 1024: 5}
+        assert {size: occupancy(kernel.kernel.ptr, 32, size) for size in sizes} == sizes
+        with pytest.raises(cupy.cuda.driver.CUDADriverError, match="INVALID_HANDLE"):
+            occupancy(1, 32, 0)
+
+
+def test_a_grid_that_does_not_fit_is_made_smaller_with_a_warning(cupy):
+    blocks = cupy.zeros(8, "int32")
+    load(cupy)((6,), (1024,), (blocks,))
+    np.testing.assert_array_equal(blocks.get(), [1] * 6 + [0] * 2)
+    blocks.fill(0)
+    with pytest.warns(UserWarning, match="grid size will be reduced from 7 to 6, as the specified grid size exceeds"):
+        load(cupy)((7,), (1024,), (blocks,))
+    np.testing.assert_array_equal(blocks.get(), [1] * 6 + [0] * 2)
+    load(cupy, cooperative=False)((8,), (1024,), (blocks,))
+    np.testing.assert_array_equal(blocks.get(), [1] * 8)
+
+
+def test_a_grid_that_does_not_fit_and_has_two_dimensions_is_refused(cupy):
+    blocks = cupy.zeros(8, "int32")
+    load(cupy)((3, 2), (1024,), (blocks,))
+    with pytest.raises(ValueError, match=r"The specified grid size \(4 \* 2 \* 1\) exceeds the limit \(6\)"):
+        load(cupy)((4, 2), (1024,), (blocks,))
+
+
+def test_shared_memory_decides_what_fits(cupy):
+    kernel, blocks = load(cupy), cupy.zeros(4, "int32")
+    kernel.max_dynamic_shared_size_bytes = 99 * 1024
+    kernel((3,), (32,), (blocks,), shared_mem=99 * 1024)
+    with pytest.warns(UserWarning, match="reduced from 4 to 3"):
+        kernel((4,), (32,), (blocks,), shared_mem=99 * 1024)
+
+
+def test_more_shared_memory_than_the_device_has_is_refused(cupy):
+    kernel = load(cupy)
+    with pytest.raises(cupy.cuda.driver.CUDADriverError, match=f"INVALID_VALUE: mark: .*the device has {99 * 1024}"):
+        kernel.max_dynamic_shared_size_bytes = 99 * 1024 + 1
+    assert kernel.max_dynamic_shared_size_bytes == 48 * 1024
+    with cupy_on_cpu(shared_memory_optin=8 * 1024), pytest.warns(UserWarning, match="reduced from 1 to 0"):
+        with pytest.raises(cupy.cuda.driver.CUDADriverError, match="no block fits"):
+            kernel((1,), (32,), (cupy.zeros(1, "int32"),), shared_mem=8 * 1024)
+
+
+def test_memory_is_set_byte_by_byte(cupy):
+    a = cupy.zeros(6, "uint32")
+    stream = cupy.cuda.get_current_stream().ptr
+    cupy.cuda.runtime.memsetAsync(a.data.ptr + 4, 0xFF, 12, stream)
+    np.testing.assert_array_equal(a.get(), [0, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0])
+    cupy.cuda.runtime.memsetAsync(a.data.ptr, 0, 0, stream)
+    with pytest.raises(InvalidMemory, match="memsetAsync: 25 bytes"):
+        cupy.cuda.runtime.memsetAsync(a.data.ptr, 0, 25, stream)
+
+
+def test_memory_is_copied_within_the_device(cupy):
+    source, target = cupy.asarray(np.arange(6, dtype="int32")), cupy.zeros(4, "int32")
+    runtime, stream = cupy.cuda.runtime, cupy.cuda.get_current_stream().ptr
+    runtime.memcpyAsync(target.data.ptr + 4, source.data.ptr + 12, 12, runtime.memcpyDeviceToDevice, stream)
+    np.testing.assert_array_equal(target.get(), [0, 3, 4, 5])
+    with pytest.raises(InvalidMemory, match="memcpyAsync: 20 bytes"):
+        runtime.memcpyAsync(target.data.ptr, source.data.ptr, 20, runtime.memcpyDeviceToDevice, stream)
+    with pytest.raises(ValueError, match="kind must be memcpyDeviceToDevice"):
+        runtime.memcpyAsync(target.data.ptr, source.data.ptr, 4, 1, stream)
+
+
+def test_pinned_memory_is_for_numpy_to_look_at(cupy):
+    pinned = cupy.cuda.alloc_pinned_memory(12)
+    values = np.frombuffer(pinned, np.uint32, 3)
+    assert np.frombuffer(pinned, np.uint8).size > 12
+    assert values.ctypes.data == pinned.ptr
+    assert values.all()  # not cleared
+    cupy.arange(3, dtype="uint32").get(out=values, blocking=False)
+    np.testing.assert_array_equal(values, [0, 1, 2])
