@@ -26,6 +26,7 @@ WHOLE_SEQUENCE = 2**32 - 1
 WEIGHT_STREAM = 2**30
 DROPOUT_STREAM = 2**31
 LAYER_STREAM = 3 * 2**30
+BLOCK = 2**14  # elements that NumPy draws at a time: what it works on stays in the cache
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,14 @@ class Draws:
         if not (self.training and self.options.dropout):
             return None
         steps, batch, features = shape
-        time = np.arange(steps)[:, None, None]
-        words = self.words(np.arange(features), np.arange(batch)[:, None], time, DROPOUT_STREAM + layer)
-        return _scaled(words[0], self.options.dropout, like)
+        words = np.empty(shape, np.uint32)
+        some = max(1, BLOCK // max(1, batch * features))
+        for first in range(0, steps, some):
+            time = np.arange(first, min(first + some, steps))[:, None, None]
+            words[first : first + some] = self.words(
+                np.arange(features), np.arange(batch)[:, None], time, DROPOUT_STREAM + layer
+            )[0]
+        return _scaled(words, self.options.dropout, like)
 
     def kept(self, stream: int, time: int, rows: int, columns: int, probability: float, like: Array) -> Array:
         """A dropout mask (rows, columns) of one time."""

@@ -14,7 +14,7 @@ import gpulstm as gl
 from gpulstm import options as options_module
 from gpulstm import philox
 from gpulstm.functional import lstm_inference
-from gpulstm.masks import WHOLE_SEQUENCE, Draws
+from gpulstm.masks import DROPOUT_STREAM, WHOLE_SEQUENCE, Draws
 from tests import backends, variant_cases
 from tests.plain_loop import Masks
 
@@ -314,3 +314,14 @@ class TestSeeds:
         assert first.tobytes() == again.tobytes()
         if "zoneout" not in case.options:
             assert first.tobytes() == backend.numpy(lstm_inference(x, params)[0]).tobytes()
+
+
+@pytest.mark.parametrize("shape", [(40, 8, 64), (3, 5, 2**13), (2, 3, 4), (0, 3, 4), (4, 0, 3)], ids=str)
+def test_dropout_between_layers_is_drawn_in_blocks_as_in_one_piece(shape):
+    draws = Draws(options_module.Options(dropout=0.3), 11)
+    mask = draws.between(1, shape, np.ones(1))
+    assert mask.shape == shape and mask.dtype == np.float64
+    for time in range(shape[0]):
+        words = philox.words(11, (np.arange(shape[2]), np.arange(shape[1])[:, None], time, DROPOUT_STREAM + 1))
+        kept = words[0] >= np.uint32(philox.threshold(0.3))
+        np.testing.assert_array_equal(mask[time], np.where(kept, 1 / 0.7, 0.0))

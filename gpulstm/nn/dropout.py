@@ -7,10 +7,8 @@ import numpy as np
 
 from .. import arrays, initialisers, philox
 from ..arrays import Array
-from ..masks import LAYER_STREAM, Draws
+from ..masks import BLOCK, LAYER_STREAM, Draws
 from ..options import PLAIN
-
-BLOCK = 2**14  # elements that NumPy draws at a time: what it works on stays in the cache
 
 
 class _Cache(NamedTuple):

@@ -24,6 +24,7 @@ class Cache:
 
     state: States  # the final states, one `State` for each recurrent layer
     layers: tuple[Any, ...]  # the layers' own caches
+    dstate: States | None = None  # after `backward`, the gradients of the initial states
 
 
 class Sequential:
@@ -96,22 +97,31 @@ class Sequential:
             caches.append(cache)
         return x, Cache(final, tuple(caches))
 
-    def backward(self, cache: Cache, dout: Array) -> tuple[Array | None, dict[str, Array]]:
+    def backward(
+        self, cache: Cache, dout: Array, dstate: States | None = None
+    ) -> tuple[Array | None, dict[str, Array]]:
         """dout, the gradient of the output -> dx, and the gradients under the names of ``params``.
 
-        dx is None where the first layer's input has no gradient, such as an embedding's. The initial states' gradients
-        are not kept, which makes training over windows of time truncated backpropagation.
+        dx is None where the first layer's input has no gradient, such as an embedding's. ``dstate`` are the gradients
+        of the final states, one for each recurrent layer, or None. Those of the initial states are in ``cache.dstate``
+        afterwards: given to the backward pass of the window of time before, they make the gradient whole; dropped, it
+        is truncated backpropagation through time.
         """
         if not isinstance(cache, Cache) or len(cache.layers) != len(self):
             raise TypeError(f"cache must be what this model's forward returned last, got {type(cache).__name__}")
         found: list[dict[str, Array]] = []
+        initial: States = ()
         gradient: Array | None = dout
-        for step, layer_cache in reversed(list(zip(self._steps, cache.layers, strict=True))):
+        for (step, given), layer_cache in reversed(
+            list(zip(self._with_states(dstate, "dstate"), cache.layers, strict=True))
+        ):
             with step.named():
                 if gradient is None:
                     raise TypeError(f"layer {step.number + 1} behind it gives no gradient of its input")
-                gradient, grads = step.backward(layer_cache, gradient)
+                gradient, grads, before = step.backward(layer_cache, gradient, given)
             found.append(grads)
+            initial = before + initial
+        cache.dstate = initial
         return gradient, {name: value for grads in reversed(found) for name, value in grads.items()}
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
@@ -166,18 +176,18 @@ class Sequential:
         """How many recurrent layers there are, those inside of models among the layers counted too."""
         return sum(step.states for step in self._steps)
 
-    def _with_states(self, state: States | None) -> list[tuple["_Step", States]]:
-        """Each layer with the states that are its own."""
+    def _with_states(self, state: States | None, name: str = "state") -> list[tuple["_Step", States]]:
+        """Each layer with the states, or their gradients, that are its own."""
         count = self.state_count
         if state is None:
             state = (None,) * count
         if isinstance(state, State) or not isinstance(state, (tuple, list)):
-            hint = "; write (state,)" if isinstance(state, State) else ""
+            hint = f"; write ({name},)" if isinstance(state, State) else ""
             raise TypeError(
-                f"state must be a tuple of a state for each recurrent layer, got {type(state).__name__}{hint}"
+                f"{name} must be a tuple of a state for each recurrent layer, got {type(state).__name__}{hint}"
             )
         if len(state) != count:
-            raise ValueError(f"state must have one state for each of {count} recurrent layers, got {len(state)}")
+            raise ValueError(f"{name} must have one state for each of {count} recurrent layers, got {len(state)}")
         found, first = [], 0
         for step in self._steps:
             found.append((step, tuple(state[first : first + step.states])))
@@ -266,13 +276,21 @@ class _Step:
         out, after, cache = self.layer.forward(x, state=states[0], **options)
         return out, (after,), cache
 
-    def backward(self, cache: Any, dout: Array) -> tuple[Array | None, dict[str, Array]]:
-        """dx, and the gradients under the model's names, in the order of its parameters."""
-        dx, grads, *_ = self.layer.backward(cache, dout)
+    def backward(self, cache: Any, dout: Array, dstates: States) -> tuple[Array | None, dict[str, Array], States]:
+        """dx, the gradients under the model's names, in the order of its parameters, and the initial states'."""
+        if self.nested:
+            dx, grads = self.layer.backward(cache, dout, dstates)
+            initial = cache.dstate
+        elif self.states:
+            dx, grads, dstate = self.layer.backward(cache, dout, *(given for given in dstates if given is not None))
+            initial = (dstate,)
+        else:
+            dx, grads = self.layer.backward(cache, dout)
+            initial = ()
         params = params_of(self.layer)
         if grads.keys() != params.keys():
             raise ValueError(f"backward must give gradients of {list(params)}, got {list(grads)}")
-        return dx, {f"{self.number}.{name}": grads[name] for name in params}
+        return dx, {f"{self.number}.{name}": grads[name] for name in params}, initial
 
     def load(self, mapping: Mapping[str, Any]) -> list[str]:
         """What is wrong with this layer's part of a state dict; where nothing is, the layer has it."""
