@@ -48,6 +48,14 @@ __device__ __forceinline__ bool any_early(const unsigned (&words)[4], unsigned b
     return ((words[0] ^ bit) | (words[1] ^ bit) | (words[2] ^ bit) | (words[3] ^ bit)) & 1u;
 }
 
+// CuPy leaves out blocks that do not fit on the device, with a warning. Whoever waited for one of them would wait long.
+__device__ __forceinline__ bool blocks_are_missing(int blocks, int batch, int share, unsigned* failed) {
+    const int groups = (batch + share - 1) / share;
+    if ((int)gridDim.x == blocks * groups) return false;
+    if (threadIdx.x == 0) store_word(failed, 1u);
+    return true;
+}
+
 // Counts one thread's loads in vain. Who has given up once does not wait again.
 struct Patience {
     unsigned spins;

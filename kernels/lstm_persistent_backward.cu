@@ -76,12 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
         }
     }
 
-    // CuPy leaves out blocks that do not fit on the device, with a warning; whoever waited for one of them would wait
-    // long.
-    if ((int)gridDim.x != blocks * ((batch + share - 1) / share)) {
-        if (threadIdx.x == 0) store_word(failed, 1u);
-        return;
-    }
+    if (blocks_are_missing(blocks, batch, share, failed)) return;
     if (thread == 0) mask = HIGH_BITS;
     __syncthreads();
     Patience patience = {0, failed};
