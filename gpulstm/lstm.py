@@ -32,6 +32,7 @@ class LSTM:
     bias : whether the gates have one.
     batch_first : x and y are (batch, time, features) instead of (time, batch, features). State is not affected.
     bidirectional : a second direction reads each sequence from its end; the outputs stand side by side.
+    reverse : the only direction reads each sequence from its end, as the second one of two does.
     proj_size : features of the hidden state after a projection; 0 is none (Sak et al. 2014).
     peephole : the gates see the cell state through ``weight_peephole_l0``, of i, f, o (Gers et al. 2002).
     layer_norm : on both parts of the gates' input and on the cell (Ba et al. 2016).
@@ -86,6 +87,7 @@ class LSTM:
         weight_drop: float = 0.0,
         layer_norm: bool = False,
         peephole: bool = False,
+        reverse: bool = False,
         coupled: bool = False,
         cell_clip: float | None = None,
         activations: tuple[Any, Any, Any] = ("sigmoid", "tanh", "tanh"),
@@ -110,6 +112,7 @@ class LSTM:
         )
         self.checkpoint_every = checkpoints.checked(checkpoint_every)
         self.options = options.checked(
+            reverse=reverse,
             coupled=coupled,
             cell_clip=cell_clip,
             activations=activations,
@@ -241,14 +244,17 @@ class LSTM:
         lstm.load_state_dict(mapping)
         return lstm
 
-    def __repr__(self) -> str:
-        size = self.layout
-        found = vars(size) | {"batch_first": self.batch_first}
+    def changed_options(self) -> dict[str, Any]:
+        """The constructor's options that differ from their defaults, by name; sizes, dtype and how the parameters began
+        are not among them."""
+        found = vars(self.layout) | {"batch_first": self.batch_first}
         usual = {field.name: field.default for field in fields(Layout)} | {"batch_first": False}
         order = ("num_layers", "bias", "batch_first", "bidirectional", "proj_size", "peephole", "layer_norm")
         unusual = {name: found[name] for name in order if found[name] != usual[name]}
         unusual |= {name: getattr(self.options, name) for name in self.options.changed()}
-        unusual |= {} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every}
-        flags = "".join(f", {name}={value!r}" for name, value in unusual.items())
-        dtype = arrays.dtype_name(self.params["weight_hh_l0"])
+        return unusual | ({} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every})
+
+    def __repr__(self) -> str:
+        size, dtype = self.layout, arrays.dtype_name(self.params["weight_hh_l0"])
+        flags = "".join(f", {name}={value!r}" for name, value in self.changed_options().items())
         return f"LSTM({size.input_size}, {size.hidden_size}{flags}, dtype={dtype!r})"

@@ -113,7 +113,7 @@ def test_the_version_is_the_same_everywhere(distributions):
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
-HEAVY = ("cupy", "cupy_backends", "torch", "jax", "onnx", "matplotlib", "scipy", "safetensors", "tqdm")
+HEAVY = ("cupy", "cupy_backends", "torch", "jax", "onnx", "keras", "h5py", "matplotlib", "scipy", "safetensors", "tqdm")
 
 
 @pytest.mark.parametrize(
