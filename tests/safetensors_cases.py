@@ -103,8 +103,11 @@ BAD = {
     "an unknown dtype": (file_of({"a": tensor("float32", [2], 0, 8)}, bytes(8)), "has the dtype 'float32', and must"),
     "a dtype in small letters": (file_of({"a": tensor("f32", [2], 0, 8)}, bytes(8)), "has the dtype 'f32'"),
     "a dtype that is a list": (file_of({"a": tensor(["F32"], [2], 0, 8)}, bytes(8)), r"has the dtype \['F32'\]"),
-    "a dtype that we lack": (file_of({"a": tensor("F8_E4M3", [2], 0, 2)}, bytes(2)), "has the dtype 'F8_E4M3'"),
-    "a complex dtype": (file_of({"a": tensor("C64", [1], 0, 8)}, bytes(8)), "has the dtype 'C64'"),
+    "a dtype that we lack": (
+        file_of({"a": tensor("F8_E4M3", [2], 0, 2)}, bytes(2)),
+        "dtype F8_E4M3, which is not supported; cast it",
+    ),
+    "a complex dtype": (file_of({"a": tensor("C64", [1], 0, 8)}, bytes(8)), "dtype C64, which is not supported"),
     "a shape that does not fit": (
         file_of({"a": tensor("F32", [3], 0, 8)}, bytes(8)),
         r"of shape \[3\] and dtype F32 takes 12 bytes, got 8",

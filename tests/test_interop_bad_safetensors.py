@@ -27,11 +27,18 @@ def path(tmp_path):
     return tmp_path / "a.safetensors"
 
 
+def put(path, content):
+    """Into the file that is there: some file systems force one to the disk that is emptied and written again."""
+    with path.open("r+b") as file:
+        file.write(content)
+        file.truncate()
+
+
 def refused(path):
     """The message about a file, after a look at its length."""
     with pytest.raises(ValueError) as error:
         gl.load(path)
-    assert type(error.value) is ValueError and str(error.value).startswith(f"{path} must be a safetensors file, and is")
+    assert type(error.value) is ValueError and str(error.value).startswith(f"{path} must be a whole safetensors file: ")
     assert len(str(error.value)) < 600 + len(str(path)) and "; " in str(error.value)
     return str(error.value)
 
@@ -99,7 +106,7 @@ def test_nothing_in_a_file_is_run(path, tmp_path):
 def test_no_file_a_folder_and_a_pipe(path, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file .*a.safetensors"):
         gl.load(path)
-    with pytest.raises(ValueError, match="must be a safetensors file, .*: it is a folder; name a file in it"):
+    with pytest.raises(ValueError, match="must be a whole safetensors file: it is a folder; name a file in it"):
         gl.load(tmp_path)
     with pytest.raises(TypeError, match="path must be a string or a path, got int"):
         gl.load(3)
@@ -146,8 +153,8 @@ def a_file(path):
 def test_a_file_cut_anywhere_is_refused(path):
     content = a_file(path)
     for length in range(len(content)):
-        path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="must be a safetensors file"):
+        put(path, content[:length])
+        with pytest.raises(ValueError, match="must be a whole safetensors file"):
             gl.load(path)
 
 
@@ -183,9 +190,9 @@ def damaged(content, rng):
 def test_thousands_of_damaged_files_are_read_whole_or_refused(path):
     """Whatever is read, the library reads too, and to the same bits."""
     good, rng, counts = a_file(path), random.Random(8), {"read": 0, "refused": 0, "here alone": 0}
-    for _ in range(4000):
+    for _ in range(3000):
         content = damaged(good, rng)
-        path.write_bytes(content)
+        put(path, content)
         try:
             theirs = load_by_library(path)
         except (safetensors.SafetensorError, ValueError, AttributeError):
@@ -203,7 +210,7 @@ def test_thousands_of_damaged_files_are_read_whole_or_refused(path):
         for name, value in found.items():
             assert (value.dtype, value.shape) == (theirs[name].dtype, theirs[name].shape)
             assert value.tobytes() == theirs[name].tobytes() and value.flags.writeable
-    assert counts["read"] > 400 and counts["refused"] > 2500 and counts["here alone"] > 20, counts
+    assert counts["read"] > 300 and counts["refused"] > 2000 and counts["here alone"] > 15, counts
 
 
 # Memory

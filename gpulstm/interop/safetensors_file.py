@@ -19,7 +19,7 @@ DTYPES = {
 }
 """The format's words, and ours."""
 
-EXPECTED = "a safetensors file, and is no whole one"
+EXPECTED = "a whole safetensors file"
 
 
 def read(

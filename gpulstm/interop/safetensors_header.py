@@ -27,6 +27,8 @@ ITEM_SIZES = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2},
     **{"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8},
 }
+OTHER_DTYPES = ("C64", "F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ", "F8_E8M0")
+"""What the format has too."""
 
 # A JSON string; the last two lines are letters by number, and by a pair of surrogates, of which half is none
 _STRING = re.compile(
@@ -154,8 +156,10 @@ def _entry(name: str, source: bytes) -> Entry:
     """What the header says of one tensor, checked as far as it can be without the others."""
     fields = _fields(name, source)
     code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if code in OTHER_DTYPES:
+        raise Problem(f"tensor {name!r} has the dtype {code}, which is not supported; cast it where it comes from")
     if not isinstance(code, str) or code not in ITEM_SIZES:
-        raise Problem(f"tensor {name!r} has the dtype {code!r}, and must have one of {', '.join(ITEM_SIZES)}")
+        raise Problem(f"tensor {name!r} has the dtype {_shown(code)}, and must have one of {', '.join(ITEM_SIZES)}")
     if not _are_sizes(shape):
         raise Problem(f"tensor {name!r} has the shape {_shown(shape)}, and must have a list of integers from 0 on")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
