@@ -126,6 +126,10 @@ BAD = {
     "three offsets": (file_of({"a": PAIR["a"] | {"data_offsets": [0, 8, 9]}}, bytes(8)), "must begin and end at two"),
     "offsets in reverse": (file_of({"a": tensor("F32", [2], 8, 0)}, bytes(8)), r"got \[8, 0\]"),
     "a negative offset": (file_of({"a": tensor("F32", [2], -8, 0)}, bytes(8)), r"got \[-8, 0\]"),
+    "an offset of minus nothing": (
+        file_of(b'{"a":' + F32.replace("[0,", "[-0,").encode() + b"}", bytes(8)),
+        r"got \[-0.0, 8\]",
+    ),
     "a broken offset": (file_of({"a": tensor("F32", [2], 0, 8.0)}, bytes(8)), r"got \[0, 8.0\]"),
     "offsets beyond 64 bits": (file_of({"a": tensor("F32", [2], 2**64, 2**64 + 8)}, bytes(8)), "must begin and end"),
     "a boolean of 2": (file_of({"a": tensor("BOOL", [2], 0, 2)}, b"\x02\x00"), "tensor 'a' is of booleans"),
