@@ -11,13 +11,18 @@ from .arrays import Array
 from .parameters import Layout, listing, shape_problem
 
 
-def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]) -> dict[str, Array]:
+def load(
+    mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array], prefix: str | None = None
+) -> dict[str, Array]:
     """New parameters in ``params``' library, device and dtype with the values of ``mapping``.
+
+    ``prefix`` picks the LSTM out of a whole model's state dict, see `without_prefix`.
 
     Raises ValueError that lists everything missing, unexpected or mis-shaped.
     """
     if not isinstance(mapping, Mapping):
         raise TypeError(f"mapping must be a dict of arrays such as module.state_dict(), got {type(mapping).__name__}")
+    mapping = without_prefix(mapping, prefix)
     shapes = layout.shapes()
     torch_names = any(re.match(r"bias_(ih|hh)_l\d", str(name)) for name in mapping)
     expected = {name: _sources(name, torch_names) for name in shapes}
@@ -31,11 +36,11 @@ def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]
     )
     problems += [problem for problem in found if problem]
     if problems:
-        raise ValueError(f"the state dict does not fit this LSTM: {listing(problems)}{_prefix_hint(mapping)}")
+        raise ValueError(f"the state dict does not fit this LSTM: {listing(problems)}")
 
     def combined(name: str) -> np.ndarray:
         first, *rest = (values[source] for source in expected[name])
-        return first + rest[0] if rest else first
+        return np.where(rest[0] == 0, first, first + rest[0]) if rest else first  # -0.0 + 0.0 would lose its sign
 
     return {name: _like(combined(name), params[name]) for name in shapes}
 
@@ -71,13 +76,41 @@ def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], bool, float]
     return module.state_dict(), bool(getattr(module, "batch_first", False)), dropout
 
 
+def without_prefix(mapping: Mapping[str, Any], prefix: str | None) -> Mapping[str, Any]:
+    """One LSTM's part of a state dict, under the LSTM's own names.
+
+    A whole model's state dict names the module before each parameter: ``encoder.lstm.weight_ih_l0``. ``prefix`` is what
+    stands there, such as ``"encoder.lstm"``. None takes the mapping as it is if it has ``weight_ih_l0`` itself, and
+    else the one LSTM that is in it.
+
+    Raises ValueError that lists the LSTMs in the state dict where there are several, or none under ``prefix``.
+    """
+    found = [each[1] for name in map(str, mapping) if (each := re.fullmatch(r"((?:.+\.)?)weight_ih_l0", name))]
+    if prefix is None:
+        if "" in found or not found:
+            return mapping
+        if len(found) > 1:
+            raise ValueError(f"prefix must say which LSTM to take out of {_quoted(found)}, got None")
+        wanted = found[0]
+    else:
+        wanted = prefix + "." if prefix and not prefix.endswith(".") else prefix
+        if wanted not in found:
+            raise ValueError(f"prefix must name an LSTM in the state dict, one of {_quoted(found)}, got {prefix!r}")
+    own = rf"{re.escape(wanted)}((?:weight|bias)_\w+)"  # a module below it has another dot
+    return {each[1]: value for name, value in mapping.items() if (each := re.fullmatch(own, str(name)))}
+
+
+def _quoted(prefixes: list[str]) -> str:
+    return ", ".join(repr(each.removesuffix(".")) for each in prefixes) or "none"
+
+
 def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
     """The layout of a state dict under our names or PyTorch's."""
     projected = "weight_hr_l0" in mapping
     for name in ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0")[: 2 + projected]:
         if name not in mapping:
             got = ", ".join(map(str, mapping)) or "nothing"
-            raise ValueError(f"the state dict must have '{name}', got {got}{_prefix_hint(mapping)}")
+            raise ValueError(f"the state dict must have '{name}', got {got}")
         if len(getattr(mapping[name], "shape", ())) != 2:
             raise ValueError(f"{name} must be an array with 2 axes, got {arrays.describe(mapping[name])}")
     layers = [int(m[1]) for name in mapping if (m := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
@@ -91,14 +124,6 @@ def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
         peephole="weight_peephole_l0" in mapping,
         layer_norm="weight_norm_ih_l0" in mapping,
     )
-
-
-def _prefix_hint(mapping: Mapping[str, Any]) -> str:
-    """A whole model's state dict names its layers before each parameter."""
-    for name in map(str, mapping):
-        if found := re.fullmatch(r"(.+\.)weight_ih_l0", name):
-            return f"; take the prefix {found[1]!r} off the names first, and leave the other layers' parameters out"
-    return ""
 
 
 def _sources(name: str, torch_names: bool) -> tuple[str, ...]:
