@@ -58,7 +58,7 @@ _FOREIGN: dict[str, Callable[..., Array]] = {
     "ThresholdedRelu": lambda xp, a, alpha, beta: xp.where(a >= alpha, a, xp.zeros_like(a)),
     "ScaledTanh": lambda xp, a, alpha, beta: alpha * xp.tanh(beta * a),
     # What where does not choose is computed too, and must not overflow.
-    "Elu": lambda xp, a, alpha, beta: xp.where(a >= 0, a, alpha * xp.expm1(xp.where(a >= 0, xp.zeros_like(a), a))),
+    "Elu": lambda xp, a, alpha, beta: xp.where(a >= 0, a, alpha * (xp.exp(xp.where(a >= 0, xp.zeros_like(a), a)) - 1)),
     "Softplus": lambda xp, a, alpha, beta: xp.where(a > 0, a, xp.zeros_like(a)) + xp.log1p(xp.exp(-xp.abs(a))),
 }
 
@@ -112,7 +112,9 @@ def to_attributes(activations: Sequence[Activation], directions: int) -> dict[st
     if [a.name for a in activations] == ["sigmoid", "tanh", "tanh"]:
         return {}
     theirs = {ours: name for name, ours in _OURS.items()}
-    names, alphas, betas = [], [], []
+    names: list[str] = []
+    alphas: list[float] = []
+    betas: list[float] = []
     for k, activation in enumerate(activations):
         name = theirs[activation.name]
         names.append(name)
@@ -120,7 +122,7 @@ def to_attributes(activations: Sequence[Activation], directions: int) -> dict[st
             continue
         for values, number in ((alphas, activation.alpha), (betas, activation.beta)):
             values.append(checked_attribute(f"activations[{k}]", number))
-    found = {"activations": names, "activation_alpha": alphas, "activation_beta": betas}
+    found: dict[str, list] = {"activations": names, "activation_alpha": alphas, "activation_beta": betas}
     return {key: values * directions for key, values in found.items() if values}
 
 

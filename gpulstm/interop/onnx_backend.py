@@ -47,7 +47,8 @@ def run_node(
         import cupy
 
         with cupy.cuda.Device(_device_number(device)):
-            found = [array.get() for array in _run(operator, {name: cupy.asarray(a) for name, a in given.items()})]
+            there = {name: cupy.asarray(array) for name, array in given.items()}
+            found: Sequence[Array] = [array.get() for array in _run(operator, there)]
     else:
         found = _run(operator, given)
     named = [(operator.outputs[name], value) for name, value in zip(OUTPUTS, found, strict=True)]
@@ -162,7 +163,7 @@ def _direction(operator: Operator, given: dict[str, Array], number: int) -> tupl
     state = None
     if h is not None or c is not None:
         h, c = (None if s is None else _swapped(s, operator)[number : number + 1, ...] for s in (h, c))
-        zeros = arrays.zeros(tuple((c if h is None else h).shape), x)
+        zeros = arrays.zeros((1, x.shape[0 if operator.batch_first else 1], given["R"].shape[2]), x)
         state = State(zeros if h is None else h, zeros if c is None else c)
     if 0 in x.shape or not any(isinstance(each, ForeignActivation) for each in options.activations):
         return lstm_inference(
@@ -186,7 +187,11 @@ def _of_ours(options: Options) -> Options:
 
 def _swapped(array: Array, operator: Operator) -> Array:
     """Between layout 1, in which the batch is first everywhere, and layout 0."""
-    return arrays.namespace(array).permute_dims(array, (1, 0, 2)) if operator.batch_first else array
+    if not operator.batch_first:
+        return array
+    if arrays.is_numpy(array) or arrays.is_cupy(array):
+        return array.swapaxes(0, 1)
+    return arrays.namespace(array).permute_dims(array, (1, 0, 2))
 
 
 def _check_shapes(operator: Operator, given: dict[str, Array]) -> None:
@@ -198,10 +203,9 @@ def _check_shapes(operator: Operator, given: dict[str, Array]) -> None:
     batch, count = x[0 if first else 1], operator.directions
     of_state = (batch, count, hidden) if first else (count, batch, hidden)
     expected = {"sequence_lens": (batch,), "initial_h": of_state, "initial_c": of_state}
-    words = {"sequence_lens": "(batch,)"}
+    words = "(batch, directions, hidden)" if first else "(directions, batch, hidden)"
     problems = [
-        f"{name} must have shape {words.get(name, '(batch, directions, hidden)' if first else '(directions, batch, hidden)')}"
-        f" = {shape}, got {tuple(given[name].shape)}"
+        f"{name} must have shape {'(batch,)' if len(shape) == 1 else words} = {shape}, got {tuple(given[name].shape)}"
         for name, shape in expected.items()
         if name in given and tuple(given[name].shape) != shape
     ]

@@ -16,7 +16,7 @@ from onnx import AttributeProto, NodeProto
 
 from .onnx_tensors import to_array, widened
 
-COPIES = 8
+COPIES = 4
 """How many times the stored bytes all copies together may take."""
 
 DEEPEST = 100
@@ -55,10 +55,11 @@ class Graph:
         """The value of that name. Raises `NotConstantError` for one that depends on the model's inputs, ValueError for
         one that is broken.
 
-        ``unexpanded`` passes over an Expand whose shape is not constant: states are stored for one sequence and expanded
-        to the batch.
+        ``unexpanded`` passes over every Expand: states are stored for one sequence and expanded to the batch.
         """
-        return _Evaluation(self, {} if unexpanded else self._known, unexpanded, self._budget).value(name)
+        found = _Evaluation(self, {} if unexpanded else self._known, unexpanded, self._budget).value(name)
+        self._budget.take(repr(name), found.nbytes)  # an Expand is a view until somebody looks at all of it
+        return found
 
     def with_values(self, given: dict[str, np.ndarray], name: str) -> np.ndarray:
         """The value of that name where others have given values, whoever computes those."""
@@ -93,7 +94,7 @@ class Graph:
                 continue
             seen.add(name)
             node = self.producers.get(name)
-            if node is None or node.op_type not in (*_OPERATORS, "Constant", "ConstantOfShape", "Expand", "Tile"):
+            if node is None or node.op_type not in (*_OPERATORS, "Constant", "Tile"):
                 return True
             if node.op_type != "Shape":
                 waiting += filter(None, node.input)
@@ -156,7 +157,7 @@ class _Evaluation:
         if node.domain not in DEFAULT_DOMAINS or node.op_type not in _OPERATORS:
             raise NotConstantError(f"{_named(node)} is not constant, or is nothing that can be computed on import")
         inputs = [self.value(name) if name else None for name in node.input]
-        call = _Call(node, inputs, self.graph.opset, self.budget)
+        call = _Call(node, inputs, self.graph, self.budget)
         try:
             result = _OPERATORS[node.op_type](call)
         except NotConstantError:
@@ -174,8 +175,9 @@ class _Evaluation:
 class _Call:
     """A node with the values of its inputs, and what its operator may ask of it."""
 
-    def __init__(self, node: NodeProto, inputs: list, opset: int, budget: _Budget) -> None:
-        self.node, self.inputs, self.opset, self.budget = node, inputs, opset, budget
+    def __init__(self, node: NodeProto, inputs: list, graph: Graph, budget: _Budget) -> None:
+        self.node, self.inputs, self.budget = node, inputs, budget
+        self.opset, self.folder = graph.opset, graph.folder
 
     def input(self, index: int) -> np.ndarray:
         found = self.optional(index)
@@ -289,6 +291,17 @@ def _slice(call: _Call) -> np.ndarray:
     return data[tuple(index)]
 
 
+def _expand(call: _Call) -> np.ndarray:
+    """A view, however large."""
+    data, shape = call.input(0), call.integers(1, "shape") or []
+    return np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(shape)))
+
+
+def _constant_of_shape(call: _Call) -> np.ndarray:
+    shape = tuple(int(size) for size in call.input(0).reshape(-1))
+    return np.broadcast_to(_fill_of(call.node, call.folder).reshape(()), shape)
+
+
 def _split(call: _Call) -> tuple[np.ndarray, ...]:
     data, axis, count = call.input(0), call.attribute("axis", 0), len(call.node.output)
     sizes = call.integers(1, "split")
@@ -303,7 +316,7 @@ def _split(call: _Call) -> tuple[np.ndarray, ...]:
 def _gather(call: _Call) -> np.ndarray:
     data, indices, axis = call.input(0), call.input(1), call.attribute("axis", 0)
     call.copied(data.nbytes // max(data.shape[axis], 1) * indices.size)
-    return np.take(data, indices.astype(np.int64), axis=axis)
+    return np.take(data, indices.astype(np.int64, copy=False), axis=axis)
 
 
 def _shape(call: _Call) -> np.ndarray:
@@ -350,6 +363,8 @@ _OPERATORS: dict[str, Callable[[_Call], Any]] = {
     "Concat": _concat,
     "Slice": _slice,
     "Split": _split,
+    "Expand": _expand,
+    "ConstantOfShape": _constant_of_shape,
     "Gather": _gather,
     "Shape": _shape,
     "Cast": _cast,
@@ -362,9 +377,7 @@ _OPERATORS: dict[str, Callable[[_Call], Any]] = {
 _KEEPS_VALUES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile")
 """Operators whose result has no other elements than their first input."""
 
-PLUMBING = (*_OPERATORS, "Expand", "ConstantOfShape")
-"""Operators that may stand between two layers of a stack without being anything of their own."""
-
 
 def only_plumbing(nodes: Iterable[NodeProto]) -> bool:
-    return all(node.domain in DEFAULT_DOMAINS and node.op_type in PLUMBING for node in nodes)
+    """Whether they are operators that may stand between two layers of a stack without being anything of their own."""
+    return all(node.domain in DEFAULT_DOMAINS and node.op_type in _OPERATORS for node in nodes)

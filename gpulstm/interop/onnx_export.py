@@ -65,8 +65,8 @@ def to_onnx(
     sequence_lens (batch,) int32, initial_h and initial_c (layers * directions, batch, hidden). Its outputs are y, h and
     c as `gpulstm.LSTM` gives them. Time and batch are left open.
 
-    ``batch_first`` is written as a Transpose at both ends, because onnxruntime refuses the attribute layout. The bias is
-    the first half of B; the second one is zero. `from_onnx` gives the same LSTM back, to the bit.
+    ``batch_first`` is written as a Transpose at both ends, because onnxruntime refuses the attribute layout. The bias
+    is the first half of B; the second one is zero. `from_onnx` gives the same LSTM back, to the bit.
 
     Raises ValueError that names the options that ONNX cannot hold, and numbers that its float32 attributes cannot.
     """
@@ -164,10 +164,14 @@ class _Model:
         kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         leading = ("batch", "time") if self.lstm.batch_first else ("time", "batch")
         of_state = (self.layout.num_layers * self.layout.directions, "batch", self.layout.hidden_size)
-        inputs = [("X", kind, (*leading, self.layout.input_size))]
+        inputs: list[tuple[str, int, tuple]] = [("X", kind, (*leading, self.layout.input_size))]
         inputs += [("sequence_lens", TensorProto.INT32, ("batch",))] if self.lengths else []
         inputs += [(key, kind, of_state) for key in ("initial_h", "initial_c")] if self.state else []
-        outputs = [("y", kind, (*leading, self.layout.output_size)), ("h", kind, of_state), ("c", kind, of_state)]
+        outputs: list[tuple[str, int, tuple]] = [
+            ("y", kind, (*leading, self.layout.output_size)),
+            ("h", kind, of_state),
+            ("c", kind, of_state),
+        ]
         graph = helper.make_graph(
             self.nodes,
             self.name,

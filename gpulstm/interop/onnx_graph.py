@@ -5,6 +5,7 @@ directions * hidden). Exporters write that in many ways, with shapes computed at
 patterns: numbers are sent through it, at two sizes, and must come out in their places.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from .onnx_operator import Operator
 
 _PROBES = ((2, 3), (5, 2))
 """(time, batch) of the numbers sent through plumbing."""
+
+_LARGEST_PROBE = 1 << 12
+"""Time times batch: where more is built in, the numbers would take much more memory than the weights."""
 
 
 @dataclass
@@ -72,15 +76,12 @@ def is_batch_first(graph: Graph, layers: list[Layer]) -> bool:
     if before is None or not _swaps(before):
         return False
     y = last.outputs["Y"]
-    probe = _probe(layers[-1], (2, 3))
-    wanted = _plain(probe, last).swapaxes(0, 1)
-    for name in _reached(graph, y)[0]:
-        try:
-            if np.array_equal(graph.with_values({y: probe}, name), wanted):
-                return True
-        except ValueError:
-            continue
-    return False
+    names = _reached(graph, y)[0]
+    return any(
+        _comes_out(graph, y, probe, name, _plain(probe, last).swapaxes(0, 1))
+        for probe in _probes(graph, layers[-1])[0]
+        for name in names
+    )
 
 
 def _layer(graph: Graph, node: NodeProto) -> Layer:
@@ -193,37 +194,46 @@ def _reached(graph: Graph, name: str) -> tuple[set[str], list[NodeProto]]:
 
 def _check_plumbing(graph: Graph, lower: Layer, upper: Layer) -> None:
     y, x = lower.operator.outputs["Y"], upper.operator.inputs["X"]
-    sizes = _sizes_of_constant_reshapes(graph, lower, x) or _PROBES
-    for size in sizes:
-        probe = _probe(lower, size)
+    probes, enough = _probes(graph, lower)
+    if not enough(_comes_out(graph, y, probe, x, _plain(probe, lower.operator)) for probe in probes):
         try:
-            found = graph.with_values({y: probe}, x)
+            graph.with_values({y: probes[0]}, x)
+            reason = "what comes out is not Y with its directions side by side"
         except ValueError as error:
-            raise ValueError(f"What lies before {upper.operator.label} is not plain: {error}") from error
-        if not np.array_equal(found, _plain(probe, lower.operator)):
-            raise ValueError(f"What lies before {upper.operator.label} is not Y with its directions side by side")
+            reason = str(error)
+        raise ValueError(f"What lies between {lower.operator.label} and {upper.operator.label} is not plain: {reason}")
 
 
-def _sizes_of_constant_reshapes(graph: Graph, lower: Layer, x: str) -> tuple[tuple[int, int], ...]:
-    """The time and batch that a Reshape before ``x`` has built in, if it has."""
-    node = graph.producers.get(x)
-    if node is None or node.op_type != "Reshape" or len(node.input) < 2:
-        return ()
+def _comes_out(graph: Graph, y: str, probe: np.ndarray, name: str, wanted: np.ndarray) -> bool:
+    """Whether plumbing makes ``wanted`` of the numbers that are sent through it."""
     try:
-        shape = [int(size) for size in graph.constant(node.input[1]).reshape(-1)]
-    except (NotConstantError, TypeError):
-        return ()
-    if len(shape) != 3 or min(shape) < 1 or shape[0] * shape[1] > 1 << 14:
-        return ()
-    return ((shape[1], shape[0]) if lower.operator.batch_first else (shape[0], shape[1]),)
+        return np.array_equal(graph.with_values({y: probe}, name), wanted)
+    except ValueError:  # it does not fit these numbers, or is no plumbing
+        return False
+
+
+def _probes(graph: Graph, layer: Layer) -> tuple[list[np.ndarray], Callable[[Iterable[bool]], bool]]:
+    """Different numbers in Y's shape, and how many of the shapes must come out right.
+
+    A Reshape may have a time and a batch built in. Then those are tried, either way round, and one must do.
+    """
+    for node in _reached(graph, layer.operator.outputs["Y"])[1]:
+        if node.op_type != "Reshape" or len(node.input) < 2:
+            continue
+        try:
+            shape = [int(size) for size in graph.constant(node.input[1]).reshape(-1)]
+        except (ValueError, TypeError):
+            continue
+        if len(shape) == 3 and min(shape) > 0 and shape[0] * shape[1] <= _LARGEST_PROBE:
+            return [_probe(layer, (shape[0], shape[1])), _probe(layer, (shape[1], shape[0]))], any
+    return [_probe(layer, size) for size in _PROBES], all
 
 
 def _probe(layer: Layer, size: tuple[int, int]) -> np.ndarray:
-    """Different numbers in Y's shape."""
     time, batch = size
     count, hidden = layer.operator.directions, layer.hidden_size
     shape = (batch, time, count, hidden) if layer.operator.batch_first else (time, count, batch, hidden)
-    return np.arange(time * batch * count * hidden, dtype=np.float32).reshape(shape)
+    return np.arange(time * batch * count * hidden, dtype=np.float64).reshape(shape)
 
 
 def _plain(y: np.ndarray, operator: Operator) -> np.ndarray:

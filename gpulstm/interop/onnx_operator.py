@@ -111,9 +111,9 @@ def read_node(node: NodeProto, opset: int | None = None) -> Operator:
     if clip is not None and not 0 < clip < np.inf:
         raise ValueError(f"{label}: clip must be positive and finite, got {clip}; without one nothing is bounded")
     directions = 2 if direction == "bidirectional" else 1
-    lists = [found.get(name, []) for name in ("activations", "activation_alpha", "activation_beta")]
+    names, alphas, betas = (found.get(name, []) for name in ("activations", "activation_alpha", "activation_beta"))
     try:
-        activations = onnx_activations.from_attributes(*lists, directions)
+        activations = onnx_activations.from_attributes(names, alphas, betas, directions)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from error
     return Operator(
@@ -178,7 +178,8 @@ def check_shapes(operator: Operator, given: dict[str, Array]) -> tuple[int, int]
     if problems:
         why = "the attribute hidden_size" if operator.hidden_size else "R"
         raise ValueError(
-            f"{operator.label}: {'; '.join(problems)}; direction is {operator.direction}, and {why} says hidden = {hidden}"
+            f"{operator.label}: {'; '.join(problems)}; "
+            f"direction is {operator.direction}, and {why} says hidden = {hidden}"
         )
     return inputs, hidden
 
