@@ -1,4 +1,4 @@
-"""ONNX's operator LSTM as its text says it, one sequence and one step at a time in float64; random nodes; small models."""
+"""ONNX's operator LSTM as its text says it, one sequence and one step at a time in float64; random nodes and models."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -198,6 +198,10 @@ def stored_model(case: Case, *, opset: int = 22, name: str = "the_node") -> onnx
 
 def value(name: str, kind: int = TensorProto.FLOAT, shape=None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
+
+
+def node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, outputs, **attributes)
 
 
 def run_in_onnxruntime(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:

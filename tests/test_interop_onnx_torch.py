@@ -1,5 +1,5 @@
-"""Files as PyTorch writes them: a model with a 2-layer bidirectional LSTM between an embedding and a linear layer, by both
-of torch.onnx's exporters."""
+"""Files as PyTorch writes them: a 2-layer bidirectional LSTM between an embedding and a linear layer, by both exporters
+of torch.onnx."""
 
 import warnings
 

@@ -7,6 +7,7 @@ a few times the bytes that the model stores, whatever a file asks for.
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ class Graph:
         self.outputs = {value.name for value in graph.output}
         self.producers: dict[str, NodeProto] = {}
         self.consumers: dict[str, list[NodeProto]] = {}
+        _require_text(self.initialisers, self.inputs, self.outputs)
         for node in graph.node:
+            _require_text((node.name, node.op_type, node.domain), node.input, node.output)
+            _require_text(attribute.name for attribute in node.attribute)
             for name in filter(None, node.output):
                 if name in self.producers:
                     raise ValueError(f"the graph must compute each value once, got {name!r} twice")
@@ -107,6 +111,13 @@ class Graph:
                 dims = value.type.tensor_type.shape.dim
                 return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
         return None
+
+
+def _require_text(*names: Iterable[str]) -> None:
+    """protobuf gives bytes for a name that is no UTF-8."""
+    for name in chain(*names):
+        if not isinstance(name, str):
+            raise ValueError(f"names in the graph must be text, got {name!r:.80}; is the file damaged?")
 
 
 class _Budget:

@@ -125,6 +125,8 @@ def _little_endian(data: bytes, dtype: np.dtype) -> np.ndarray:
 def _external(tensor: TensorProto, folder: Path | None, what: str, dims: tuple, size: int) -> bytes:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
+    if not all(isinstance(text, str) for text in entries.values()):  # protobuf gives bytes for what is no UTF-8
+        raise ValueError(f"{what} must have text for its location, got {entries!r:.200}")
     if folder is None:
         raise ValueError(
             f"{what} lies in the file {location!r} beside the model; pass the model's path, or what onnx.load gives"
