@@ -296,9 +296,7 @@ def _slice(call: _Call) -> np.ndarray:
         raise ValueError("starts, ends, axes and steps differ in number")
     index = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        # Counted from the end backwards, what lies before the beginning is nothing at all for Python too.
-        last = None if step < 0 and end < -data.shape[axis] else end
-        index[axis] = slice(start, last, step)
+        index[axis] = slice(start, end, step)  # Python bounds what lies outside as ONNX does
     return data[tuple(index)]
 
 
