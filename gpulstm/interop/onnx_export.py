@@ -1,17 +1,14 @@
 """An LSTM as an ONNX model: one LSTM node for each layer, and the plumbing between them."""
 
 import os
-import secrets
 from collections.abc import Collection
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from .. import arrays
+from .. import arrays, files
 from ..lstm import LSTM
 from . import onnx_activations, onnx_operator
 from .held import refuse_what_is_not_held
@@ -72,6 +69,7 @@ def to_onnx(
     """
     if not isinstance(lstm, LSTM):
         raise TypeError(f"lstm must be a gpulstm.LSTM, got {type(lstm).__name__}")
+    target = None if path is None else files.checked_target(path)
     refuse_what_is_not_held(lstm, "an ONNX LSTM", HOLDS, ignore, _REASONS)
     _check_opset(opset, state and lengths)
     params = {key: arrays.to_numpy(value) for key, value in lstm.params.items()}
@@ -80,8 +78,8 @@ def to_onnx(
     if for_onnxruntime:
         _refuse_other_numbers(lstm, dtype)
     model = _Model(lstm, params, dtype, state, lengths, opset, name).model()
-    if path is not None:
-        _write(Path(path), model.SerializeToString())
+    if target is not None:
+        files.write_whole(target, model.SerializeToString())
     return model
 
 
@@ -215,17 +213,3 @@ def _refuse_other_numbers(lstm: LSTM, dtype: str) -> None:
         raise ValueError(
             f"onnxruntime computes {' and '.join(problems)}; for_onnxruntime=False writes what ONNX's text says"
         )
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Beside its place, and moved there in one step: whoever looks finds the old file or the new one."""
-    part = target.with_name(f".{target.name}.part-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        with suppress(OSError):
-            part.unlink()
