@@ -1,7 +1,7 @@
 """Weights and options from Keras and to it.
 
-Reading needs neither Keras nor h5py: a file is read by `gpulstm.interop.keras_files`, a layer by its attributes. Keras is
-imported only where one of its layers is made.
+Reading needs neither Keras nor h5py: a file is read by `gpulstm.interop.keras_files`, a layer by its attributes. Keras
+is imported only where one of its layers is made.
 """
 
 import os
@@ -124,33 +124,40 @@ def to_keras(
     layers = []
     for number in range(layout.num_layers):
         last = number == layout.num_layers - 1
-        layer = keras.layers.LSTM(
-            layout.hidden_size,
-            activation=names[1],
-            recurrent_activation=names[0],
-            use_bias=layout.bias,
-            return_sequences=return_sequences or not last,
-            return_state=return_state,
-            # the outputs of a first layer that went back are in its order, in which the next one goes on
-            go_backwards=lstm.options.reverse and number == 0,
-            dtype=dtype,
-            name=name if layout.num_layers == 1 and not layout.bidirectional else None,
-        )
-        if layout.bidirectional:
-            layer = keras.layers.Bidirectional(layer, dtype=dtype, name=name if layout.num_layers == 1 else None)
-        layer.build((None, None, layout.output_size if number else layout.input_size))
-        cells = (layer.forward_layer.cell, layer.backward_layer.cell) if layout.bidirectional else (layer.cell,)
-        for cell, suffix in zip(cells, (f"_l{number}", f"_l{number}_reverse"), strict=False):
-            cell.kernel.assign(_host(lstm, "weight_ih" + suffix).T)
-            cell.recurrent_kernel.assign(_host(lstm, "weight_hh" + suffix).T)
-            if layout.bias:
-                cell.bias.assign(_host(lstm, "bias" + suffix))
-        layers.append(layer)
+        flags = {"return_sequences": return_sequences or not last, "return_state": return_state}
+        layers.append(_layer(keras, lstm, number, flags | {"name": None if layout.num_layers > 1 else name}))
         if lstm.options.dropout and "dropout" not in ignore and not last:
             layers.append(keras.layers.Dropout(lstm.options.dropout, dtype=dtype))
     if layout.num_layers == 1:
         return layers[0]
     return keras.Sequential([keras.Input((None, layout.input_size), dtype=dtype), *layers], name=name)
+
+
+def _layer(keras: ModuleType, lstm: LSTM, number: int, flags: dict[str, Any]) -> Any:
+    """One of the LSTM's layers as Keras'."""
+    layout, (gates, _, cell) = lstm.layout, lstm.options.activations
+    dtype, name = arrays.dtype_name(lstm.params["weight_hh_l0"]), flags.pop("name")
+    layer = keras.layers.LSTM(
+        layout.hidden_size,
+        activation=_KERAS_NAMES[cell],
+        recurrent_activation=_KERAS_NAMES[gates],
+        use_bias=layout.bias,
+        # the outputs of a first layer that went back are in its order, in which the next one goes on
+        go_backwards=lstm.options.reverse and number == 0,
+        dtype=dtype,
+        name=None if layout.bidirectional else name,
+        **flags,
+    )
+    if layout.bidirectional:
+        layer = keras.layers.Bidirectional(layer, dtype=dtype, name=name)
+    layer.build((None, None, layout.output_size if number else layout.input_size))
+    cells = (layer.forward_layer.cell, layer.backward_layer.cell) if layout.bidirectional else (layer.cell,)
+    for part, suffix in zip(cells, (f"_l{number}", f"_l{number}_reverse"), strict=False):
+        part.kernel.assign(_host(lstm, "weight_ih" + suffix).T)
+        part.recurrent_kernel.assign(_host(lstm, "weight_hh" + suffix).T)
+        if layout.bias:
+            part.bias.assign(_host(lstm, "bias" + suffix))
+    return layer
 
 
 _KERAS_NAMES: dict[Activation, str] = {

@@ -18,10 +18,10 @@ LINEAR, HARD_SIGMOID, OLD_HARD_SIGMOID = (
 )
 
 NO_EFFECT = frozenset(
-    "name trainable dtype batch_shape batch_input_shape input_shape input_dim input_length return_sequences return_state "
-    "stateful unroll units activation recurrent_activation use_bias go_backwards kernel_initializer "
-    "recurrent_initializer bias_initializer unit_forget_bias kernel_regularizer recurrent_regularizer bias_regularizer "
-    "activity_regularizer kernel_constraint recurrent_constraint bias_constraint dropout recurrent_dropout seed "
+    "name trainable dtype batch_shape batch_input_shape input_shape input_dim input_length return_sequences "
+    "return_state stateful unroll units activation recurrent_activation use_bias go_backwards kernel_initializer "
+    "recurrent_initializer bias_initializer unit_forget_bias kernel_regularizer recurrent_regularizer "
+    "bias_regularizer activity_regularizer kernel_constraint recurrent_constraint bias_constraint dropout recurrent_dropout seed "
     "implementation zero_output_for_mask".split()
 )
 """Options of keras.layers.LSTM that are read here, or do not change what the numbers of a call are."""
@@ -57,9 +57,12 @@ class Model:
 
     specs: list[Spec] = field(default_factory=list)
     problems: dict[tuple[str, ...], str] = field(default_factory=dict)  # of layers that cannot be held, by path
-    feeds: dict[tuple[str, ...], tuple[tuple[str, ...], float | None]] = field(default_factory=dict)
-    """Path of a layer -> path of the one that it reads alone, and the dropout in between; None is another kind."""
+    feeds: "Feeds" = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)  # of all layers, for messages
+
+
+Feeds = dict[tuple[str, ...], tuple[tuple[str, ...], float | None]]
+"""Path of a layer -> path of the one that it reads alone, and the dropout in between; None is one of another kind."""
 
 
 def model_of(config: Mapping[str, Any], version: str | None) -> Model:
@@ -259,9 +262,7 @@ def _add_layers(
     found.feeds |= _feeds(config, entries, path)
 
 
-def _feeds(
-    config: Mapping[str, Any], entries: list[Mapping[str, Any]], path: tuple[str, ...]
-) -> dict[tuple[str, ...], tuple[tuple[str, ...], float | None]]:
+def _feeds(config: Mapping[str, Any], entries: list[Mapping[str, Any]], path: tuple[str, ...]) -> Feeds:
     """For each recurrent layer the one below it, if nothing lies between them that acts in a call."""
     names = [_layer_name(layer) for layer in entries]
     by = dict(zip(names, entries, strict=True))
@@ -269,7 +270,7 @@ def _feeds(
         below = dict(zip(names[1:], names, strict=False))
     else:
         below = {name: source for name in names if (source := _only_source(by[name]))}
-    found = {}
+    found: Feeds = {}
     for name, layer in by.items():
         if layer.get("class_name") not in ("LSTM", "Bidirectional"):
             continue
