@@ -205,6 +205,7 @@ class Hdf5:
         for message in messages:
             if message.kind == LINK:
                 _refuse_link(message.body, path)
+        for message in messages:
             if message.kind == LINK_INFO:
                 raise ValueError(f"{path or 'its root'} has its links in a newer layout, which Keras does not write")
             if message.kind == SYMBOL_TABLE:

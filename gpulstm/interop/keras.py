@@ -6,6 +6,7 @@ is imported only where one of its layers is made.
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from .. import arrays
 from ..activations import Activation
 from ..lstm import LSTM
-from . import keras_config, keras_sources, keras_weights
+from . import keras_config, keras_files, keras_sources, keras_weights
 from .held import refuse_what_is_not_held
 
 HELD = ("num_layers", "bias", "batch_first", "bidirectional", "reverse", "activations", "dropout")
@@ -68,15 +69,16 @@ def from_keras(
         if not isinstance(layer, Sequence) or not layer or not all(isinstance(name, str) for name in layer):
             raise TypeError(f"layer must be a name or a tuple of names, got {layer!r}")
     untold = keras_sources.Untold(activations, reverse)
-    if isinstance(source, (str, os.PathLike)):
-        specs, weights, model = keras_sources.of_file(source, layer, untold)
-    elif isinstance(source, (list, tuple)):
-        specs, weights, model = keras_sources.of_list(source, layer, untold)
-    else:
-        untold.refuse(f"a {type(source).__name__}")
-        specs, weights, model = keras_sources.of_object(source, layer)
-    dropout = keras_config.dropout_of(specs, model, ignore)
-    return keras_weights.built(specs, weights, dropout, dtype, xp)
+    is_file = isinstance(source, (str, os.PathLike))
+    with keras_files.naming(source) if is_file else nullcontext():
+        if is_file:
+            specs, weights, model = keras_sources.of_file(source, layer, untold)
+        elif isinstance(source, (list, tuple)):
+            specs, weights, model = keras_sources.of_list(source, layer, untold)
+        else:
+            specs, weights, model = keras_sources.of_object(source, layer, untold)
+        dropout = keras_config.dropout_of(specs, model, ignore)
+        return keras_weights.built(specs, weights, dropout, dtype, xp)
 
 
 def to_keras(

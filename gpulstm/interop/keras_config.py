@@ -21,8 +21,8 @@ NO_EFFECT = frozenset(
     "name trainable dtype batch_shape batch_input_shape input_shape input_dim input_length return_sequences "
     "return_state stateful unroll units activation recurrent_activation use_bias go_backwards kernel_initializer "
     "recurrent_initializer bias_initializer unit_forget_bias kernel_regularizer recurrent_regularizer "
-    "bias_regularizer activity_regularizer kernel_constraint recurrent_constraint bias_constraint dropout recurrent_dropout seed "
-    "implementation zero_output_for_mask".split()
+    "bias_regularizer activity_regularizer kernel_constraint recurrent_constraint bias_constraint dropout "
+    "recurrent_dropout seed implementation zero_output_for_mask".split()
 )
 """Options of keras.layers.LSTM that are read here, or do not change what the numbers of a call are."""
 

@@ -41,6 +41,7 @@ class Slot:
     """The arrays of one recurrent layer in a file: one cell, or a forward and a backward one."""
 
     name: str
+    told: bool  # whether the file says the name, or it is that of the group, which comes from the class
     path: tuple[str, ...]  # of the layer's group, below what every path begins with
     cells: dict[str, Cell] = field(default_factory=dict)  # under "forward", and "backward" if there is one
 
@@ -59,7 +60,7 @@ class KerasFile:
 def opened(path: str | os.PathLike) -> Iterator[KerasFile]:
     """A file whose arrays can be read as long as the context lasts.
 
-    Raises FileNotFoundError, IsADirectoryError, or ValueError that names the file and says what is wrong with it.
+    Raises FileNotFoundError, IsADirectoryError, or ValueError that says what is wrong with it.
     """
     target = Path(path)
     if target.is_dir():
@@ -67,14 +68,16 @@ def opened(path: str | os.PathLike) -> Iterator[KerasFile]:
     if not target.exists():
         raise FileNotFoundError(f"there is no Keras file at {target}")
     with target.open("rb") as file:
-        try:
-            found = _read(file, os.fstat(file.fileno()).st_size)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{target} must be a Keras file: {error}") from error
-        try:
-            yield found
-        except ValueError as error:
-            raise ValueError(f"{target}: {error}") from error
+        yield _read(file, os.fstat(file.fileno()).st_size)
+
+
+@contextmanager
+def naming(source: str | os.PathLike) -> Iterator[None]:
+    """Puts the file's name before each ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(source)}: {error}") from error
 
 
 def _read(file: BinaryIO, size: int) -> KerasFile:
@@ -222,7 +225,7 @@ def _found(tree: Hdf5, config: dict[str, Any] | None, version: str | None) -> Ke
             others += [member.shape for member in arrays.values()]
             continue
         layer, side = _layer_of(path, tree.root)
-        slot = slots.setdefault(layer, Slot(_name_of(layer, tree.root), layer))
+        slot = slots.setdefault(layer, Slot(*_name_of(layer, tree.root), layer))
         if side in slot.cells:
             raise ValueError(f"{'/'.join(layer)} has the arrays of several cells")
         slot.cells[side] = cell
@@ -263,11 +266,11 @@ def _layer_of(path: tuple[str, ...], root: Group) -> tuple[tuple[str, ...], str]
     return layer, "forward"
 
 
-def _name_of(layer: tuple[str, ...], root: Group) -> str:
-    """A layer's name: Keras 3 writes it beside the layer, in older files it is the group's."""
+def _name_of(layer: tuple[str, ...], root: Group) -> tuple[str, bool]:
+    """A layer's name, and whether the file says it: Keras 3 does, and in the older .h5 files it is the group's."""
     beside = root.get((*layer, "vars"))
     own = beside.attributes.get("name") if isinstance(beside, Group) else None
-    return own or (layer[-1] if layer else "the layer")
+    return own or (layer[-1] if layer else "the layer"), own is not None
 
 
 def _in_order(slot: Slot) -> list[tuple[str, int]]:

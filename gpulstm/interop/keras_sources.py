@@ -95,7 +95,7 @@ def of_file(source: str | os.PathLike, layer: str | Sequence[str] | None, untold
 def _slot(file: keras_files.KerasFile, spec: Spec) -> keras_files.Slot:
     """Where a file has the arrays of a layer that its configuration names."""
     groups = [spec.group, tuple("_layer_checkpoint_dependencies" if part == "layers" else part for part in spec.group)]
-    found = [slot for slot in file.slots if slot.path in groups and slot.name in (spec.name, slot.path[-1])]
+    found = [slot for slot in file.slots if slot.path in groups and (slot.name == spec.name or not slot.told)]
     found = found or [slot for slot in file.slots if slot.name == spec.name]
     if len(found) != 1:
         got = ", ".join("/".join(slot.path) for slot in file.slots) or "none"
@@ -142,7 +142,7 @@ def _refuse_guessed_stack(
         )
 
 
-def of_object(source: Any, layer: str | Sequence[str] | None) -> Found:
+def of_object(source: Any, layer: str | Sequence[str] | None, untold: Untold) -> Found:
     """The layers that are wanted of a Keras layer or model."""
     kinds = [kind.__name__ for kind in type(source).__mro__ if kind.__module__.partition(".")[0] in ROOTS]
     if not kinds or not hasattr(source, "get_config"):
@@ -150,6 +150,7 @@ def of_object(source: Any, layer: str | Sequence[str] | None) -> Found:
             f"source must be a Keras LSTM, Bidirectional or model, a path, or a list of arrays, "
             f"got {type(source).__name__}"
         )
+    untold.refuse(f"a {type(source).__name__}")
     version = getattr(sys.modules.get(type(source).__module__.partition(".")[0]), "__version__", None)
     if "Model" in kinds and hasattr(source, "get_layer"):
         model = keras_config.model_of(_config_of(source), version)

@@ -138,7 +138,7 @@ def _direction(name: str, values: Sequence[Any], units: int | None) -> Direction
     """Kernel, recurrent_kernel and bias of one direction, checked. The bias may be None or missing."""
     hosts, dtypes = {}, []
     for what, value in zip(("kernel", "recurrent_kernel", "bias"), values, strict=False):
-        if value is not None:
+        if value is not None or what != "bias":
             hosts[what], found = _host(f"{what} of {name}", value)
             dtypes.append(found)
     _check_shapes(name, {what: host.shape for what, host in hosts.items()}, units)
