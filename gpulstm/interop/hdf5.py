@@ -206,7 +206,7 @@ class Hdf5:
             if message.kind == LINK:
                 _refuse_link(message.body, path)
         for message in messages:
-            if message.kind == LINK_INFO:
+            if message.kind in (LINK, LINK_INFO):
                 raise ValueError(f"{path or 'its root'} has its links in a newer layout, which Keras does not write")
             if message.kind == SYMBOL_TABLE:
                 tree, heap = struct.unpack_from("<QQ", message.body)
@@ -349,14 +349,16 @@ def _place(body: bytes, needed: int) -> tuple[int, bytes | None]:
 
 
 def _refuse_link(body: bytes, path: str) -> None:
-    """Raises for what a link message says. Keras' groups have none."""
+    """Raises for a link message of another kind than a hard link, with its name."""
     flags, at = body[1], 2
     kind = body[at] if flags & 8 else 0
+    if kind == 0:
+        return
     at += bool(flags & 8) + 8 * bool(flags & 4) + bool(flags & 16)
     width = 1 << (flags & 3)
     length = int.from_bytes(body[at : at + width], "little")
     name = body[at + width : at + width + min(length, 100)].decode("utf-8", "replace")
-    what = {0: "a link in a newer layout", 1: "a soft link", 64: "an external link"}.get(kind, "an unknown link")
+    what = {1: "a soft link", 64: "an external link"}.get(kind, "an unknown link")
     raise ValueError(f"{path}/{name} is {what}; Keras writes none, and none is followed")
 
 
