@@ -387,6 +387,18 @@ class TestHdf5:
 
         refused(tmp_path, hdf5(change), "two links lead to one object", name="many.weights.h5")
 
+    def test_an_index_that_leads_to_the_same_bytes_again_and_again(self, tmp_path):
+        """Nine levels of thirty-two entries, all to one node of the next level: 2**45 ways to an empty one."""
+        raw = bytearray(hdf5())
+        below = len(raw)
+        raw += b"SNOD" + struct.pack("<BBH", 1, 0, 0)
+        for level in range(9):
+            node = struct.pack("<4sBBHQQ", b"TREE", 0, level, 32, 2**64 - 1, 2**64 - 1)
+            raw, below = raw + node + struct.pack("<QQ", 0, below) * 32 + bytes(8), len(raw)
+        assert struct.unpack_from("<Q", raw, 0x78) == struct.unpack_from("<Q", raw, 0x50)  # of the root group's index
+        struct.pack_into("<Q", raw, 0x78, below)
+        refused(tmp_path, bytes(raw), "the same bytes again and again", name="bad.h5")
+
     def test_big_endian_arrays_are_converted(self, tmp_path):
         for dtype in (">f4", "<f4", ">f8"):
             values = np.random.default_rng(1).normal(size=(5, 20)).astype(dtype)
