@@ -59,7 +59,7 @@ class CupyBridge:
         with ExitStack() as contexts:
             contexts.enter_context(torch.cuda.device(self.device))
             contexts.enter_context(cuda.Device(self.device.index))
-            contexts.enter_context(cuda.ExternalStream(stream.cuda_stream, self.device.index))
+            contexts.enter_context(cuda.Stream.from_external(_Stream(stream.cuda_stream)))
             contexts.enter_context(cuda.using_allocator(self._allocate))
             self._contexts = contexts.pop_all()
         return self
@@ -84,9 +84,21 @@ class CupyBridge:
         if array.size == 0:
             return torch.empty(array.shape, dtype=dtype, device=self.device)
         start = array.data.mem.ptr
-        elements = self._blocks[start].view(dtype)
+        # A tensor of its own on that memory: a view of the block could not be written to in place as an output.
         strides = [stride // array.itemsize for stride in array.strides]
-        return elements.as_strided(array.shape, strides, (array.data.ptr - start) // array.itemsize)
+        offset = (array.data.ptr - start) // array.itemsize
+        tensor = torch.empty(0, dtype=dtype, device=self.device)
+        return tensor.set_(self._blocks[start].untyped_storage(), offset, array.shape, strides)
+
+
+class _Stream:
+    """A stream by its address, as CuPy wants it; streams of PyTorch 2.4 cannot say it themselves."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
 
 
 Bridge = NumpyBridge | CupyBridge
