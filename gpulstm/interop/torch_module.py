@@ -1,7 +1,7 @@
 """``torch.nn.LSTM`` over gpulstm's engines, and with gpulstm's options."""
 
 import sys
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -174,10 +174,13 @@ class LSTM(torch.nn.LSTM):
 
         A PackedSequence gives a PackedSequence of the same order.
         """
-        # While TorchDynamo is at work it would try to look into NumPy's and CuPy's part of the call. It is not
-        # imported for the sake of forbidding it: that takes a second.
-        call = LSTM._eager if "torch._dynamo" not in sys.modules else _outside_of_graphs()
-        return call(self, input, hx, lengths)
+        # TorchDynamo would look into NumPy's and CuPy's part of the call. It takes a second to import, so it is only
+        # told not to where somebody has imported it, as torch.compile does.
+        if "torch._dynamo" not in sys.modules:
+            return self._eager(input, hx, lengths)
+        if not _outside_of_graphs:
+            _outside_of_graphs.append(torch.compiler.disable(LSTM._eager))
+        return _outside_of_graphs[0](self, input, hx, lengths)
 
     def _eager(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, Hidden]:
         hx = None if hx is None else _pair(hx)
@@ -313,9 +316,8 @@ class LSTM(torch.nn.LSTM):
 _checked_options = lru_cache(maxsize=256)(options.checked)
 
 
-@cache
-def _outside_of_graphs() -> Any:
-    return torch.compiler.disable(LSTM._eager)
+_outside_of_graphs: list[Any] = []
+"""`LSTM._eager`, once TorchDynamo is there to be told. No cached function: that it would warn of, and trace into."""
 
 
 def _begin_as_keras(name: str, parameter: torch.nn.Parameter) -> None:
