@@ -128,6 +128,7 @@ class LSTM(torch.nn.LSTM):
             if not name.startswith("bias_l") and name not in self._flat_weights_names:
                 self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
                 draw.uniform_(getattr(self, name), -bound, bound)
+        self._begin_norms()
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew, as the constructor did."""
@@ -142,11 +143,9 @@ class LSTM(torch.nn.LSTM):
         of_input, of_forget = (
             slice(GATES.index(gate) * hidden, (GATES.index(gate) + 1) * hidden) for gate in ("input", "forget")
         )
-        for name, parameter in self.named_parameters(recurse=False):
-            if name.startswith(("weight_norm", "bias_norm")):
-                parameter.fill_(float(name.startswith("weight")))
-            elif start.init == "glorot":
-                _begin_as_keras(name, parameter)
+        self._begin_norms()
+        for name, parameter in self.named_parameters(recurse=False) if start.init == "glorot" else ():
+            _begin_as_keras(name, parameter)
         for _, suffix in self._layout().suffixes() if self.bias else ():
             first, second = getattr(self, "bias_ih" + suffix), getattr(self, "bias_hh" + suffix)
             if start.forget_bias is not None:
@@ -155,6 +154,12 @@ class LSTM(torch.nn.LSTM):
                 first[of_forget] = torch.empty_like(first[of_forget]).uniform_(1, start.chrono - 1).log()
                 first[of_input] = -first[of_forget]
                 second[of_forget], second[of_input] = 0.0, 0.0
+
+    @torch.no_grad()
+    def _begin_norms(self) -> None:
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith(("weight_norm", "bias_norm")):
+                parameter.fill_(float(name.startswith("weight")))
 
     def flatten_parameters(self) -> None:
         """Does nothing: our kernels read every weight where it is."""
@@ -292,8 +297,9 @@ class LSTM(torch.nn.LSTM):
             raise TypeError(f"from_torch takes no {', '.join(refused)}: the parameters are the module's")
         lost = [name for name, hooks in vars(module).items() if name.endswith("_hooks") and hooks]
         own, there = module._flat_weights_names, module._parameters
-        if lost or module._modules or any(there.get(name) is None for name in own):
-            reason = f"it has {', '.join(lost)}" if lost else "weight norm or a parametrization computes its parameters"
+        computed = module._modules or any(there.get(name) is None for name in own)
+        if computed or lost:
+            reason = "weight norm or a parametrization computes its parameters" if computed else f"it has {lost[0]}"
             raise ValueError(f"module must be plain to be taken over, but {reason}; remove that first and add it again")
         first = module.weight_ih_l0
         sizes = (module.input_size, module.hidden_size, module.num_layers, module.bias, module.batch_first)
@@ -327,7 +333,7 @@ def _begin_as_keras(name: str, parameter: torch.nn.Parameter) -> None:
         parameter.copy_(draw.orthogonal_(wide))  # of half-precision matrices there is no QR
     elif name.startswith(("weight_ih", "weight_hr")):
         draw.xavier_uniform_(parameter)
-    elif name.startswith("bias"):
+    elif name.startswith(("bias_ih", "bias_hh")):
         parameter.zero_()
 
 
