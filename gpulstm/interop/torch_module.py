@@ -38,7 +38,7 @@ class LSTM(torch.nn.LSTM):
     In training mode random masks are drawn from PyTorch's CPU generator: ``torch.manual_seed`` repeats them.
     Gradients can be differentiated again (``create_graph=True``). Under autocast the result has autocast's dtype as
     PyTorch's has, but is computed in the parameters' dtype and rounded once. `torch.compile` leaves the call out of
-    its graph.
+    its graphs, as it does PyTorch's; `torch.jit.script` is not supported, tracing and `torch.export` are.
 
     Raises what `torch.nn.LSTM` raises for wrong shapes, and TypeError or ValueError that names option or argument.
     """
@@ -210,8 +210,8 @@ class LSTM(torch.nn.LSTM):
         return self._run(input, hx, lengths, self.batch_first)
 
     def _packed(self, input: PackedSequence, hx: Hidden | None) -> tuple[PackedSequence, Hidden]:
-        hx = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
         self._check(input.data, hx, input.batch_sizes)
+        hx = None if hx is None else self.permute_hidden(hx, input.sorted_indices)
         rows = Rows(input)
         y, final = self._run(rows.padded(input.data), hx, rows.lengths, batch_first=False)
         output = PackedSequence(rows.packed(y), input.batch_sizes, input.sorted_indices, input.unsorted_indices)
