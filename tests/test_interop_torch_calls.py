@@ -68,7 +68,13 @@ class TestPackedSequences:
 
     @pytest.mark.parametrize(
         "given",
-        [[4, 0, 1], (4, 0, 1), np.array([4, 0, 1]), torch.tensor([4, 0, 1]), torch.tensor([4, 0, 1], dtype=torch.uint8)],
+        [
+            [4, 0, 1],
+            (4, 0, 1),
+            np.array([4, 0, 1]),
+            torch.tensor([4, 0, 1]),
+            torch.tensor([4, 0, 1], dtype=torch.uint8),
+        ],
         ids=["list", "tuple", "array", "tensor", "bytes"],
     )
     def test_forms_of_lengths(self, given):
@@ -196,7 +202,9 @@ class Model(nn.Module):
 
 
 class TestCompilers:
-    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # TorchDynamo's
+    @pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+    )  # TorchDynamo's
     @pytest.mark.parametrize(("compiler", "allow_rnn"), [("eager", False), ("eager", True), ("aot_eager", False)])
     def test_compile(self, compiler, allow_rnn):
         """TorchDynamo compiles what does not see the LSTM, and if it is told that LSTMs are allowed, what stands before

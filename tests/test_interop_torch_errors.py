@@ -88,7 +88,11 @@ def test_our_options(options, message):
     [
         (([[[1.0] * 3]],), TypeError, "input must be a torch.Tensor or a PackedSequence, got list"),
         ((tensor(5, 2, 3), tensor(2, 1, 2, 4)), TypeError, "hx must be a pair of tensors (h, c), got Tensor"),
-        ((tensor(5, 2, 3), (tensor(1, 2, 4), None)), TypeError, "hx must be a pair of tensors (h, c), got Tensor, None"),
+        (
+            (tensor(5, 2, 3), (tensor(1, 2, 4), None)),
+            TypeError,
+            "hx must be a pair of tensors (h, c), got Tensor, None",
+        ),
         ((tensor(5, 2, 3), ()), TypeError, "hx must be a pair of tensors (h, c), got nothing in it"),
         (
             (tensor(5, 2, 3), (tensor(1, 2, 4), tensor(1, 2, 4, dtype=torch.float64))),

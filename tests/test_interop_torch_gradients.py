@@ -191,7 +191,9 @@ class TestGraph:
         x = normal(5, 2, 3).requires_grad_()
         for module in modules:
             y, (h, c) = module(x)
-            results.append(torch.autograd.grad({"y": y, "h": h, "c": c}[part].square().sum(), [x, *module.parameters()]))
+            results.append(
+                torch.autograd.grad({"y": y, "h": h, "c": c}[part].square().sum(), [x, *module.parameters()])
+            )
         torch.testing.assert_close(*results, rtol=1e-11, atol=1e-12)
 
     def test_only_what_is_asked_for(self):
@@ -238,7 +240,9 @@ class TestGraph:
             copied = given.detach().resolve_neg().contiguous().requires_grad_()
             results = [module(t)[0] for t in (given, copied)]
             torch.testing.assert_close(*results, rtol=0, atol=0)
-            gradients = [torch.autograd.grad(y.square().sum(), t)[0] for y, t in zip(results, (given, copied), strict=True)]
+            gradients = [
+                torch.autograd.grad(y.square().sum(), t)[0] for y, t in zip(results, (given, copied), strict=True)
+            ]
             torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 

@@ -1,4 +1,4 @@
-"""The module as PyTorch's users handle modules: built, saved, loaded, copied, moved, parametrised, replicated, wrapped."""
+"""The module as PyTorch's users handle modules: built, saved, loaded, copied, moved, parametrised, replicated."""
 
 import copy
 import io

@@ -84,11 +84,14 @@ class CupyBridge:
         if array.size == 0:
             return torch.empty(array.shape, dtype=dtype, device=self.device)
         start = array.data.mem.ptr
+        block = self._blocks.get(start)
+        if block is None:  # an array from before this context; nothing here makes one
+            return torch.from_dlpack(array)
         # A tensor of its own on that memory: a view of the block could not be written to in place as an output.
         strides = [stride // array.itemsize for stride in array.strides]
         offset = (array.data.ptr - start) // array.itemsize
         tensor = torch.empty(0, dtype=dtype, device=self.device)
-        return tensor.set_(self._blocks[start].untyped_storage(), offset, array.shape, strides)
+        return tensor.set_(block.untyped_storage(), offset, array.shape, strides)
 
 
 class _Stream:

@@ -9,6 +9,7 @@ import torch
 
 from .. import functional
 from ..masks import Draws
+from ..options import Options
 from ..parameters import Layout
 from .torch_bridges import Bridge, bridge_for
 
@@ -20,54 +21,65 @@ class Call:
     """What one call is made of beside its tensors."""
 
     layout: Layout
-    draws: Draws  # with a seed of its own: whoever runs the call again draws the same masks
+    options: Options  # those that act in this call's mode
+    seed: int | None  # of the random masks: whoever runs the call again draws the same; None where nothing is drawn
     lengths: np.ndarray | None
     batch_first: bool
     checkpoint_every: int | None
 
+    @property
+    def mixes(self) -> bool:
+        """Whether old and new states are mixed, as zoneout does in inference: no engine keeps what a gradient needs."""
+        return self.seed is None and any(self.options.zoneout)
+
     def forward(self, x: Any, h: Any, c: Any, *params: Any) -> tuple:
         """(y, (h, c), cache), of arrays of any library."""
-        named, state = self._named(params), None if h is None else (h, c)
+        draws = Draws(self.options, self.seed or 0)
         return functional.forward(
-            self.layout, x, named, state, self.lengths, self.batch_first, self.draws, self.checkpoint_every
+            **self._arguments(x, h, c, params), draws=draws, checkpoint_every=self.checkpoint_every
         )
 
     def inference(self, x: Any, h: Any, c: Any, *params: Any) -> tuple:
         """(y, (h, c)), and keeps nothing. The engines' inference knows no masks, so with them it is a forward."""
-        if self.draws.training:
+        if self.seed is not None:
             return self.forward(x, h, c, *params)[:2]
-        named, state = self._named(params), None if h is None else (h, c)
-        return functional.inference(self.layout, x, named, state, self.lengths, self.batch_first, self.draws)
+        return functional.inference(**self._arguments(x, h, c, params), draws=Draws(self.options, None))
+
+    def by_equations(self, x: Any, h: Any, c: Any, *params: Any) -> tuple:
+        """`inference` for arrays that run through the equations, masks included."""
+        return functional.inference(**self._arguments(x, h, c, params), draws=Draws(self.options, self.seed))
 
     def gradients(self, cache: Any, dy: Any, dh: Any, dc: Any) -> tuple:
         """Of x, h, c and each parameter."""
         dx, grads, dstate = functional.lstm_backward(cache, dy, (dh, dc))
         return dx, *dstate, *(grads[name] for name in self.layout.shapes())
 
-    def _named(self, params: tuple) -> dict[str, Any]:
-        return dict(zip(self.layout.shapes(), params, strict=True))
+    def _arguments(self, x: Any, h: Any, c: Any, params: tuple) -> dict[str, Any]:
+        return {
+            "layout": self.layout,
+            "x": x,
+            "params": dict(zip(self.layout.shapes(), params, strict=True)),
+            "state": None if h is None else (h, c),
+            "lengths": self.lengths,
+            "batch_first": self.batch_first,
+        }
 
 
 def run(call: Call, x: torch.Tensor, h: torch.Tensor | None, c: torch.Tensor | None, params: Tensors) -> Tensors:
     """y, h and c of an LSTM of tensors of one dtype and device; all of them differentiable, any number of times."""
     tensors = [t for t in (x, h, c, *params) if t is not None]
-    bridge = bridge_for(tensors)
-    if bridge is None:
-        return _by_equations(call, x, h, c, params)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    bridge, differentiable = bridge_for(tensors), torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if bridge is None or (differentiable and call.mixes):
+        # PyTorch's own operations, which differentiate themselves. All are of one dtype: autocast must not mix in.
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            y, state = call.by_equations(x, h, c, *params)
+        return y, *state
+    if differentiable:
         return Recurrence.apply(call, x, h, c, *params)
     with bridge:
         y, state = call.inference(*_arrays(bridge, (x, h, c, *params)))
         return tuple(bridge.tensor(a) for a in (y, *state))
-
-
-def _by_equations(call: Call, x: torch.Tensor, h: Any, c: Any, params: Tensors) -> Tensors:
-    """PyTorch's own operations, which differentiate themselves. All are of one dtype, so autocast must not mix in."""
-    device = x.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        named, state = call._named(params), None if h is None else (h, c)
-        y, final = functional.inference(call.layout, x, named, state, call.lengths, call.batch_first, call.draws)
-    return y, *final
 
 
 def _arrays(bridge: Bridge, tensors: tuple) -> tuple:

@@ -1,6 +1,7 @@
 """``torch.nn.LSTM`` over gpulstm's engines, and with gpulstm's options."""
 
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch.nn import init as draw
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import checkpoints, initialisers, options
-from ..masks import Draws
 from ..options import Options
 from ..parameters import GATES, Layout
 from . import torch_function
@@ -257,10 +257,10 @@ class LSTM(torch.nn.LSTM):
             # PyTorch's autocast leaves float64 alone, and so does this.
             result_dtype = dtype if dtype == torch.float64 else of_autocast
             x, (h, c) = x.to(dtype), (None if t is None else t.to(dtype) for t in (h, c))
-        found = self._options()
-        random = self.training and found.is_random
-        draws = Draws(found, int(torch.empty((), dtype=torch.int64).random_()) if random else None)
-        call = torch_function.Call(self._layout(), draws, lengths, batch_first, self.checkpoint_every)
+        acting = self._options() if self.training else _in_inference(self._options())
+        random = self.training and acting.is_random
+        seed = int(torch.empty((), dtype=torch.int64).random_()) if random else None
+        call = torch_function.Call(self._layout(), acting, seed, lengths, batch_first, self.checkpoint_every)
         y, h, c = torch_function.run(call, x, h, c, params)
         if y.dtype != result_dtype:
             y, h, c = y.to(result_dtype), h.to(result_dtype), c.to(result_dtype)
@@ -320,6 +320,12 @@ class LSTM(torch.nn.LSTM):
 
 
 _checked_options = lru_cache(maxsize=256)(options.checked)
+
+
+@lru_cache(maxsize=256)
+def _in_inference(found: Options) -> Options:
+    """Without what acts in training alone; zoneout mixes the states."""
+    return replace(found, dropout=0.0, recurrent_dropout=0.0, weight_drop=0.0)
 
 
 _outside_of_graphs: list[Any] = []
