@@ -175,11 +175,13 @@ class TestAutocast:
             assert_same(own(normal(4, 2, 3))[0], theirs(normal(4, 2, 3))[0])
 
     def test_parameters_of_half_precision(self):
+        """PyTorch's own operations, in which autocast must change nothing on the way."""
         _, own = pair(dtype=torch.bfloat16)
         x = normal(4, 2, 3, dtype=torch.float32)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            y, _ = own(x)
-        assert torch.equal(y, own(x.bfloat16())[0])
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", dtype=dtype):
+                y, _ = own(x)
+            assert torch.equal(y, own(x.bfloat16())[0].to(dtype))
 
 
 class Front(nn.Module):

@@ -95,7 +95,8 @@ class Recurrence(torch.autograd.Function):
         ctx.call = call
         y, state, cache = _train(call, x, h, c, params)
         # The cache rides on a tensor, so that it lives as long as PyTorch keeps what is saved here, and no longer:
-        # where somebody saves something else in its place (activation checkpointing, save_on_cpu), it is gone at once.
+        # where somebody saves something else in its place (activation checkpointing, save_on_cpu), it is gone at once,
+        # and backward runs forward once more.
         token = x.new_empty(0)
         token.gpulstm_caches = [cache]  # type: ignore[attr-defined]
         ctx.save_for_backward(token, x, h, c, *params)

@@ -32,8 +32,9 @@ class LSTM(torch.nn.LSTM):
         ``chrono`` set the sum of PyTorch's two biases.
 
     float32 and float64 tensors on a CPU go to the NumPy engine, on a CUDA device to our kernels, on PyTorch's current
-    stream; none of them is copied on the way. Other dtypes and devices, and calls that PyTorch traces, exports or
-    transforms (`torch.func`), go through PyTorch's own operations, where ``checkpoint_every`` has no effect.
+    stream; none of them is copied on the way. PyTorch's own operations, where ``checkpoint_every`` has no effect,
+    compute the rest: other dtypes and devices, calls that are traced, exported or transformed by `torch.func`, and
+    those with zoneout in evaluation mode that ask for gradients.
 
     In training mode random masks are drawn from PyTorch's CPU generator: ``torch.manual_seed`` repeats them.
     Gradients can be differentiated again (``create_graph=True``). Under autocast the result has autocast's dtype as
