@@ -131,6 +131,7 @@ def device_of(backend: Any, monkeypatch: pytest.MonkeyPatch):
     if backend.name == backends.GPU:
         if not torch.cuda.is_available():
             pytest.fail("--gpu was asked for, and this PyTorch has no CUDA")
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # cuDNN would round float32 to 10 bits
         yield torch.device("cuda", torch.cuda.current_device())
     else:
         monkeypatch.setattr(torch_function, "bridge_for", lambda tensors: CopyingBridge(backend.xp))
