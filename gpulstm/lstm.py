@@ -228,22 +228,21 @@ class LSTM:
         is the only one. A state dict of our own will do too; of its options it shows those that have parameters:
         projection, peepholes, layer norm. A `gpulstm.interop.torch.LSTM` shows all of its options.
         """
-        mapping, found_batch_first, found_dropout = state_dict.of_torch(module_or_state_dict)
+        mapping, found = state_dict.of_torch(module_or_state_dict)
         mapping = state_dict.without_prefix(mapping, prefix)
         layout = state_dict.layout_of_torch(mapping)
-        dtype = dtype or arrays.dtype_name(next(iter(mapping.values())))
+        given = {"batch_first": batch_first, "dropout": dropout}
         lstm = cls(
             layout.input_size,
             layout.hidden_size,
             layout.num_layers,
             bias=layout.bias,
-            batch_first=found_batch_first if batch_first is None else batch_first,
-            dropout=found_dropout if dropout is None else dropout,
             bidirectional=layout.bidirectional,
             proj_size=layout.proj_size,
             peephole=layout.peephole,
             layer_norm=layout.layer_norm,
-            dtype=dtype,
+            **found | {name: value for name, value in given.items() if value is not None},
+            dtype=dtype or arrays.dtype_name(next(iter(mapping.values()))),
             xp=xp,
             rng=0,
         )

@@ -60,20 +60,22 @@ def load_by_name(mapping: Mapping[str, Any], params: Mapping[str, Array]) -> dic
     return {name: _like(values[name], params[name]) for name in params}
 
 
-def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], bool, float]:
-    """(state dict, batch_first, dropout) of a ``torch.nn.LSTM`` or of a state dict itself.
+def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The state dict of a ``torch.nn.LSTM``, or a state dict itself, and the options that it does not show.
 
     PyTorch takes a dropout with one layer, warns and does nothing with it; here it comes out as 0.
     """
     if isinstance(module_or_state_dict, Mapping):
-        return module_or_state_dict, False, 0.0
+        return module_or_state_dict, {}
     module = module_or_state_dict
     if not hasattr(module, "state_dict") or not hasattr(module, "hidden_size"):
         raise TypeError(f"expected a torch.nn.LSTM or its state_dict(), got {type(module).__name__}")
     if getattr(module, "mode", "LSTM") != "LSTM":
         raise TypeError(f"expected a torch.nn.LSTM, got a recurrent module of mode {module.mode!r}")
     dropout = getattr(module, "dropout", 0.0) if getattr(module, "num_layers", 1) > 1 else 0.0
-    return module.state_dict(), bool(getattr(module, "batch_first", False)), dropout
+    own = module.own_options() if hasattr(module, "own_options") else {}  # a gpulstm.interop.torch.LSTM
+    own = {name: value for name, value in own.items() if name not in ("peephole", "layer_norm")}  # the names show them
+    return module.state_dict(), {"batch_first": bool(getattr(module, "batch_first", False)), "dropout": dropout} | own
 
 
 def without_prefix(mapping: Mapping[str, Any], prefix: str | None) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gpulstm as gl
-from gpulstm.interop.torch_weights import to_torch
+from gpulstm.interop.torch import to_torch
 from tests.backends import open_backend
 
 HELD = [
@@ -67,8 +67,38 @@ def test_dropout_between_layers_comes_along():
 @pytest.mark.parametrize("name", NOT_HELD)
 def test_what_pytorch_lacks_is_refused_by_name(name):
     ours = gl.LSTM(4, 3, **NOT_HELD[name], rng=0)
-    with pytest.raises(ValueError, match=f"torch.nn.LSTM cannot hold {name}=.*gpulstm.interop.torch.LSTM"):
+    with pytest.raises(ValueError, match=f"torch.nn.LSTM cannot hold {name}=.*drop_in=True"):
         to_torch(ours)
+
+
+ALL = NOT_HELD | {
+    "plain": {},
+    "everything": {
+        "num_layers": 2,
+        "batch_first": True,
+        "bidirectional": True,
+        "proj_size": 2,
+        "dropout": 0.5,
+        "peephole": True,
+        "layer_norm": True,
+        "zoneout": (0.1, 0.2),
+        "recurrent_dropout": 0.3,
+        "recurrent_dropout_on": "candidate",
+        "activations": (("hard_sigmoid", 0.25, 0.5), "softsign", "relu"),
+    },
+}
+
+
+@pytest.mark.parametrize("options", ALL.values(), ids=ALL)
+def test_the_drop_in_holds_every_option(options):
+    ours = gl.LSTM(4, 3, **options, dtype="float64", rng=0)
+    module = to_torch(ours, drop_in=True).eval()
+    assert_same(ours, gl.LSTM.from_torch(module))
+    x = np.random.default_rng(1).normal(size=(5, 2, 4))
+    expected, state = ours(x)
+    y, (h, c) = module(torch.tensor(x))
+    for found, wanted in ((y, expected), (h, state.h), (c, state.c)):
+        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=0, atol=1e-14)
 
 
 def test_every_option_is_either_held_or_refused():

@@ -15,5 +15,6 @@ except ImportError as error:
 
 from .torch_convert import convert_lstms
 from .torch_module import LSTM
+from .torch_weights import to_torch
 
-__all__ = ["LSTM", "convert_lstms"]
+__all__ = ["LSTM", "convert_lstms", "to_torch"]

@@ -311,13 +311,15 @@ class LSTM(torch.nn.LSTM):
         lstm.dropout = module.dropout  # not through the constructor, which would warn of one layer again
         return lstm.train(module.training)
 
-    def extra_repr(self) -> str:
+    def own_options(self) -> dict[str, Any]:
+        """The options that `torch.nn.LSTM` does not have, where they differ from their defaults, by name."""
         found = self._options()
-        names = [name for name in found.changed() if name != "dropout"]
-        shown = [f"{name}={getattr(found, name)!r}" for name in names]
-        shown += [f"{name}=True" for name in ("peephole", "layer_norm") if getattr(self, name)]
-        shown += [] if self.checkpoint_every is None else [f"checkpoint_every={self.checkpoint_every}"]
-        return ", ".join([super().extra_repr(), *shown])
+        changed = {name: getattr(found, name) for name in found.changed() if name != "dropout"}
+        changed |= {name: True for name in ("peephole", "layer_norm") if getattr(self, name)}
+        return changed | ({} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every})
+
+    def extra_repr(self) -> str:
+        return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in self.own_options().items())])
 
 
 _checked_options = lru_cache(maxsize=256)(options.checked)
