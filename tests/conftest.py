@@ -10,6 +10,9 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", 
 # The tests need JAX's arrays, not its GPU, of which each worker's JAX would take three quarters of the memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Most of JAX's time goes into compiling one operation after another, for sizes that come once.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # Keras computes with whatever it finds first; here it is PyTorch, which the other comparisons need anyway.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
