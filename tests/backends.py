@@ -55,10 +55,6 @@ def open_backend(name: str) -> Iterator[Backend]:
     elif name == EQUATIONS:
         import array_api_strict
 
-        from tests import quick_strict
-
-        quick_strict.speed_up()
-
         yield Backend(name, array_api_strict)
     elif name == CUPY_ON_CPU:
         from tests.cuda_on_cpu import cupy_on_cpu

@@ -18,7 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import pytest  # noqa: E402
 
-from tests import backends  # noqa: E402
+from tests import backends, quick_strict  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    quick_strict.speed_up()
     if config.getoption("--gpu"):
         reason = backends.why_no_gpu()
         if reason:
