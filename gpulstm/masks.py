@@ -90,7 +90,8 @@ class StepDraws:
         if dropped_on == "hidden" and draws.training:
             self.of_sequence = draws.kept(stream, WHOLE_SEQUENCE, batch, output, options.recurrent_dropout, like)
         self.at_once = max(1, BLOCK // max(1, batch * max(output, hidden)))
-        self.drawn, self.words = range(0), ()
+        self.drawn = range(0)
+        self.words: tuple[np.ndarray, ...] = ()
 
     def __call__(self, time: int) -> StepMasks:
         options = self.draws.options
