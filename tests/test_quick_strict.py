@@ -1,4 +1,4 @@
-"""The short way to compare array-api-strict's dtypes gives the answers of the long one, and what is refused stays so."""
+"""The short way to compare array-api-strict's dtypes answers as the long one does, and what is refused stays refused."""
 
 import array_api_strict as xp
 import numpy as np
