@@ -1,4 +1,4 @@
-"""The short way to compare array-api-strict's dtypes answers as the long one does, and what is refused stays refused."""
+"""The short way to compare dtypes of array-api-strict answers as the long one does, and refuses what was refused."""
 
 import array_api_strict as xp
 import numpy as np
