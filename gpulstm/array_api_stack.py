@@ -49,8 +49,8 @@ def forward(
     h_final, c_final = [], []
     for layer in range(layout.num_layers):
         outputs = []
-        for index, reverse in _directions(layout, layer):
-            run = _run(weights[index], draws, 2 * layer + reverse, plain, checkpoint_every)
+        for direction, index, reverse in _directions(layout, layer, draws):
+            run = _run(weights[index], draws, 2 * layer + direction, plain, checkpoint_every)
             y, h, c, steps = run.forward(x, initial.h[index, ...], initial.c[index, ...], lengths, reverse, keep=keep)
             outputs.append(y)
             h_final.append(h)
@@ -75,8 +75,8 @@ def backward(
     dc_initial: list[Any] = [None] * len(runs)
     for layer in reversed(range(layout.num_layers)):
         dx_parts = []
-        for index, reverse in _directions(layout, layer):
-            columns = slice(reverse * layout.width, (reverse + 1) * layout.width)
+        for direction, index, reverse in _directions(layout, layer, draws):
+            columns = slice(direction * layout.width, (direction + 1) * layout.width)
             run, steps = runs[index]
             dh, dc = (d[index, ...] for d in dfinal)
             dx, gradient, dh_initial[index], dc_initial[index] = run.backward(
@@ -124,7 +124,7 @@ def _run(weights: Weights, draws: Draws, stream: int, plain: bool, checkpoint_ev
     return run_from(0) if checkpoint_every is None else CheckpointedRun(run_from, checkpoint_every)
 
 
-def _directions(layout: Layout, layer: int) -> list[tuple[int, bool]]:
-    """(index into state and weights, reverse) of a layer's directions."""
+def _directions(layout: Layout, layer: int, draws: Draws) -> list[tuple[int, int, bool]]:
+    """(direction, index into state and weights, whether it reads from the end) of a layer's directions."""
     first = layer * layout.directions
-    return [(first + direction, direction == 1) for direction in range(layout.directions)]
+    return [(each, first + each, each == 1 or draws.options.reverse) for each in range(layout.directions)]

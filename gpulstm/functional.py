@@ -14,7 +14,7 @@ from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
 from .masks import Draws
-from .options import PLAIN, Options, as_options
+from .options import PLAIN, Options, as_options, refuse_two_reverses
 from .parameters import Layout, State
 
 
@@ -173,7 +173,9 @@ def inference(
                 call.layout, weights, call.x, call.initial, call.lengths, call.draws, call.is_plain, keep=False
             )
         else:
-            y, final = stack.inference(call.engine, call.layout, weights, call.x, call.initial, call.lengths)
+            y, final = stack.inference(
+                call.engine, call.layout, weights, call.x, call.initial, call.lengths, call.draws.options.reverse
+            )
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
 
 
@@ -235,6 +237,7 @@ def _check(
         layout = Layout.of(params)
     else:
         layout.check(params)
+    refuse_two_reverses(layout, draws.options)
     _check_dtype_of_x(x, params)
     arrays.check_same({"x": x, **params})
     if x.ndim not in (2, 3):

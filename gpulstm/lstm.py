@@ -32,6 +32,7 @@ class LSTM:
     bias : whether the gates have one.
     batch_first : x and y are (batch, time, features) instead of (time, batch, features). State is not affected.
     bidirectional : a second direction reads each sequence from its end; the outputs stand side by side.
+    reverse : the only direction reads each sequence from its end, as the second one of two does.
     proj_size : features of the hidden state after a projection; 0 is none (Sak et al. 2014).
     peephole : the gates see the cell state through ``weight_peephole_l0``, of i, f, o (Gers et al. 2002).
     layer_norm : on both parts of the gates' input and on the cell (Ba et al. 2016).
@@ -86,6 +87,7 @@ class LSTM:
         weight_drop: float = 0.0,
         layer_norm: bool = False,
         peephole: bool = False,
+        reverse: bool = False,
         coupled: bool = False,
         cell_clip: float | None = None,
         activations: tuple[Any, Any, Any] = ("sigmoid", "tanh", "tanh"),
@@ -110,6 +112,7 @@ class LSTM:
         )
         self.checkpoint_every = checkpoints.checked(checkpoint_every)
         self.options = options.checked(
+            reverse=reverse,
             coupled=coupled,
             cell_clip=cell_clip,
             activations=activations,
@@ -195,20 +198,23 @@ class LSTM:
             weight = arrays.namespace(recurrent).concat([recurrent, of_input], axis=1)
             return Gate(weight, arrays.zeros((hidden,), weight) if bias is None else bias[row : row + hidden] + 0)
 
-    def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
+    def load_state_dict(self, mapping: Mapping[str, Any], *, prefix: str | None = None) -> None:
         """Copies parameters from a mapping under our names or PyTorch's, whose two biases are added up.
 
         Values may be arrays of any library that speaks DLPack or NumPy's array protocol; they are brought to this
-        layer's library, device and dtype. Raises one ValueError that lists every missing, unexpected and mis-shaped
-        key; in that case nothing has been changed.
+        layer's library, device and dtype. A whole model's state dict will do: ``prefix`` says which LSTM in it, such as
+        ``"encoder.lstm"``, and may be left out where there is one.
+
+        Raises one ValueError that lists every missing, unexpected and mis-shaped key; then nothing has been changed.
         """
-        self.params.update(state_dict.load(mapping, self.layout, self.params))
+        self.params.update(state_dict.load(mapping, self.layout, self.params, prefix))
 
     @classmethod
     def from_torch(
         cls,
         module_or_state_dict: Any,
         *,
+        prefix: str | None = None,
         batch_first: bool | None = None,
         dropout: float | None = None,
         dtype: Any = None,
@@ -217,38 +223,43 @@ class LSTM:
         """An LSTM with the parameters of a ``torch.nn.LSTM`` or of its ``state_dict()``, copied.
 
         The layout, projection included, is read off the names and shapes; ``batch_first`` and ``dropout`` off the
-        module, unless given here: a state dict does not tell them. ``dtype`` None keeps PyTorch's. A state dict of our
-        own will do too; of its options it shows those that have parameters: projection, peepholes, layer norm.
+        module, unless given here: a state dict does not tell them. ``dtype`` None keeps PyTorch's. A state dict may
+        be a whole model's: ``prefix`` says which LSTM in it, such as ``"encoder.lstm"``, and may be left out where it
+        is the only one. A state dict of our own will do too; of its options it shows those that have parameters:
+        projection, peepholes, layer norm. A `gpulstm.interop.torch.LSTM` shows all of its options.
         """
-        mapping, found_batch_first, found_dropout = state_dict.of_torch(module_or_state_dict)
+        mapping, found = state_dict.of_torch(module_or_state_dict)
+        mapping = state_dict.without_prefix(mapping, prefix)
         layout = state_dict.layout_of_torch(mapping)
-        dtype = dtype or arrays.dtype_name(next(iter(mapping.values())))
+        given = {"batch_first": batch_first, "dropout": dropout}
         lstm = cls(
             layout.input_size,
             layout.hidden_size,
             layout.num_layers,
             bias=layout.bias,
-            batch_first=found_batch_first if batch_first is None else batch_first,
-            dropout=found_dropout if dropout is None else dropout,
             bidirectional=layout.bidirectional,
             proj_size=layout.proj_size,
             peephole=layout.peephole,
             layer_norm=layout.layer_norm,
-            dtype=dtype,
+            **found | {name: value for name, value in given.items() if value is not None},
+            dtype=dtype or arrays.dtype_name(next(iter(mapping.values()))),
             xp=xp,
             rng=0,
         )
         lstm.load_state_dict(mapping)
         return lstm
 
-    def __repr__(self) -> str:
-        size = self.layout
-        found = vars(size) | {"batch_first": self.batch_first}
+    def changed_options(self) -> dict[str, Any]:
+        """The constructor's options that differ from their defaults, by name; sizes, dtype and how the parameters began
+        are not among them."""
+        found = vars(self.layout) | {"batch_first": self.batch_first}
         usual = {field.name: field.default for field in fields(Layout)} | {"batch_first": False}
         order = ("num_layers", "bias", "batch_first", "bidirectional", "proj_size", "peephole", "layer_norm")
         unusual = {name: found[name] for name in order if found[name] != usual[name]}
         unusual |= {name: getattr(self.options, name) for name in self.options.changed()}
-        unusual |= {} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every}
-        flags = "".join(f", {name}={value!r}" for name, value in unusual.items())
-        dtype = arrays.dtype_name(self.params["weight_hh_l0"])
+        return unusual | ({} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every})
+
+    def __repr__(self) -> str:
+        size, dtype = self.layout, arrays.dtype_name(self.params["weight_hh_l0"])
+        flags = "".join(f", {name}={value!r}" for name, value in self.changed_options().items())
         return f"LSTM({size.input_size}, {size.hidden_size}{flags}, dtype={dtype!r})"

@@ -20,6 +20,7 @@ class Options:
     dropout, recurrent_dropout, weight_drop and zoneout act in training alone; see `gpulstm.masks`.
     """
 
+    reverse: bool = False  # a single direction reads each sequence from its end
     coupled: bool = False  # f = 1 - i: one gate decides what to keep and what to write
     cell_clip: float | None = None  # bounds what goes into every activation, as ONNX's clip
     activations: tuple[Activation, Activation, Activation] = (SIGMOID, TANH, TANH)  # of gates, candidate, cell
@@ -36,9 +37,9 @@ class Options:
 
     @lru_cache(maxsize=256)  # noqa: B019 - options are a few numbers, and every call of a layer asks
     def of_step(self, *, training: bool) -> "Options":
-        """What is left of the options within one time step: dropout between layers acts outside of it, and in
-        inference no dropout acts at all."""
-        kept = replace(self, dropout=0.0)
+        """What is left of the options within one time step: the order of the steps and dropout between layers act
+        outside of it, and in inference no dropout acts at all."""
+        kept = replace(self, reverse=False, dropout=0.0)
         if not training:
             kept = replace(kept, recurrent_dropout=0.0, weight_drop=0.0)
         return kept if kept.recurrent_dropout else replace(kept, recurrent_dropout_on=PLAIN.recurrent_dropout_on)
@@ -53,6 +54,7 @@ PLAIN = Options()
 
 def checked(
     *,
+    reverse: Any = False,
     coupled: Any = False,
     cell_clip: Any = None,
     activations: Any = ("sigmoid", "tanh", "tanh"),
@@ -65,13 +67,15 @@ def checked(
     """`Options` from what a user wrote. Raises TypeError or ValueError that names the option and the reason."""
     if recurrent_dropout_on not in ("hidden", "candidate"):
         raise ValueError(f"recurrent_dropout_on must be 'hidden' or 'candidate', got {recurrent_dropout_on!r}")
-    if not isinstance(coupled, bool):
-        raise TypeError(f"coupled must be True or False, got {coupled!r}")
+    for name, flag in (("reverse", reverse), ("coupled", coupled)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
     zones = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, zoneout)
     if len(zones) != 2:
         raise ValueError(f"zoneout must be one probability, or a pair for h and c, got {zoneout!r}")
     zone_h, zone_c = (_probability("zoneout", z, "a state that always keeps its value learns nothing") for z in zones)
     return Options(
+        reverse=reverse,
         coupled=coupled,
         cell_clip=_clip(cell_clip),
         activations=_activations(activations),
@@ -136,8 +140,17 @@ def refuse_contradictions(layout: Layout, options: Options) -> None:
         raise ValueError(
             "layer_norm must come with bias=True: without a bias the normalised gates would all be centred on zero"
         )
+    refuse_two_reverses(layout, options)
     if options.dropout and layout.num_layers == 1:
         raise ValueError(
             f"dropout must be 0 with one layer, got {options.dropout}: it acts between layers; "
             f"recurrent_dropout and zoneout act within one"
+        )
+
+
+def refuse_two_reverses(layout: Layout, options: Options) -> None:
+    """Raises ValueError where both directions would read from the end."""
+    if options.reverse and layout.bidirectional:
+        raise ValueError(
+            "reverse must be False with bidirectional=True: of two directions the second one is the reverse already"
         )

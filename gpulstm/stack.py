@@ -45,7 +45,7 @@ def forward(
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
     for layer in range(layout.num_layers):
         y = engine.empty((steps, batch, layout.output_size), x)
-        for index, lane in _lanes(layout, layer):
+        for index, lane in _lanes(layout, layer, draws.options.reverse):
             h, c = final.h[index], final.c[index]
             runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
         inputs.append(layer_input)
@@ -67,7 +67,7 @@ def backward(
     for layer in reversed(range(layout.num_layers)):
         x = saved.inputs[layer]
         dx = engine.empty(x.shape, x)
-        for index, lane in _lanes(layout, layer):
+        for index, lane in _lanes(layout, layer, saved.draws.options.reverse):
             gradient = engine.start_gradient(x, saved.weights[index], lane)
             engine.backward(
                 saved.runs[index],
@@ -77,7 +77,7 @@ def backward(
                 dstate.h[index],
                 dstate.c[index],
                 dx,
-                lane.reverse,  # the second direction adds to what the first one left
+                index % layout.directions > 0,  # the second direction adds to what the first one left
                 lane,
                 lengths,
                 gradient,
@@ -88,11 +88,17 @@ def backward(
 
 
 def inference(
-    engine: Engine, layout: Layout, weights: list[Weights], x: Array, initial: State | None, lengths: Array | None
+    engine: Engine,
+    layout: Layout,
+    weights: list[Weights],
+    x: Array,
+    initial: State | None,
+    lengths: Array | None,
+    reverse: bool = False,
 ) -> tuple[Array, State]:
     """Output and final state alone. Beyond x, y and the state it needs one gate buffer of bounded size.
 
-    Forward-only layers pass a stretch of time from layer to layer before the next stretch, so what lies between
+    Layers of one direction pass a stretch of time from layer to layer before the next stretch, so what lies between
     layers is bounded too. A bidirectional layer needs the whole of the layer below: there it is one more y.
     """
     steps, batch, _ = x.shape
@@ -114,19 +120,19 @@ def inference(
         source = x
         for layer in range(layout.num_layers):
             target = between[(layout.num_layers - 1 - layer) % 2]  # the last layer's is y
-            for index, lane in _lanes(layout, layer):
+            for index, lane in _lanes(layout, layer, reverse):
                 for t, n in _tiles(steps, batch, tile_steps, tile_batch, lane.reverse):
                     run(engine.contiguous(source[t, n]), target[t, n], index, lane, t, n)
             source = target
         return y, final
 
     between = [engine.empty((tile_steps, tile_batch, layout.width), x) for _ in range(min(layout.num_layers - 1, 2))]
-    for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse=False):
+    for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse):
         source = engine.contiguous(x[t, n])
         for layer in range(layout.num_layers):
             last = layer == layout.num_layers - 1
             target = y[t, n] if last else between[layer % 2][: t.stop - t.start, : n.stop - n.start]
-            run(source, target, layer, Lane(0, layout.width, False, 2 * layer), t, n)
+            run(source, target, layer, Lane(0, layout.width, reverse, 2 * layer), t, n)
             source = target
     return y, final
 
@@ -147,10 +153,10 @@ def _tiles(steps: int, batch: int, tile_steps: int, tile_batch: int, reverse: bo
             yield slice(first, min(first + tile_steps, steps)), slice(n, min(n + tile_batch, batch))
 
 
-def _lanes(layout: Layout, layer: int) -> Iterator[tuple[int, Lane]]:
-    """(index into state and weights, lane) of a layer's directions."""
+def _lanes(layout: Layout, layer: int, reverse: bool) -> Iterator[tuple[int, Lane]]:
+    """(index into state and weights, lane) of a layer's directions; ``reverse`` is for a single one."""
     for direction in range(layout.directions):
-        lane = Lane(direction * layout.width, layout.width, direction == 1, 2 * layer + direction)
+        lane = Lane(direction * layout.width, layout.width, reverse or direction == 1, 2 * layer + direction)
         yield layer * layout.directions + direction, lane
 
 
