@@ -14,7 +14,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 JOBS = {  # job: what to install, what to start
-    "course": (".[course]", ["-m", "jupyterlab", "--ServerApp.root_dir=.", "course/00_first_forecast.ipynb"]),
+    "course": (".[course]", ["-m", "jupyterlab", "--ServerApp.root_dir=.", "course/00_welcome.ipynb"]),
     "test": (".[test,kernelcheck]", ["-m", "pytest"]),
 }
 
