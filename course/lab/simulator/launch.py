@@ -1,5 +1,7 @@
 """One simulated launch, from the arguments to the numbers."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .counts import Counts
@@ -7,13 +9,14 @@ from .errors import Finding, KernelError, index_text, launch_error, who
 from .memory import Addresses, Memory, check_arguments, memory_of
 from .recorder import Recorder
 from .runtime import Guards, mathematics
-from .schedule import ORDERS, Block, Scheduler
+from .schedule import BLOCK, GRID, ORDERS, SPIN, WARP, Block, Scheduler
 from .translate import SHARED_BASE, SITE_BITS, Program
 
 THREADS = 1024  # of a block
 SHARED_BYTES = 48 * 1024
 LIMIT = 1_000_000  # rounds of loops, per thread
 MOST_FINDINGS = 10
+WAITING = {"BLOCK": BLOCK, "GRID": GRID, "WARP": WARP, "SPIN": SPIN}
 
 
 def sizes(what: str, given) -> tuple[int, int, int]:
@@ -52,7 +55,7 @@ class Run:
         self.thread = self.changes = 0
         x, y, z = block_shape
         self.indexes = [(i % x, i // x % y, i // (x * y)) for i in range(x * y * z)]
-        self.element_names: list[Memory] = []
+        self.memories: list[Memory] = []
 
     def thread_things(self, block: Block, number: int) -> tuple:
         return (block.log.append, block.shared, *self.indexes[number], *block.index)
@@ -80,7 +83,7 @@ class Run:
             findings.append(found)
 
     def element_name(self, array: int, element: int) -> str:
-        return self.element_names[array].element(element)
+        return self.memories[array].element(element)
 
     def race(self, missing: str, first: tuple, second: tuple, element: str) -> None:
         """``first`` and ``second``: (block, thread, line, what it does); the first one writes."""
@@ -95,8 +98,19 @@ class Run:
             f"race: {who(thread, block)} {does} {element} here, and {who(other_thread, other_block)} {other_does} "
             f"{where}{text}, with no {missing} between them: nothing says who is first."
         )
-        found = self.program.prepared.finding("race", message, line, block=block, thread=thread)
-        self.races.append(found)
+        self.keep(self.races, self.program.prepared.finding("race", message, line, block=block, thread=thread))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch did."""
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    counts: Counts
+    accesses: np.ndarray  # structured: block, warp, thread, line, kind, array, element, request
+    findings: tuple[Finding, ...]
+    stopped: bool  # before the end
 
 
 class Simulator:
@@ -107,20 +121,18 @@ class Simulator:
         self.code = compile(program.python, "<simulated kernel>", "exec")
 
     def launch(self, grid, block, arguments: tuple, *, strict=True, order="in order", seed=0, shared=0, limit=LIMIT):
-        """Runs it. Gives (counts, accesses, findings); raises KernelError if ``strict`` and something is wrong."""
+        """Runs it; what it did, and what is wrong with it. Raises KernelError only for a launch that cannot begin."""
         if order not in ORDERS:
             raise launch_error(f"the order is one of {', '.join(ORDERS)}, got {order!r}.")
         grid, block = check_geometry(grid, block, self.program.shared_bytes + shared)
         parameters = self.function.parameters
         check_arguments(self.name, parameters, arguments, np.ndarray, "NumPy")
         run = Run(self.program, block, strict, limit)
-        names = {**mathematics(), **Guards(run).names(), "LIMIT": limit, "WARP": 2, "BLOCK": 0, "GRID": 1, "SPIN": 3}
-        names |= dict(zip(("BDX", "BDY", "BDZ"), block, strict=True)) | dict(zip(("GDX", "GDY", "GDZ"), grid, strict=True))
+        names = {**mathematics(), **Guards(run).names(), **WAITING, "LIMIT": limit}
+        names |= dict(zip(("BDX", "BDY", "BDZ", "GDX", "GDY", "GDZ"), (*block, *grid), strict=True))
         memories = self.bind(names, arguments)
-        shared_memories = self.shared_memories(shared)
-        run.element_names = [*memories.values(), *shared_memories]
-        arrays = list(memories.values())
-        recorder = Recorder(run, self.program.sites, arrays, list(self.program.shared), True)
+        run.memories = [*memories, *self.shared_memories(shared)]
+        recorder = Recorder(run, self.program.sites, memories, list(self.program.shared))
         exec(self.code, names)
         scheduler = Scheduler(run, recorder, self.block_maker(grid, shared), order, seed)
         scalars = tuple(
@@ -129,17 +141,20 @@ class Simulator:
             if not parameter.is_pointer
         )
         blocks, threads = grid[0] * grid[1] * grid[2], block[0] * block[1] * block[2]
-        waits, together = self.function.waits, self.program.together
-        scheduler.launch(names[f"f_{self.name}"], scalars, blocks, threads, waits, together)
-        recorder.finish()
-        if strict and run.races:
-            raise KernelError(*run.races[:3])
+        stopped = ()
+        try:
+            scheduler.launch(names[f"f_{self.name}"], scalars, blocks, threads, self.function.waits, self.program.together)
+            recorder.finish()
+        except KernelError as error:
+            stopped = error.findings
+            recorder.interval(run.block)  # what had happened until then is worth a look
         counts = Counts(recorder.tally, blocks, threads)
-        return counts, recorder.tally.accesses(), [*run.findings, *run.races[:MOST_FINDINGS]]
+        findings = (*stopped, *run.findings, *run.races[: 3 if strict else MOST_FINDINGS])
+        return Outcome(grid, block, counts, recorder.tally.accesses(), findings, bool(stopped))
 
-    def bind(self, names: dict, arguments: tuple) -> dict[str, Memory]:
+    def bind(self, names: dict, arguments: tuple) -> list[Memory]:
         """Puts the arrays where the translated code looks for them."""
-        addresses, memories = Addresses(), {}
+        addresses, memories = Addresses(), {}  # by name
         for parameter, argument in zip(self.function.parameters, arguments, strict=True):
             if parameter.is_pointer:
                 memory = memories[parameter.name] = memory_of(argument, parameter, addresses)
@@ -148,7 +163,7 @@ class Simulator:
         for name, (site, array) in self.program.launch_constants.items():
             if array in memories:
                 names[name] = (site << SITE_BITS) + memories[array].base
-        return memories
+        return list(memories.values())
 
     def shared_memories(self, dynamic_bytes: int) -> list[Memory]:
         """Fresh shared memory: full of nothing."""

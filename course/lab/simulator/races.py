@@ -150,7 +150,7 @@ class CrossBlock:
 
     def compare(self) -> None:
         """Looks through what all blocks did, tells of races, and begins anew."""
-        if len(self.blocks) > 1 and self.recorder.watch_races:
+        if len(self.blocks) > 1:
             joined = {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
             self.look(joined)
         self.forget()

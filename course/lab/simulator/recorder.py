@@ -29,8 +29,8 @@ class Entries:
 class Recorder:
     """What one launch did. ``memories`` are its arrays, then its shared arrays; ``names`` those of both."""
 
-    def __init__(self, run, sites: tuple[Site, ...], arrays: list, shared: list, watch_races: bool) -> None:
-        self.run, self.sites, self.watch_races = run, sites, watch_races
+    def __init__(self, run, sites: tuple[Site, ...], arrays: list, shared: list) -> None:
+        self.run, self.sites = run, sites
         self.kinds = np.array([KINDS.get(site.kind, OTHER) for site in sites] or [OTHER])
         self.sizes = np.array([max(site.size, 1) for site in sites] or [1])
         self.synchronises = np.array([site.volatile for site in sites] or [False])
@@ -76,9 +76,8 @@ class Recorder:
             self.cross.marks(block, kind, thread, time)
         if len(entries):
             self.tally.add(block, entries)
-            if self.watch_races:
-                within_block(self, block, entries)
-                self.cross.add(block, entries)
+            within_block(self, block, entries)
+            self.cross.add(block, entries)
         self.cross.interval_ended(block)
 
     def accesses(self, site, element, kind, thread, time, epoch) -> Entries:
