@@ -135,7 +135,8 @@ class Kernel:
         else:
             itemsize = self._shape_of(array)[1]
         place = {"kind": kind, "block": block, "warp": warp, "request": request}
-        return simulator.draw(accesses, array, tuple(shape), itemsize, axes=axes, **place)
+        shared = {part.name for part in self._simulator.program.shared}
+        return simulator.draw(accesses, array, tuple(shape), itemsize, axes=axes, shared=shared, **place)
 
     def _shape_of(self, name: str) -> tuple[tuple[int, ...], int]:
         if name in self._arrays:

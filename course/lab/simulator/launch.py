@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .counts import Counts
-from .errors import Finding, KernelError, index_text, launch_error, who
+from .errors import Finding, KernelError, launch_error, who
 from .memory import Addresses, Memory, check_arguments, memory_of
 from .recorder import Recorder
 from .runtime import Guards, mathematics
@@ -34,7 +34,7 @@ def check_geometry(grid, block, shared_bytes: int) -> tuple[tuple[int, int, int]
     grid, block = sizes("grid", grid), sizes("block", block)
     count = block[0] * block[1] * block[2]
     if count > THREADS:
-        raise launch_error(f"a block has at most {THREADS} threads, and {index_text(block)} are {count}.")
+        raise launch_error(f"a block has at most {THREADS} threads, and {_product(block)} are {count}.")
     if block[2] > 64:
         raise launch_error(f"a block has at most 64 threads in z, got {block[2]}.")
     if max(grid[1:]) > 65535:
@@ -42,6 +42,10 @@ def check_geometry(grid, block, shared_bytes: int) -> tuple[tuple[int, int, int]
     if shared_bytes > SHARED_BYTES:
         raise launch_error(f"a block has {SHARED_BYTES} bytes of shared memory, and the kernel wants {shared_bytes}.")
     return grid, block
+
+
+def _product(block: tuple[int, int, int]) -> str:
+    return " x ".join(str(size) for size in block if size > 1)
 
 
 class Run:

@@ -19,7 +19,9 @@ class Loops:
         self.count_round(node, spins)
 
         def again():
-            test = self.condition(node.cond)
+            start, test = len(self.output), self.condition(node.cond)
+            if self.flops:
+                self.insert_flops(start, node)
             self.emit(f"if not {test}: break")
 
         self.loops.append(again)
@@ -27,7 +29,6 @@ class Loops:
         self.block(node.stmt)
         self.depth += 1
         again()
-        self.flops = 0
         self.loops.pop()
         self.depth -= 1
         if spins:

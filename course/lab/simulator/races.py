@@ -86,7 +86,7 @@ class CrossBlock:
         self.kind, self.thread, self.time = kind, thread, time
         number, interval = block.number, self.interval.get(block.number, 0)
         if (releases := kind == RELEASE).any():
-            self.released.setdefault(number, []).append((interval, int(time[releases].max())))
+            self.released.setdefault(number, []).append((interval, int(time[releases].min())))
         self.acquired_now = int(time[acquires].max()) if (acquires := self.acquires(kind)).any() else -1
 
     def acquires(self, kind):

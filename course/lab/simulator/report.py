@@ -3,6 +3,7 @@
 from .launch import Outcome
 
 COLUMNS = ("line", "what", "array", "memory", "elements", "requests", "per request")
+WIDTH = 96  # of a laptop's cell
 
 
 def report(name: str, outcome: Outcome, lines: tuple[str, ...]) -> str:
@@ -42,10 +43,14 @@ def _table(counts, lines: tuple[str, ...]) -> list[str]:
     left = (1, 2, 3)  # words; numbers stand to the right
     out = []
     for number, row in enumerate(cells):
-        parts = [cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]  # noqa: B905
+        parts = [cell.ljust(widths[i]) if i in left else cell.rjust(widths[i]) for i, cell in enumerate(row)]
         source = lines[counts.rows[number - 1].line - 1].strip() if number else ""
-        out.append("  ".join([*parts, source]).rstrip())
+        out.append(_cut("  ".join([*parts, source]).rstrip()))
     return out
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDTH else text[: WIDTH - 4] + " ..."
 
 
 def _used(block: tuple[int, int, int]) -> tuple[int, ...]:

@@ -3,12 +3,12 @@
 import random
 from array import array
 
-from .errors import Finding, KernelError, index_text, who
+from .errors import Finding, KernelError, who
 
 BLOCK, GRID, WARP, SPIN, RUNNING, DONE = range(6)
 ORDERS = ("in order", "reverse", "random")
 IDLE_ROUNDS = 100  # rounds in which threads only asked in vain
-NAMES = {BLOCK: "__syncthreads()", GRID: "the grid's sync()", WARP: "a warp's operation"}
+NAMES = {BLOCK: "__syncthreads()", GRID: "barrier of the grid", WARP: "operation of a warp"}
 
 
 class Thread:
@@ -247,6 +247,3 @@ class Scheduler:
 
     def name(self, block: Block, thread: Thread) -> str:
         return who(self.run.index_of(thread.number), block.index)
-
-
-__all__ = ["ORDERS", "Block", "Scheduler", "index_text"]

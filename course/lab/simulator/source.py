@@ -26,7 +26,7 @@ UNSUPPORTED = (
     (r"\b__constant__\b", "__constant__ memory is more than the simulator knows: pass a const pointer"),
     (r"<<<", "kernel<<<grid, block>>> is how C++ launches; here Python does: k(grid, block, ...)"),
     (r"\b((?:float|double|int|uint|char|short|long)[234])\b", "{0} is more than the simulator knows: use plain numbers"),
-    (r"\b(__half2?|(?:__)?nv_bfloat16|half(?=\s+[A-Za-z_]))\b", "{0} is more than the simulator knows: use float"),
+    (r"\b(__half2?|(?:__)?nv_bfloat16|half(?=\s+[A-Za-z_]|\s*\*+\s*\w+\s*[,)]))\b", "{0} is more than the simulator knows: use float"),
     (r"\b(?:float|double|int|bool|unsigned|long|real|uint|char)\s*&", "references (&) are C++: pass a pointer"),
     (r"\bauto\b", "auto is more than the simulator knows: write the type"),
     (r"\b(\w+)::", "{0}:: is more than the simulator knows"),
