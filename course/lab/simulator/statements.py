@@ -82,7 +82,7 @@ class Statements:
         for size in sizes:
             length *= size
         name = self.python_name(node.name)
-        self.emit(f"{name}_m = LOCAL({node.name!r}, {length}, {sizes}, {declared.scalar.name!r})")
+        self.emit(f"{name}_m = LOCAL({node.name!r}, {length}, {sizes}, {declared.scalar.dtype!r})")
         self.emit(f"{name} = {name}_m.data")
         root = Root("local", node.name, name, str(length), f"{name}_m")
         self.scopes[-1][node.name] = _with_root(declared, root)
