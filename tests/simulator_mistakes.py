@@ -173,6 +173,19 @@ GARBAGE = [
     ),
 ]
 
+GARBAGE.append(
+    Mistake(
+        "pointer without value",
+        "uninitialised",
+        3,
+        0,
+        "thread 0 of block 0 writes p[1], and p was not made to point to anything.",
+        "",
+        "p = y + threadIdx.x * 2; ",
+        "\n float* p;\n @p[1] = 2;",
+    )
+)
+
 NUMBERS = [
     Mistake(
         "division by zero",

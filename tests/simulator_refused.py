@@ -10,6 +10,7 @@ REFUSED = {
     "const number": ("const", 3, "keeps its first value", HEAD + "k(int n) {\n const int m = n;\n m = 2; }"),
     "unknown function": ("unknown function", 2, "Is expf meant?", HEAD + "k(float* x) {\n x[0] = expff(1.0f); }"),
     "not declared": ("syntax", 2, "i is not declared", HEAD + "k(float* x) {\n x[i] = 1; }"),
+    "twice": ("syntax", 2, "x is declared twice", HEAD + "k(float* x) {\n float x = 1; }"),
     "semicolon": (
         "syntax",
         2,

@@ -124,7 +124,7 @@ class Tally:
         out["line"], out["kind"] = lines[entries.site[part]], kinds[entries.site[part]]
         out["array"] = np.array(self.names, "U32")[entries.array[part]]
         out["element"] = entries.element[part]
-        out["request"] = np.unique(request, return_inverse=True)[1][part] + (self.intervals << 32)
+        out["request"] = np.unique(request[part], return_inverse=True)[1] + (self.intervals << 32)
         self.kept.append(out)
         self.kept_count += len(out)
 

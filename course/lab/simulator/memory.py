@@ -29,7 +29,9 @@ class Memory:
         return self.name + "".join(f"[{part}]" for part in (index, *reversed(parts)))
 
 
-NOWHERE = Memory("a pointer without a place to point to", "local", [], 0, 0)
+def nowhere(name: str) -> Memory:
+    """What a pointer leads into that was given no value."""
+    return Memory(name, "nowhere", [], 0, 0)
 
 
 class Addresses:

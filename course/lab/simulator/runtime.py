@@ -5,7 +5,7 @@ import operator
 from array import array
 
 from .errors import KernelError, who
-from .memory import NOWHERE, Memory
+from .memory import Memory, nowhere
 
 SITE_BITS = 44
 _cell = array("f", [0.0])
@@ -175,7 +175,7 @@ class Guards:
                 name, "local", [None] * length, length, 1 << 42, sizes, kind
             ),
             "MOVED": lambda pair, by: (pair[0], pair[1] + by),
-            "NOWHERE": NOWHERE,
+            "NOWHERE": nowhere,
         }
 
     def bad_access(self, site: int, memory: Memory, index: int, indexes: tuple[int, ...] = ()) -> int:
@@ -199,6 +199,9 @@ class Guards:
             asked = "".join(f"[{i}]" for i in indexes)
             message = f"{thread} {does} {name}{asked}, and {name} is {name}{shape}: outside of it."
             self.run.complain("out of bounds", message, found.line)
+        elif memory.space == "nowhere":
+            message = f"{thread} {does} {name}[{index}], and {name} was not made to point to anything."
+            self.run.complain("uninitialised", message, found.line)
         else:
             elements = f"{memory.length} elements, 0 to {memory.length - 1}" if memory.length else "no elements"
             message = f"{thread} {does} {name}[{index}], and {name} has {elements}."

@@ -224,7 +224,8 @@ class Translator(Places, Expressions, Calls, Loops, Statements):
                 scope[parameter.name] = Variable(self.names[parameter.name][0], parameter.type)
         for parameter in pointers:
             scope[parameter.name] = self.pointer_parameter(function, parameter)
-        self.statement(function.node.body)
+        for item in function.node.body.block_items or []:  # in the scope of the arguments, which no name may repeat
+            self.statement(item)
         if function.result is not None:
             self.emit(f"NO_RESULT({self.line(function.node)}, {function.name!r})")
 
