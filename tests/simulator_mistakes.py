@@ -175,6 +175,19 @@ GARBAGE = [
 
 GARBAGE.append(
     Mistake(
+        "shared memory of the other block",
+        "uninitialised",
+        4,
+        0,
+        "thread 0 of block 1 reads s[0] before anything was written to it",
+        "if (blockIdx.x == 0) ",
+        "",
+        T + "\n __shared__ float s[32]; @s[t] = 1;\n float v = s[t]; cooperative_groups::this_grid().sync();",
+        grid=2,
+    )
+)
+GARBAGE.append(
+    Mistake(
         "pointer without value",
         "uninitialised",
         3,

@@ -159,6 +159,24 @@ def test_a_barrier_of_the_learners_own_orders_the_blocks():
     found = refusal(source.replace("FENCE", ""), 4, 16, y, z, count, np.int32(5))
     assert found.kind == "race" and found.line == 17
 
+    both = source.replace("FENCE", "__threadfence();").replace("__syncthreads();", "", 1)
+    assert refusal(both, 4, 16, y, z, count, np.int32(5)).kind == "race"  # thread 0 goes ahead of its own block
+
+
+def test_a_wait_may_last_as_long_as_something_changes():
+    source = HEAD + "k(int* count) { while (atomicAdd(count, 1) < 500) {} }"
+    count = np.zeros(1, np.int32)
+    run(source, 1, 1, count)
+    assert count[0] == 501
+
+
+def test_a_warps_barrier_orders_its_lanes_and_atomics_need_none():
+    source = HEAD + "k(float* y) { if (threadIdx.x == 0) y[0] = 5; @ atomicAdd(y, 1.0f); }"
+    y = np.zeros(1, np.float32)
+    run(source.replace("@", "__syncwarp();"), 1, 32, y)
+    assert y[0] == 37
+    assert refusal(source.replace("@", ""), 1, 32, y).kind == "race"
+
 
 def test_one_array_handed_over_twice_is_one_array():
     source = HEAD + "k(const float* x, float* y) { y[threadIdx.x] = x[(threadIdx.x + SHIFT) % 32]; }"

@@ -53,6 +53,7 @@ BY_HAND = [
     ("int", "a ? 5 : 6", 5),
     ("int", "(a, 9)", 9),
     ("int", "1 < 2 < 1", 0),
+    ("int", "-3000000000 < 0", 1),  # a long long: no int is so large
     ("int", "0.1f < 0.1", 0),
     ("int", "0.1f == 0.1", 0),
     ("int", "16777217 == 16777216.0f", 1),
@@ -81,6 +82,8 @@ BY_HAND = [
     ("float", "powf(-8.0f, 3.0f)", -512.0),
     ("float", "rsqrtf(4.0f)", 0.5),
     ("float", "fmaf(16777217.0f, 1.0f, 1.0f)", 16777216.0),
+    ("float", "fmaf(1.000244140625f, 1.000244140625f, 8.6736174e-19f)", 1 + 2**-11 + 2**-23),  # rounded once
+    ("float", "fmaf(1.000244140625f, 1.000244140625f, -8.6736174e-19f)", 1 + 2**-11),
     ("double", "tanh(0.5f)", float(np.float32(math.tanh(0.5)))),
     ("double", "tanh(0.5)", math.tanh(0.5)),
     ("float", "max(1, 2.5f)", 2.5),
@@ -100,6 +103,7 @@ STATEMENTS = [
     ("int r = 0, m = 4; for (int k = 0; k < m; k++) { if (k == 1) m = 2; r += 1; }", 2),
     ("int r = 0; int k; for (k = 0; k < 3; k++) {} r = k;", 3),
     ("int r = 0; for (unsigned k = 3; k < 4; k--) r += 1;", 4),
+    ("int r = 0; for (int k = -2; k < 2u; k++) r += 1;", 0),  # -2 becomes a large unsigned number
     ("int r = 0; for (int half = 16; half > 0; half /= 2) r += half;", 31),
     ("int r = 0; for (int k = 1; k < 100; k *= 3) { if (k == 9) continue; r += k; }", 1 + 3 + 27 + 81),
     ("int r = 0; while (r < 7) r += 2;", 8),

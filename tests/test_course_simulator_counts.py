@@ -71,6 +71,7 @@ def test_half_a_warp_and_several_warps():
         ("float s[1024]", "[i / 4]", 1),
         ("double s[64]", "[i]", 2),
         ("double s[1024]", "[i * 16]", 32),
+        ("double s[64]", "[7]", 1),
     ],
 )
 def test_passes_of_one_request_through_the_banks_of_shared_memory(declared, index, passes):
@@ -137,6 +138,17 @@ def test_a_device_function_reads_whatever_array_it_is_given():
     counts = run(source, 1, 32, *(np.zeros(64, np.float32) for _ in range(3))).counts
     assert counts.sectors_per_request("x") == 4 and counts.sectors_per_request("w") == 8
     assert counts.shared_loads("s") == 32 and counts.loads() == 64
+
+
+def test_one_array_under_two_names_is_counted_by_name_and_an_atomic_addition_is_an_operation():
+    source = (
+        HEAD + "k(const float* x, float* y, float* total) { int t = threadIdx.x; y[t] = x[t]; atomicAdd(total, 1.0f); }"
+    )
+    x = np.zeros(32, np.float32)
+    counts = run(source, 1, 32, x, x, np.zeros(1, np.float32)).counts
+    assert counts.loads("x") == counts.stores("y") == counts.atomics("total") == 32
+    assert counts.loads("y") == counts.stores("x") == 0
+    assert counts.flops == 32 and counts.flops_per_thread == 1
 
 
 def test_the_accesses_are_there_one_by_one():
