@@ -95,6 +95,19 @@ def test_without_strict_it_goes_on_and_everything_is_found():
     assert y.tolist() == [2.0] + [1.0] * 31
 
 
+def test_a_thread_that_writes_after_it_read_has_read_garbage():
+    source = HEAD + "k(float* y) { __shared__ float s[32]; int t = threadIdx.x; y[t] = s[t]; s[t] = 1; }"
+    assert refusal(source, 1, 32, Y).kind == "uninitialised"
+
+
+def test_garbage_is_not_a_number_so_that_it_shows():
+    source = HEAD + "k(float* y, int* z) { __shared__ float s[2]; int own[2]; float f[2];"
+    source += "y[0] = s[1]; y[1] = f[0]; z[0] = own[1]; }"
+    y, z = np.zeros(2, np.float32), np.ones(1, np.int32)
+    assert len(run(source, 1, 1, y, z, strict=False).findings) == 1  # the first of each kind in a line
+    assert np.isnan(y).all() and z[0] == 0
+
+
 def test_races_are_told_together_the_first_few():
     body = "".join(f"\n y[{k}] = threadIdx.x;" for k in range(5))
     with pytest.raises(kernels.KernelError) as caught:
