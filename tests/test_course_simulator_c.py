@@ -175,9 +175,9 @@ def random_inputs(seed):
     return ints, unsigned, longs, rng.normal(0, 20, 32).astype(np.float32), rng.normal(0, 20, 16)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_expressions_have_the_bits_that_a_compiler_gives_them(seed):
-    count = 30
+    count = 20
     source = kernel_source(seed, count, 3)
     given = random_inputs(seed)
     ours = [np.zeros(16 * count, dtype) for dtype in ("i4", "u4", "i8", "f4", "f8")]
