@@ -1,7 +1,7 @@
 """Runs CUDA C kernels without a GPU, one thread after another, and says what they did and what is wrong with them.
 
 The way of a kernel: `source` makes plain C of it, `translate` Python, `schedule` runs the threads, each until it waits,
-`recorder` reads at every barrier what they did, for `counts` to count and for `races` to compare. `launch` begins it all.
+`recorder` reads at every barrier what they did, for `counts` to count and for `races` to compare. `launch` begins it.
 
 Where it differs from a GPU:
 - every operation is rounded by itself; a GPU's compiler makes one of a * b + c, which is rounded once
