@@ -1,7 +1,7 @@
 """Makes the lessons: each source in course/src becomes the learner's notebook and the solved one, with their outputs.
 
-    python course/build.py            everything
-    python course/build.py 03 glossary    these alone
+    python course/build.py                 everything, two at a time
+    python course/build.py 03 glossary     these alone
 
 The sources are what people edit and review; the notebooks are what people open. The format of a source is in
 course/README.md.
@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -166,10 +167,12 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
             "GPULSTM_COURSE_PROGRESS": str(Path(scratch) / "progress.json"),
             "GPULSTM_COURSE_STATIC": "1",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a warning lands in the first output
+            **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),  # as in the tests
         }
         client = NotebookClient(
             notebook, timeout=120, resources={"metadata": {"path": str(folder)}}, record_timing=False
         )
+        client.extra_arguments = ["--IPKernelApp.log_level=ERROR"]  # it warns of its own connection, each time
         client.execute(env=environment)
     notebook.metadata.language_info = {"name": "python"}  # without the version of whoever ran it
     notebook.metadata.pop("widgets", None)
@@ -192,5 +195,5 @@ if __name__ == "__main__":
     chosen = [path for path in sources() if not wanted or path.stem in wanted or path.stem[:2] in wanted]
     if not chosen:
         sys.exit(f"no source in course/src is called {' or '.join(wanted)}")
-    for path in chosen:
-        build(path)
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(build, chosen))
