@@ -61,25 +61,26 @@ for word, x in zip(WORDS, VECTORS, strict=True):
 #
 # At each word the cell does the same. It gets $x$, the vector of the word, and $h$ and $c$ from the word before:
 #
-# $$
-# \begin{aligned}
-# i &= \sigma(\ldots) && \text{input gate: how much to write}\\
-# f &= \sigma(\ldots) && \text{forget gate: how much to keep}\\
-# g &= \tanh(\ldots) && \text{candidate: what to write}\\
-# o &= \sigma(\ldots) && \text{output gate: how much to show}\\[4pt]
-# c' &= f \cdot c + i \cdot g && \text{keep some, write some}\\
-# h' &= o \cdot \tanh(c') && \text{show some}
-# \end{aligned}
-# $$
+# ```text
+# i  = σ(a_i)             input gate     how much to write
+# f  = σ(a_f)             forget gate    how much to keep
+# g  = tanh(a_g)          candidate      what to write
+# o  = σ(a_o)             output gate    how much to show
+#
+# c' = f · c  +  i · g    cell state     keep some, write some
+# h' = o · tanh(c')       hidden state   show some
+# ```
 #
 # The dash marks the new states, those after the word. The sigmoid σ gives a number between 0 and 1: a
 # [gate](glossary.ipynb#gate), which lets through a share. tanh gives a number between −1 and 1. (Both have lesson 03
-# to themselves.) The dots stand for a weighted sum of what the cell sees, each line with weights of its own:
+# to themselves.) What goes into them, $a$, is a weighted sum of all that the cell sees, for each line with weights of its own:
 #
-# $$a = \text{weight\_ih} \cdot x \;+\; \text{weight\_hh} \cdot h \;+\; \text{bias}$$
+# ```text
+# a  = weight_ih · x  +  weight_hh · h  +  bias
+# ```
 #
 # It is called [preactivation](glossary.ipynb#preactivation). Ours has eight rows, because there are four lines with a
-# weighted sum, and the cell has two **units**. I named them after what they care about: *who* and *dark*.
+# weighted sum, and the cell has two **units**. They are named after what they care about: *who* and *dark*.
 
 # %%
 columns = [*FEATURES, *(f"h {unit}" for unit in UNITS), "bias"]
