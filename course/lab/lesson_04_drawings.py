@@ -11,8 +11,9 @@ def decay(f):
     figure, axes = plt.subplots(figsize=(8, 3.2))
     for other in (0.5, 0.8, 0.95, 0.99):
         axes.plot(steps, other**steps, color="0.6", linestyle="--", linewidth=1)
-        at = 54 if other == 0.99 else min(54, 1.15 * np.log(0.25) / np.log(other))
-        axes.text(at, other**at + 0.04, f"{other}", color="0.35", ha="left", fontsize=9)
+        at = min(54, np.log(0.32) / np.log(other))
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text(at, other**at, f"{other}", color="0.35", ha="center", va="center", fontsize=9, bbox=box)
     axes.plot(steps, f**steps, color="black", linewidth=2.5, linestyle="-")
     marks = [n for n in (half_life, 2 * half_life, 3 * half_life) if n <= 60]
     for n in marks:

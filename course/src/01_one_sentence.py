@@ -24,8 +24,7 @@ import gpulstm as gl
 # ## The picture
 
 # %%
-shown = [f"h after\n{word}" for word in WORDS]
-diagram = figures.strip(WORDS, above=shown, columns=1.9)
+diagram = figures.strip(WORDS, above=[f"h after\n{word}" for word in WORDS])
 figures.show(
     diagram.figure,
     alt="""The LSTM unrolled over the sentence. Four equal boxes stand in a row, one above

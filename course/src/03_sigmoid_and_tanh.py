@@ -47,9 +47,8 @@ slider(tangents, x=(-6.0, 6.0, 0.5, 1.0))
 
 # %%
 for x in [-6, -3, 0, 3, 5, 6]:
-    print(
-        f"x = {x:2}   sigmoid {gl.ops.sigmoid(np.array(x * 1.0)):6.4f}   tanh {np.tanh(x):7.4f}"
-    )
+    s, t = gl.ops.sigmoid(np.array(float(x))), np.tanh(x)
+    print(f"x = {x:2}   sigmoid {s:6.4f}   tanh {t:7.4f}")
 
 # %% [markdown]
 # From 5 to 6 the gate moves by 0.0042. A whole unit more, and next to nothing happens.
@@ -85,7 +84,7 @@ with np.errstate(over="ignore", invalid="ignore"):  # else NumPy would warn
 # %% [markdown]
 # At −1000 the textbook gives **the right number**, 0. By luck: $e^{1000}$ is too large for any floating-point number and becomes `inf`,
 # and 1 / inf is 0. NumPy warns of this [overflow](glossary.ipynb#overflow) (here the warning is switched off). The other
-# way of writing has bad luck: `inf / inf` is `nan`, *not a number*. One `nan` in a state, and every later one is `nan`.
+# way of writing has bad luck: `inf / inf` is `nan`, *not a number*. One `nan` in a state, and soon all of them are.
 #
 # Is 1000 far-fetched? GPUs mostly compute in float32, and there `inf` begins early:
 
@@ -202,7 +201,8 @@ def tanh_slope(x):
 # ## What saturation costs
 #
 # Three gates should open. All are shut, one by −2, one by −4, one by −8. Each round of training moves the weighted sum by
-# the slope. (Real training, in lesson 11, has more factors than that, but the slope is one of them.) After how many rounds is the gate half open? Guess, then run.
+# the slope. (Real training, in lesson 11, has more factors, but the slope is one of them.) After how many rounds is the
+# gate half open? Guess, then run.
 
 
 # %%

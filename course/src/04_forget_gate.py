@@ -168,9 +168,10 @@ steps = trace(sentence)  # i, f, g, o, c, h by name, each (24 words, 2 units)
 figure, axes = plt.subplots(figsize=(8, 3))
 axes.plot(steps["c"][:, 0], marker="o", markersize=3, label="c who")
 axes.plot(steps["c"][:, 1], marker="s", markersize=3, label="c dark")
-axes.set_xticks(range(24), [*WORDS, *20 * [""]], rotation=45)
-axes.set(ylabel="cell state", ylim=(-0.2, 1), xlabel="words; the last 20 are empty")
-axes.legend(frameon=False)
+axes.set_xticks(range(4), WORDS, rotation=45, ha="right")
+axes.set(ylabel="cell state", ylim=(-0.2, 1))
+figures.shade_between(axes, 3.5, 23.5, "20 empty words")
+axes.legend(loc="upper right", framealpha=1)
 c_who, c_dark = steps["c"].T
 figures.show(
     figure,
