@@ -61,7 +61,7 @@ for bias in [3.0, 6.0]:
     )
 
 # %% [markdown]
-# **15, and 280.** A gate of 0.953 is gone by half in a little more than 14 steps. And twice the bias made the memory not twice as
+# **15, and 280.** With a gate of 0.953 half is gone after a little more than 14 steps. And twice the bias made the memory not twice as
 # long, but about 20 times.
 #
 # Now the quick way. After $n$ steps $f^n$ is left. Half is left when
