@@ -209,13 +209,16 @@ def test_arrows_leave_and_reach_boxes_at_their_edges():
     assert diagram.edge_towards("a", "b") == (1.5, 1.0) and diagram.edge_towards("b", "a") == (2.5, 1.0)
     assert diagram.edge_towards("a", (1, 2)) == (1.0, 1.25)
     assert diagram.edge_towards((0, 0), "a") == (0, 0)
+    diagram.arrow("a", "b", "above", bend=-0.5)
+    straight, bent = [text for text in diagram.axes.texts if text.get_text() in ("c", "above")]
+    assert bent.get_position()[1] == pytest.approx(straight.get_position()[1] + 0.25)
     plt.close("all")
 
 
 def test_a_strip_has_a_column_for_each_word():
     diagram = figures.strip(["John", "likes"], above=["h1", "h2"])
     assert set(diagram.boxes) == {"start", "word0", "cell0", "above0", "word1", "cell1", "above1"}
-    assert [diagram.boxes[f"word{t}"][0] for t in range(2)] == [1.5, 3.0]
+    assert [diagram.boxes[f"word{t}"][0] for t in range(2)] == [2.05, 3.55]
     figures.grid(diagram.axes, 2, 3, lambda row, column: row)
     plt.close("all")
 
