@@ -24,7 +24,8 @@ import gpulstm as gl
 # %% [markdown]
 # ## The picture
 #
-# Two pipes lead into the memory, and each has a valve. You can move all four numbers.
+# Two pipes lead into the memory, and each has a valve. You can move all four numbers. (No sliders below? Then change the last
+# of the four values in a line and run the cell again.)
 
 # %%
 slider(

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 · The whole cell, built both ways
 #
-# Four lessons, four parts: forget gate, input gate, candidate, output gate. Today you put them together. There are two
+# You have met the four parts: forget gate, input gate, candidate, output gate. Today you put them together. There are two
 # ways to write the cell down, and books, papers and libraries use both. They look different and are the same, which you
 # will prove.
 #
@@ -33,8 +33,8 @@ import gpulstm as gl
 figures.show(*whole_cell(inputs=3, hidden=2))
 
 # %% [markdown]
-# Every square is one weight of our cell from lesson 01. Each row makes one weighted sum, and each gate has $H = 2$ rows, one for
-# each unit. The four blocks of rows are the four lessons: $i$, $f$, $g$, $o$, in this order.
+# Every square of `W`, and of the bias, is one number of our cell from lesson 01. Each row makes one weighted sum, and each gate has $H = 2$ rows, one for
+# each unit. The four blocks of rows are the four parts: $i$, $f$, $g$, $o$, in this order.
 #
 # - **On the left:** put $h$ on top of $x$, which is written $[h, x]$ and said "h and x *concatenated*". One wide matrix multiplies
 #   it.
@@ -155,7 +155,7 @@ for name, found in [("h", h_new), ("c", c_new)]:
 # | `IPGOP` | input gate's output | $i$ |
 # | `CNDCS` | candidate cell state | $g$ |
 # | `OGOP` | output gate's output | $o$ |
-# | `NEWCS` | new cell state, FGOP · CS + IPGOP · CNDCS | $c'$, the new `c` |
+# | `NEWCS` | new cell state, FGOP · (old cell state) + IPGOP · CNDCS | $c'$, the new `c` |
 # | `NEWHS` | new hidden state, OGOP · tanh(NEWCS) | $h'$, the new `h` |
 #
 # `lstm.gate(...)` hands you each gate in that form: `"input"`, `"forget"`, `"candidate"` or `"output"`.

@@ -2,7 +2,7 @@
 # # 08 · The forward pass, over time and batch
 #
 # One cell, one step: you have that. A real LSTM reads whole sentences, and many of them at once. They do not
-# all have the same length, and that is where most home-made LSTMs go wrong. Yours will not.
+# all have the same length, and that is where home-made LSTMs easily go wrong. Yours will not.
 #
 # **Afterwards you can**
 # - write the forward pass over time for a whole batch, from any initial state;
@@ -242,7 +242,7 @@ print("the same:", np.allclose(before_the_loop, in_the_loop))
 # Could one pad with a special vector instead, so that the memory stays as it is?
 #
 # Not in general. All forget gates would have to be exactly 1 and all input gates exactly 0 at that vector, and a sigmoid reaches
-# neither. Masking costs nothing and is exact.
+# neither. Masking costs next to nothing and is exact.
 
 # %% [markdown]
 # ## In short
