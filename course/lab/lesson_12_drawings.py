@@ -31,7 +31,8 @@ def grid_over_array(elements: int, threads: int):
         rest = "The last thread is hatched: above it there is no element." if idle else "None is left over."
     many = "1 block" if blocks == 1 else f"{blocks} blocks"
     alt = f"""A row of {elements} squares, the array, numbered 0 to {elements - 1}. Below it the threads: {many}
-    of {threads} side by side, {launched} threads. In each block they are numbered from 0 to {threads - 1} again. {rest}"""
+    of {threads} side by side, {launched} threads. In each block they are numbered from 0 to {threads - 1} again.
+    {rest}"""
     return figure, alt
 
 

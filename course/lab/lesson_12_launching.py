@@ -57,7 +57,7 @@ def launch(kernel, grid, block, *arguments, order="in order") -> tuple:
 
 
 def gpu_differs(source: str, grid, block, *arguments, rtol=1e-5, atol=1e-6) -> str:
-    """Nothing where there is no GPU, or it computes what the simulator has put into ``arguments``; else what to look at.
+    """Nothing where there is no GPU, or it computes what the simulator has put into ``arguments``; else what is wrong.
 
     The last of ``arguments`` is a dict of the arrays that the kernel writes, by name; it gets fresh ones.
     """
@@ -75,5 +75,7 @@ def gpu_differs(source: str, grid, block, *arguments, rtol=1e-5, atol=1e-6) -> s
         return told(*error.findings)
     for name, array in written.items():
         if not np.allclose(fresh[id(array)].get(), array, rtol=rtol, atol=atol, equal_nan=True):
-            return f"{name} is right in the simulator, and the GPU has other numbers: does a thread lean on another one?"
+            return (
+                f"{name} is right in the simulator, and the GPU has other numbers: does a thread lean on another one?"
+            )
     return ""

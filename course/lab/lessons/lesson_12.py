@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lab.exercises import answers, exercise, look, must, ok, same
+from lab.exercises import answers, exercise, look, must, same
 from lab.kinds import Function, Text
 from lab.lesson_12_launching import build, gpu_differs, launch, told
 
@@ -25,7 +25,7 @@ def sigmoid_kernel(sigmoid_source: Text(), blocks_for: Function()):
         blocks = int(blocks_for(n, threads))
         handed = (x, y, np.int32(n))
         findings = launch(kernel, blocks, threads, *handed)
-        yield from what_was_written(y, n, threads)
+        what_was_written(y, n, threads)
         if findings:
             yield look(told(*findings))
             return
@@ -39,7 +39,7 @@ def number_of_blocks(blocks_for):
         found = blocks_for(n, threads)
         what = f"blocks_for({n}, {threads})"
         if isinstance(found, (float, np.floating)) and found == blocks:
-            yield must(look(f"{what} is {found}, and a grid wants a whole number, {blocks}: // keeps it whole."))
+            must(look(f"{what} is {found}, and a grid wants a whole number, {blocks}: // keeps it whole."))
         hint = "Too few, and the last elements have no thread." if n % threads else "It divides: no block more."
         yield must(same(what, found, blocks, hint))
 
@@ -47,20 +47,27 @@ def number_of_blocks(blocks_for):
 def what_was_written(y, n, threads):
     written = y != UNTOUCHED
     if not written.any():
-        yield must(look("y holds what it held before: no thread has written to it. Is there a y[i] = ... in the kernel?"))
+        must(look("y holds what it held before: no thread has written to it. Is there a y[i] = ... in the kernel?"))
     if n > threads and not written[threads:].any() and written[:threads].all():
         text = f"y[{threads}] and all that follow were not written: every block works on the first {threads}."
-        yield must(look(f"{text} Where does the block's number come in?"))
+        must(look(f"{text} Where does the block's number come in?"))
     if not written.all():
         first = int(np.argmin(written))
-        yield must(look(f"With {n} elements and blocks of {threads}, y[{first}] was not written: what are i and the guard?"))
+        must(look(f"With {n} elements and blocks of {threads}, y[{first}] was not written: what are i and the guard?"))
 
 
 def numbers(x, y, n, blocks, threads):
     wanted = sigmoid_of(x)
     if np.isnan(y).any():
-        yield must(look(f"At x = {x[np.isnan(y)][0]:g} the result is not a number: which exponential overflows there?"))
-    found = same(f"n = {n}, {blocks} x {threads} threads: y", y, wanted, "The formula is that of lesson 03.", rtol=1e-5, atol=1e-7)
+        must(look(f"At x = {x[np.isnan(y)][0]:g} the result is not a number: which exponential overflows there?"))
+    found = same(
+        f"n = {n}, {blocks} x {threads} threads: y",
+        y,
+        wanted,
+        "The formula is that of lesson 03.",
+        rtol=1e-5,
+        atol=1e-7,
+    )
     yield must(found)
 
 
