@@ -17,7 +17,7 @@ extern "C" __global__ void tree(const float* x, float* total) {
     if (t == 0) total[0] = part[0];
 }
 """
-WIDE, HIGH = 1.15, 1.0  # of a place, of a round
+WIDE, HIGH, BOX = 1.15, 1.3, 0.42  # of a place, of a round, and a box's height
 
 
 def picture():
@@ -75,28 +75,34 @@ def tree(kernel, *, step: int = 1):
         return None
     first, between = missing(kernel)
     places = 1 + max(max(pair) for pair in rounds[0])
-    diagram = figures.Diagram(places * WIDE + 2.6, (len(rounds) + 1) * HIGH + 0.2, scale=0.8)
+    diagram = figures.Diagram(places * WIDE + 2.6, len(rounds) * HIGH + 1.0, scale=0.8)
     height = len(rounds) * HIGH + 0.5
     for place in range(places):
-        diagram.box(f"0:{place}", (place + 0.5) * WIDE, height, f"part[{place}]", height=0.42, size=8)
+        diagram.box(f"0:{place}", (place + 0.5) * WIDE, height, f"part[{place}]", height=BOX, size=8)
     for number, pairs in enumerate(rounds, 1):
         _round(diagram, number, pairs, height - number * HIGH)
         lacking = first if number == 1 else between
-        _barrier(diagram, height - (number - 0.32) * HIGH, places * WIDE, lacking)
+        _barrier(diagram, height - (number - 0.5) * HIGH, places * WIDE, lacking)
     diagram.axes.set_xlim(0, places * WIDE + 2.6)
     return diagram.figure, _said(rounds, places, first, between)
 
 
 def _round(diagram, number: int, pairs: list[tuple[int, int]], height: float) -> None:
     for other, own in pairs:
-        diagram.box(f"{number}:{own}", (own + 0.5) * WIDE, height, f"part[{own}]", height=0.42, size=8, shade=1)
+        diagram.box(f"{number}:{own}", (own + 0.5) * WIDE, height, f"part[{own}]", height=BOX, size=8, shade=1)
         for place in (own, other):
             source = next(f"{n}:{place}" for n in range(number - 1, -1, -1) if f"{n}:{place}" in diagram.boxes)
-            diagram.arrow(source, f"{number}:{own}", line="-" if place == own else "--")
+            x, y = diagram.boxes[source][:2]
+            end = (own + 0.5) * WIDE + (0.0 if place == own else 0.25), height + BOX / 2
+            diagram.arrow((x, y - BOX / 2), end, line="-" if place == own else "--")
 
 
 def _barrier(diagram, height: float, width: float, lacking: bool) -> None:
-    style = {"color": "0.5", "linewidth": 1.5, "linestyle": ":"} if lacking else {"color": "black", "linewidth": 3}
+    style = (
+        {"color": "0.4", "linewidth": 1.5, "linestyle": ":"}
+        if lacking
+        else {"color": "0.4", "linewidth": 4, "linestyle": "-"}
+    )
     diagram.axes.plot([0, width], [height, height], zorder=1, **style)
     label = "no barrier: a race" if lacking else "__syncthreads()"
     diagram.axes.text(width + 0.15, height, label, ha="left", va="center", fontsize=9)

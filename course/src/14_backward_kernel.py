@@ -83,8 +83,8 @@ def gate_gradients(dh, dc, i, f, g, o, c, c_next):
 # %% tags=["exercise"]
 backward_source = """
 extern "C" __global__ void backward(
-        const float* gates, const float* c, const float* c_next, const float* dh, const float* dc,
-        float* da, float* dc_before, int n, int hidden) {
+        const float* gates, const float* c, const float* c_next,
+        const float* dh, const float* dc, float* da, float* dc_before, int n, int hidden) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= n) return;
     int first = index / hidden * 4 * hidden + index % hidden;  // of this unit's input gate
@@ -111,8 +111,8 @@ check("14.backward", backward_source)
 # %% tags=["solution"]
 backward_source = """
 extern "C" __global__ void backward(
-        const float* gates, const float* c, const float* c_next, const float* dh, const float* dc,
-        float* da, float* dc_before, int n, int hidden) {
+        const float* gates, const float* c, const float* c_next,
+        const float* dh, const float* dc, float* da, float* dc_before, int n, int hidden) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= n) return;
     int first = index / hidden * 4 * hidden + index % hidden;  // of this unit's input gate
