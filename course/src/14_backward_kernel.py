@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 14 · The way back, and threads that wait
 #
-# Two kernels today, and then you have the whole of an LSTM's training step in CUDA C, matrix products aside. The first turns
+# Two kernels today, and then you have an LSTM's step there and back in CUDA C, matrix products aside. The first turns
 # lesson 09's backward step into a kernel; there every thread still works for itself. The second sums up the gradient of
 # the bias. A sum needs the numbers of *all* threads. So for the first time threads must work together, and
 # **who needs another's number must wait until it is there.**
@@ -154,7 +154,8 @@ except kernels.KernelError as error:
 
 # %% [markdown]
 # A **race**. `total[0] += x[i]` is three things: read, add, write. Two threads that read the same old value both write
-# back their own sum, and one of the two is lost. On a GPU the result would be far too small, and another one each time.
+# back their own sum, and one of the two is lost. On a GPU most of the additions would be lost, and each time
+# different ones.
 #
 # `atomicAdd` makes the three things one that nobody can interrupt. That is right, but in what order do the threads come? In
 # float32 that matters:
