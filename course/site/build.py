@@ -3,8 +3,8 @@
     python course/site/build.py               into build/site
     python course/site/build.py OUT           into another folder
 
-Open index.html in it, or put the folder on any web server. It shows the notebooks as they are stored: nothing is executed.
-What this needs: pip install ".[site]".
+Open index.html in it, or put the folder on any web server. It shows the notebooks as they are stored; nothing is
+executed. What this needs: pip install ".[site]".
 """
 
 import os
@@ -20,11 +20,11 @@ MARK = ".buildinfo"  # Sphinx puts it into what it has built
 
 def build(out: Path) -> int:
     """Makes the site in ``out``, in the place of an earlier one. Returns 0, or Sphinx's error."""
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+        sys.exit(f"{out} holds something else than an earlier site. It stays as it is; choose another folder.")
     from pages import Pages
     from sphinx.cmd.build import build_main
 
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
-        sys.exit(f"{out} holds something else than an earlier site. It stays as it is; choose another folder.")
     with tempfile.TemporaryDirectory() as scratch:
         source, built = Path(scratch) / "pages", Path(scratch) / "built"
         Pages(source).write()

@@ -20,6 +20,7 @@ nb_merge_streams = True
 nb_ipywidgets_js = {}  # no widget is stored: sliders are figures there. The default would load scripts from a CDN
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # as deep as the glossary's terms
+smartquotes = False  # the words stay as they are written; it would also make a dash of the two in --gpu
 html_math_renderer = "mathml"
 
 html_theme = "furo"

@@ -81,8 +81,11 @@ class Pages:
             if cell.cell_type == "markdown":
                 cell.source = self.markdown(cell.source, path)
                 continue
-            if "start" in cell.metadata.get("tags", []):
+            tags = cell.metadata.setdefault("tags", [])
+            if "start" in tags:
                 cell.source = FETCH.sub("", cell.source)
+            if cell.source.startswith("check("):
+                tags.append("check")  # site.css wraps its long lines
             for output in cell.outputs:
                 if "text/html" in output.get("data", {}):
                     output.data["text/html"] = self.links_in_html(output.data["text/html"], path)
@@ -151,7 +154,10 @@ def with_ways(text: str, path: Path) -> str:
     """In the place of the badge: how to get from reading to doing."""
 
     def ways(match) -> str:
-        ways = [f"[run this lesson in Colab]({match[1]})", f"{{download}}`take the notebook along </{taken(path).as_posix()}>`"]
+        ways = [
+            f"[run this lesson in Colab]({match[1]})",
+            f"{{download}}`take the notebook along </{taken(path).as_posix()}>`",
+        ]
         if path.parent == COURSE:
             ways.append(f"[see it solved](solved/{path.name})")
         return f"*Read it here, or do it:* {' · '.join(ways)}"
