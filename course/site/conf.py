@@ -8,7 +8,7 @@ sys.path.insert(0, str(HERE))  # for mathml
 
 project = "gpulstm"
 author = "gpulstm contributors"
-language = "en_GB"
+language = "en"  # with en_GB the search ends in an error: its translation of a plural is empty
 html_title = "gpulstm: the course"
 
 extensions = ["myst_nb", "mathml", "sphinx.ext.githubpages"]  # the last for a file that GitHub Pages wants

@@ -9,6 +9,7 @@
 import html
 import os
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -57,7 +58,9 @@ class Pages:
     def write(self) -> None:
         for path in [*self.lessons, *self.solved, COURSE / "glossary.ipynb"]:
             self.put(path.relative_to(COURSE), nbformat.writes(self.page(path)))
-            self.put(taken(path), path.read_text(encoding="utf-8"))
+            copy = self.folder / taken(path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         for path in self.files:
             self.put(file_page(path), shown(path))
         self.put_lists()
@@ -84,8 +87,7 @@ class Pages:
             tags = cell.metadata.setdefault("tags", [])
             if "start" in tags:
                 cell.source = FETCH.sub("", cell.source)
-            if cell.source.startswith("check("):
-                tags.append("check")  # site.css wraps its long lines
+            tags += [name for name in ("check", "slider") if cell.source.startswith(f"{name}(")]  # for site.css
             for output in cell.outputs:
                 if "text/html" in output.get("data", {}):
                     output.data["text/html"] = self.links_in_html(output.data["text/html"], path)
