@@ -134,10 +134,12 @@ figures.show(
 
 # %% tags=["exercise"]
 def windowed(lstm, x, dy, length):
-    state, ys, dxs = None, [], []  # None is zeros, before the first window
+    ys, dxs = [], []
     for first in range(0, len(x), length):
-        x_window, dy_window = x[first : first + length], dy[first : first + length]
-        ...  # ← your turn: forward and backward for this window; y and dx kept
+        y, _, cache = lstm.forward(x[first : first + length])  # ← your turn: carry the state
+        dx = ...  # and this window's backward, with its own part of dy
+        ys.append(y)
+        dxs.append(dx)
     return ys, dxs  # each as one array
 
 
@@ -145,7 +147,8 @@ def windowed(lstm, x, dy, length):
 check("11.carry-and-cut", windowed)
 
 # %% [markdown] tags=["hint"]
-# `lstm.forward(x_window, state)` returns three things. The second one is what the next window begins with.
+# `lstm.forward(x_window, state)` returns three things. The second one is what the next window begins with. Before the
+# first window, `state` is `None`, which means zeros.
 
 # %% [markdown] tags=["hint"]
 # `lstm.backward(cache, dy_window)` returns three things as well. The third one is the blame for the window before. To cut means
@@ -154,11 +157,11 @@ check("11.carry-and-cut", windowed)
 
 # %% tags=["solution"]
 def windowed(lstm, x, dy, length):
-    state, ys, dxs = None, [], []  # None is zeros, before the first window
+    ys, dxs = [], []
+    state = None
     for first in range(0, len(x), length):
-        x_window, dy_window = x[first : first + length], dy[first : first + length]
-        y, state, cache = lstm.forward(x_window, state)  # carried
-        dx, grads, _ = lstm.backward(cache, dy_window)  # cut
+        y, state, cache = lstm.forward(x[first : first + length], state)  # carried
+        dx, grads, _ = lstm.backward(cache, dy[first : first + length])  # cut
         ys.append(y)
         dxs.append(dx)
     return np.concatenate(ys), np.concatenate(dxs)

@@ -64,8 +64,8 @@ def carry_and_cut(windowed: Function()):
         yield look("It should return two arrays: all outputs, and the gradients of all inputs.")
         return
     y, dx = result
-    if len(y) == 0:
-        yield look("Both lists are empty: nothing was kept. In each window, append y and dx.")
+    if len(y) == 0 or len(dx) == 0 or any(one is ... for part in result for one in part):
+        yield look("Something is still empty. In each window, append y of forward and dx of backward.")
         return
     if isinstance(y, list):
         yield look("You return a list of windows. np.concatenate makes one array of them, along time.")
@@ -117,9 +117,14 @@ def with_the_library():
     return answers(windowed)
 
 
-@carry_and_cut.wrong("as it stands", says="nothing was kept")
+@carry_and_cut.wrong("as it stands", says="Something is still empty")
 def unsolved():
-    return answers(lambda *given: ([], []))
+    return answers(lambda *given: ([not_carried(*given)[0]], [...] * 3))
+
+
+@carry_and_cut.wrong("nothing appended", says="Something is still empty")
+def empty():
+    return answers(lambda lstm, x, dy, length: ([], []))
 
 
 @carry_and_cut.wrong("a list of windows", says="np.concatenate makes one array")
