@@ -5,6 +5,7 @@ from .cell import LSTMCell
 from .config import show_config
 from .functional import lstm_backward, lstm_forward
 from .generation import beam_search, generate
+from .interop.safetensors import load, save
 from .lstm import LSTM
 from .parameters import State
 from .training import fit
@@ -18,10 +19,12 @@ __all__ = [
     "beam_search",
     "fit",
     "generate",
+    "load",
     "lstm_backward",
     "lstm_forward",
     "nn",
     "ops",
+    "save",
     "show_config",
     "training",
 ]

@@ -198,20 +198,23 @@ class LSTM:
             weight = arrays.namespace(recurrent).concat([recurrent, of_input], axis=1)
             return Gate(weight, arrays.zeros((hidden,), weight) if bias is None else bias[row : row + hidden] + 0)
 
-    def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
+    def load_state_dict(self, mapping: Mapping[str, Any], *, prefix: str | None = None) -> None:
         """Copies parameters from a mapping under our names or PyTorch's, whose two biases are added up.
 
         Values may be arrays of any library that speaks DLPack or NumPy's array protocol; they are brought to this
-        layer's library, device and dtype. Raises one ValueError that lists every missing, unexpected and mis-shaped
-        key; in that case nothing has been changed.
+        layer's library, device and dtype. A whole model's state dict will do: ``prefix`` says which LSTM in it, such as
+        ``"encoder.lstm"``, and may be left out where there is one.
+
+        Raises one ValueError that lists every missing, unexpected and mis-shaped key; then nothing has been changed.
         """
-        self.params.update(state_dict.load(mapping, self.layout, self.params))
+        self.params.update(state_dict.load(mapping, self.layout, self.params, prefix))
 
     @classmethod
     def from_torch(
         cls,
         module_or_state_dict: Any,
         *,
+        prefix: str | None = None,
         batch_first: bool | None = None,
         dropout: float | None = None,
         dtype: Any = None,
@@ -220,24 +223,26 @@ class LSTM:
         """An LSTM with the parameters of a ``torch.nn.LSTM`` or of its ``state_dict()``, copied.
 
         The layout, projection included, is read off the names and shapes; ``batch_first`` and ``dropout`` off the
-        module, unless given here: a state dict does not tell them. ``dtype`` None keeps PyTorch's. A state dict of our
-        own will do too; of its options it shows those that have parameters: projection, peepholes, layer norm.
+        module, unless given here: a state dict does not tell them. ``dtype`` None keeps PyTorch's. A state dict may
+        be a whole model's: ``prefix`` says which LSTM in it, such as ``"encoder.lstm"``, and may be left out where it
+        is the only one. A state dict of our own will do too; of its options it shows those that have parameters:
+        projection, peepholes, layer norm. A `gpulstm.interop.torch.LSTM` shows all of its options.
         """
-        mapping, found_batch_first, found_dropout = state_dict.of_torch(module_or_state_dict)
+        mapping, found = state_dict.of_torch(module_or_state_dict)
+        mapping = state_dict.without_prefix(mapping, prefix)
         layout = state_dict.layout_of_torch(mapping)
-        dtype = dtype or arrays.dtype_name(next(iter(mapping.values())))
+        given = {"batch_first": batch_first, "dropout": dropout}
         lstm = cls(
             layout.input_size,
             layout.hidden_size,
             layout.num_layers,
             bias=layout.bias,
-            batch_first=found_batch_first if batch_first is None else batch_first,
-            dropout=found_dropout if dropout is None else dropout,
             bidirectional=layout.bidirectional,
             proj_size=layout.proj_size,
             peephole=layout.peephole,
             layer_norm=layout.layer_norm,
-            dtype=dtype,
+            **found | {name: value for name, value in given.items() if value is not None},
+            dtype=dtype or arrays.dtype_name(next(iter(mapping.values()))),
             xp=xp,
             rng=0,
         )

@@ -11,13 +11,18 @@ from .arrays import Array
 from .parameters import Layout, listing, shape_problem
 
 
-def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]) -> dict[str, Array]:
+def load(
+    mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array], prefix: str | None = None
+) -> dict[str, Array]:
     """New parameters in ``params``' library, device and dtype with the values of ``mapping``.
+
+    ``prefix`` picks the LSTM out of a whole model's state dict, see `without_prefix`.
 
     Raises ValueError that lists everything missing, unexpected or mis-shaped.
     """
     if not isinstance(mapping, Mapping):
         raise TypeError(f"mapping must be a dict of arrays such as module.state_dict(), got {type(mapping).__name__}")
+    mapping = without_prefix(mapping, prefix)
     shapes = layout.shapes()
     torch_names = any(re.match(r"bias_(ih|hh)_l\d", str(name)) for name in mapping)
     expected = {name: _sources(name, torch_names) for name in shapes}
@@ -31,11 +36,11 @@ def load(mapping: Mapping[str, Any], layout: Layout, params: Mapping[str, Array]
     )
     problems += [problem for problem in found if problem]
     if problems:
-        raise ValueError(f"the state dict does not fit this LSTM: {listing(problems)}{_prefix_hint(mapping)}")
+        raise ValueError(f"the state dict does not fit this LSTM: {listing(problems)}")
 
     def combined(name: str) -> np.ndarray:
         first, *rest = (values[source] for source in expected[name])
-        return first + rest[0] if rest else first
+        return np.where(rest[0] == 0, first, first + rest[0]) if rest else first  # -0.0 + 0.0 would lose its sign
 
     return {name: _like(combined(name), params[name]) for name in shapes}
 
@@ -55,20 +60,50 @@ def load_by_name(mapping: Mapping[str, Any], params: Mapping[str, Array]) -> dic
     return {name: _like(values[name], params[name]) for name in params}
 
 
-def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], bool, float]:
-    """(state dict, batch_first, dropout) of a ``torch.nn.LSTM`` or of a state dict itself.
+def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The state dict of a ``torch.nn.LSTM``, or a state dict itself, and the options that it does not show.
 
     PyTorch takes a dropout with one layer, warns and does nothing with it; here it comes out as 0.
     """
     if isinstance(module_or_state_dict, Mapping):
-        return module_or_state_dict, False, 0.0
+        return module_or_state_dict, {}
     module = module_or_state_dict
     if not hasattr(module, "state_dict") or not hasattr(module, "hidden_size"):
         raise TypeError(f"expected a torch.nn.LSTM or its state_dict(), got {type(module).__name__}")
     if getattr(module, "mode", "LSTM") != "LSTM":
         raise TypeError(f"expected a torch.nn.LSTM, got a recurrent module of mode {module.mode!r}")
     dropout = getattr(module, "dropout", 0.0) if getattr(module, "num_layers", 1) > 1 else 0.0
-    return module.state_dict(), bool(getattr(module, "batch_first", False)), dropout
+    own = module.own_options() if hasattr(module, "own_options") else {}  # a gpulstm.interop.torch.LSTM
+    own = {name: value for name, value in own.items() if name not in ("peephole", "layer_norm")}  # the names show them
+    return module.state_dict(), {"batch_first": bool(getattr(module, "batch_first", False)), "dropout": dropout} | own
+
+
+def without_prefix(mapping: Mapping[str, Any], prefix: str | None) -> Mapping[str, Any]:
+    """One LSTM's part of a state dict, under the LSTM's own names.
+
+    A whole model's state dict names the module before each parameter: ``encoder.lstm.weight_ih_l0``. ``prefix`` is what
+    stands there, such as ``"encoder.lstm"``. None takes the mapping as it is if it has ``weight_ih_l0`` itself, and
+    else the one LSTM that is in it.
+
+    Raises ValueError that lists the LSTMs in the state dict where there are several, or none under ``prefix``.
+    """
+    found = [each[1] for name in map(str, mapping) if (each := re.fullmatch(r"((?:.+\.)?)weight_ih_l0", name))]
+    if prefix is None:
+        if "" in found or not found:
+            return mapping
+        if len(found) > 1:
+            raise ValueError(f"prefix must say which LSTM to take out of {_quoted(found)}, got None")
+        wanted = found[0]
+    else:
+        wanted = prefix + "." if prefix and not prefix.endswith(".") else prefix
+        if wanted not in found:
+            raise ValueError(f"prefix must name an LSTM in the state dict, one of {_quoted(found)}, got {prefix!r}")
+    own = rf"{re.escape(wanted)}((?:weight|bias)_\w+)"  # a module below it has another dot
+    return {each[1]: value for name, value in mapping.items() if (each := re.fullmatch(own, str(name)))}
+
+
+def _quoted(prefixes: list[str]) -> str:
+    return ", ".join(repr(each.removesuffix(".")) for each in prefixes) or "none"
 
 
 def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
@@ -77,7 +112,7 @@ def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
     for name in ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0")[: 2 + projected]:
         if name not in mapping:
             got = ", ".join(map(str, mapping)) or "nothing"
-            raise ValueError(f"the state dict must have '{name}', got {got}{_prefix_hint(mapping)}")
+            raise ValueError(f"the state dict must have '{name}', got {got}")
         if len(getattr(mapping[name], "shape", ())) != 2:
             raise ValueError(f"{name} must be an array with 2 axes, got {arrays.describe(mapping[name])}")
     layers = [int(m[1]) for name in mapping if (m := re.fullmatch(r"weight_ih_l(\d+)", str(name)))]
@@ -91,14 +126,6 @@ def layout_of_torch(mapping: Mapping[str, Any]) -> Layout:
         peephole="weight_peephole_l0" in mapping,
         layer_norm="weight_norm_ih_l0" in mapping,
     )
-
-
-def _prefix_hint(mapping: Mapping[str, Any]) -> str:
-    """A whole model's state dict names its layers before each parameter."""
-    for name in map(str, mapping):
-        if found := re.fullmatch(r"(.+\.)weight_ih_l0", name):
-            return f"; take the prefix {found[1]!r} off the names first, and leave the other layers' parameters out"
-    return ""
 
 
 def _sources(name: str, torch_names: bool) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def written(tmp_path, monkeypatch):
     folder = tmp_path / "src"
     folder.mkdir()
     for number, checks in [("00", ["00.a"]), ("01", ["01.a", "01.b"]), ("02", ["02.a"])]:
-        lines = [f'check("{name}", x)\ncheck(\n    "{name}",\n)' for name in checks]
+        lines = [f'check("{checks[0]}", x)', *(f'check(\n    "{name}",\n)' for name in checks)]
         text = f"# %% [markdown]\n# # {number} · Lesson & {number}\n\n# %%\n" + "\n".join(lines)
         (folder / f"{number}_word.py").write_text(text, encoding="utf-8")
     known = lessons.all_lessons(folder)
@@ -209,13 +209,16 @@ def test_arrows_leave_and_reach_boxes_at_their_edges():
     assert diagram.edge_towards("a", "b") == (1.5, 1.0) and diagram.edge_towards("b", "a") == (2.5, 1.0)
     assert diagram.edge_towards("a", (1, 2)) == (1.0, 1.25)
     assert diagram.edge_towards((0, 0), "a") == (0, 0)
+    diagram.arrow("a", "b", "above", bend=-0.5)
+    straight, bent = [text for text in diagram.axes.texts if text.get_text() in ("c", "above")]
+    assert bent.get_position()[1] == pytest.approx(straight.get_position()[1] + 0.25)
     plt.close("all")
 
 
 def test_a_strip_has_a_column_for_each_word():
     diagram = figures.strip(["John", "likes"], above=["h1", "h2"])
     assert set(diagram.boxes) == {"start", "word0", "cell0", "above0", "word1", "cell1", "above1"}
-    assert [diagram.boxes[f"word{t}"][0] for t in range(2)] == [1.5, 3.0]
+    assert [diagram.boxes[f"word{t}"][0] for t in range(2)] == [2.05, 3.55]
     figures.grid(diagram.axes, 2, 3, lambda row, column: row)
     plt.close("all")
 
@@ -271,6 +274,15 @@ def test_start_installs_what_is_missing(capsys, monkeypatch, works):
     out = capsys.readouterr().out
     assert asked == [["not_a_module"]] and "Installing not_a_module ..." in out
     assert ("In a terminal, try: pip install not_a_module" in out) != works
+
+
+def test_a_folder_of_the_same_name_is_no_installed_package(capsys, monkeypatch, tmp_path):
+    (tmp_path / "a_clone").mkdir()  # as on Colab, where the clone lies on the path
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = []
+    monkeypatch.setattr(starting, "install", lambda packages: asked.append(packages) or True)
+    starting.start("a_clone")
+    assert asked == [["a_clone"]]
 
 
 def test_lab_touches_no_numpy_before_start_has_run():

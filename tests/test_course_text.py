@@ -16,10 +16,11 @@ every_source = pytest.mark.parametrize("source", BUILD.sources(), ids=lambda pat
 
 MUST_EXPLAIN = """
     forget gate, input gate, candidate, output gate, cell state, hidden state, cell, lstm, gate, sigmoid, tanh,
-    saturation, bptt, truncated bptt, vanishing gradient, exploding gradient, forget bias, half-life, gradient check, clipping,
-    kernel, thread, block, grid, guard, warp, coalescing, memory sector, shared memory, barrier, race, roofline,
-    persistent kernel, dropout, recurrent dropout, zoneout, bidirectional, attention, softmax, encoder-decoder, masking,
-    padding, persistence, autoregression, leakage, held-out data, temperature, ctc, blank, ablation, embedding
+    saturation, bptt, truncated bptt, vanishing gradient, exploding gradient, forget bias, half-life, gradient
+    check, clipping, kernel, thread, block, grid, guard, warp, coalescing, memory sector, shared memory, barrier,
+    race, roofline, persistent kernel, dropout, recurrent dropout, zoneout, bidirectional, attention, softmax,
+    encoder-decoder, masking, padding, persistence, autoregression, leakage, held-out data, temperature, ctc, blank,
+    ablation, embedding
 """
 
 

@@ -215,10 +215,10 @@ class TestLoading:
         with refused(TypeError, "bias_l0 must be an array of floating-point numbers", "got"):
             self.LSTM.load_state_dict({**self.OURS, "bias_l0": value})
 
-    def test_a_prefix_is_the_likely_cause(self):
-        """The state dict of a whole model, where the LSTM is one of its parts."""
-        whole = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(4, 2, 2)}).state_dict()
-        with refused(ValueError, "lstm.weight_ih_l0", "prefix"):
+    def test_of_several_lstms_one_must_be_named(self):
+        """The state dict of a whole model, where LSTMs are parts of it."""
+        whole = torch.nn.ModuleDict({"encoder": torch.nn.LSTM(4, 2, 2), "decoder": torch.nn.LSTM(4, 2)}).state_dict()
+        with refused(ValueError, "prefix must say which LSTM", "'encoder', 'decoder'"):
             gl.LSTM.from_torch(whole)
 
     def test_from_another_kind_of_module(self):

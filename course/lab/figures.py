@@ -154,7 +154,8 @@ class Diagram:
         arrow["connectionstyle"] = f"arc3,rad={bend}"
         self.axes.annotate("", xy=b, xytext=a, arrowprops=arrow, zorder=3)
         if label:
-            self.text((a[0] + b[0]) / 2 + offset[0], (a[1] + b[1]) / 2 + offset[1], label, size=9)
+            aside = 0.5 * bend * (b[1] - a[1]), 0.5 * bend * (a[0] - b[0])  # of the straight line, in the middle
+            self.text((a[0] + b[0]) / 2 + aside[0] + offset[0], (a[1] + b[1]) / 2 + aside[1] + offset[1], label, size=9)
 
     def centre(self, place):
         return self.boxes[place][:2] if isinstance(place, str) else place
@@ -173,10 +174,10 @@ def strip(words, *, above=None, cell="LSTM", lanes=("c", "h"), start="zeros", co
     """An LSTM unrolled over ``words``: one column for each, the word below, a box for the cell, and between the boxes
     one arrow for each lane. ``above`` is a text over each column. Returns the `Diagram`, whose boxes are called word0,
     cell0, above0, word1 and so on."""
-    diagram = Diagram(columns * (len(words) + 1), 3.2 if above is not None else 2.4)
-    diagram.box("start", 0.5, 1.5, start, edge="--")
+    diagram = Diagram(columns * len(words) + 1.1, 3.2 if above is not None else 2.4)
+    diagram.box("start", 0.55, 1.5, start, edge="--")
     for t, word in enumerate(words):
-        x = columns * (t + 1)
+        x = 0.55 + columns * (t + 1)
         diagram.box(f"word{t}", x, 0.4, word, round_=False)
         diagram.box(f"cell{t}", x, 1.5, cell, height=0.8, shade=1)
         diagram.arrow(f"word{t}", f"cell{t}")

@@ -3,24 +3,25 @@
 The file's arrays are tensors of their own, readable by anything that reads safetensors. Everything else is JSON in the
 file's header, with the names of tensors where the arrays were.
 
-A file is written beside its place, forced to the disk, and moved there in one step: whoever looks, even after a power
-cut, finds the old checkpoint or the new one.
+Whoever looks, even after a power cut, finds the old checkpoint or the new one: see `gpulstm.files`.
 """
 
 import json
 import os
-import secrets
 from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import arrays
+from .. import arrays, files
 from ..arrays import Array
+from ..files import leftovers
+from ..interop import safetensors_file
 from .nested import Nested, leaves
+
+__all__ = ["Checkpoint", "checked_target", "leftovers", "load_checkpoint", "save_checkpoint"]
 
 FORMAT, VERSION = "gpulstm checkpoint", 1
 
@@ -62,8 +63,6 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
     It waits for the arrays' device. What an interrupted writer has left beside ``path`` is removed.
     Raises FileNotFoundError where the folder is missing, RuntimeError where two programs write to one path.
     """
-    from safetensors.numpy import save
-
     target = checked_target(path)
     tensors: dict[str, np.ndarray] = {}
     tree = {
@@ -71,27 +70,7 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
         for name in ("params", "optimiser", "best", "position", "records")
     }
     header = {"format": FORMAT, "version": str(VERSION), "contents": json.dumps(tree)}
-    for leftover in leftovers(target):
-        with suppress(OSError):  # gone by now, or held by another program
-            leftover.unlink()
-    part = target.with_name(f"{_part_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with part.open("xb") as file:  # safetensors' own save_file would leave files of other names when killed
-            file.write(save(tensors, header))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except FileNotFoundError as error:
-        raise RuntimeError(f"path must be written by one program at a time: another one saves to {target}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-    if os.name != "nt":  # where a folder cannot be opened, and a rename is in the journal
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    safetensors_file.write(target, tensors, header)
 
 
 def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -99,45 +78,28 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
     Raises FileNotFoundError for no file, ValueError for a file that is something else, or of a newer version.
     """
-    from safetensors import SafetensorError, safe_open
-
-    target = Path(path)
+    target = files.as_path(path)
     if not target.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {target}")
-    try:
-        with safe_open(target, framework="numpy") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except SafetensorError as error:
-        raise ValueError(f"{target} must be a checkpoint, and is no whole safetensors file: {error}") from error
+    found, header = safetensors_file.read(target, "a checkpoint, and is no whole safetensors file", metadata=True)
     if header.get("format") != FORMAT:
         raise ValueError(f"{target} must be a checkpoint of gpulstm, and is another safetensors file")
-    if int(header["version"]) > VERSION:
-        raise ValueError(
-            f"{target} must have version {VERSION} or below, got {header['version']}; a newer gpulstm wrote it"
-        )
-    tree = json.loads(header["contents"])
-    return Checkpoint(**{name: _decoded(value, tensors) for name, value in tree.items()})
+    tensors = {name: safetensors_file.as_numpy(name, *value) for name, value in found.items()}
+    try:
+        version, contents = int(header["version"]), header["contents"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{target} must be a checkpoint, and its header is damaged: {error!r}") from error
+    if version > VERSION:
+        raise ValueError(f"{target} must have version {VERSION} or below, got {version}; a newer gpulstm wrote it")
+    try:
+        return Checkpoint(**{name: _decoded(value, tensors) for name, value in json.loads(contents).items()})
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{target} must be a checkpoint, and its contents are damaged: {error!r}") from error
 
 
 def checked_target(path: str | os.PathLike) -> Path:
-    """``path`` as a file that can be written. Raises TypeError, FileNotFoundError or IsADirectoryError."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a string or a path, got {type(path).__name__}")
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(f"path must name a file, such as {target / 'run.safetensors'}, got the folder {target}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"the folder {target.parent} of the checkpoint {target.name} does not exist; make it first"
-        )
-    return target
-
-
-def leftovers(target: Path) -> list[Path]:
-    """What writers that were killed have left beside a checkpoint."""
-    prefix = _part_prefix(target)
-    return [entry for entry in target.parent.iterdir() if entry.name.startswith(prefix)]
+    """``path`` as a file that a checkpoint can be written to: see `gpulstm.files.checked_target`."""
+    return files.checked_target(path, "checkpoint")
 
 
 def mismatches(params: Nested, saved: Nested) -> list[str]:
@@ -207,9 +169,7 @@ def _encoded(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
     if arrays.is_array(value):
         while name in tensors:  # {"a": {"b": x}, "a/b": y}
             name += "'"
-        host = arrays.to_numpy(value)
-        # safetensors writes wrong values for any other order, and ascontiguousarray gives an axis to those without
-        tensors[name] = np.ascontiguousarray(host).reshape(host.shape)
+        tensors[name] = safetensors_file.on_host(name, value)
         return {"array": name}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -226,7 +186,3 @@ def _decoded(value: Any, tensors: Mapping[str, np.ndarray]) -> Any:
         return {key: _decoded(item, tensors) for key, item in content}
     items = [_decoded(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
-
-
-def _part_prefix(target: Path) -> str:
-    return f".{target.name}.part-"
