@@ -186,7 +186,7 @@ def backward(steps, dhs, params, gate_gradients):
 
 # %% [markdown]
 # That is all of [BPTT](glossary.ipynb#bptt), backpropagation through time: a backward step in a loop that runs
-# backwards. Three lines of it add things up, and each time for the same reason. $h$ goes outside *and* into the next step.
+# backwards. Three times things are added up, and each time for the same reason. $h$ goes outside *and* into the next step.
 # The weights are used at every step. $c'$ goes into $h'$ *and* along the lane.
 #
 # ## Your turn: the four gate gradients

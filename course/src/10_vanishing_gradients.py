@@ -188,8 +188,8 @@ for name in norms:
 # %% [markdown]
 # Times five, three of the four explode, gates or no gates, and the fourth has gained twenty powers of ten. So the honest sentence is: **the LSTM makes it possible
 # to keep a gradient over a long distance; whether it does depends on the forget gate and on the weights.** Against the
-# explosion there is [clipping](glossary.ipynb#clipping), in lesson 11. Against vanishing there is only a better start: a
-# vanished gradient cannot be scaled up, because there is nothing left in it but rounding.
+# explosion there is [clipping](glossary.ipynb#clipping), in lesson 11. It does not help against vanishing: a vanished
+# gradient cannot be scaled up, for the shares of the near steps drown it. That needs a better start.
 #
 # ## Your turn: pick a forget bias
 #

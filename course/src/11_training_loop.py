@@ -299,8 +299,8 @@ print(f"misses by {held_out_error(model[0], model[1]):.0f}")
 
 # %% [markdown]
 # Which one when? **One endless record**, in which what matters may lie far back: windows with the state carried. **Many
-# sequences** with a beginning and an end, such as sentences: `gl.fit`. Batches also keep a GPU busy: eight pieces at once cost
-# it hardly more than one.
+# sequences** with a beginning and an end, such as sentences: `gl.fit`. Batches also give a GPU enough to do: eight pieces
+# go through it at once.
 #
 # ## Three questions
 #
