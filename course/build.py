@@ -26,10 +26,11 @@ LESSONS = "[0-9][0-9]_*.py"
 # The first code cell of a lesson begins with this. `lab` lies beside the learner's notebooks; where it does not, the
 # notebook was opened alone, as Colab does it.
 FETCH = f"""\
-import os
+import os, sys
 if not os.path.isdir("lab"):  # opened alone, as on Colab: fetch the course first
     !git clone --quiet --depth 1 https://github.com/{REPOSITORY}
     %cd -q {REPOSITORY.rpartition("/")[2]}/course
+    sys.path.insert(0, os.getcwd())
 """
 FETCH_SOLVED = FETCH.replace(
     "if not",

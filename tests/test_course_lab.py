@@ -122,7 +122,7 @@ def written(tmp_path, monkeypatch):
     folder = tmp_path / "src"
     folder.mkdir()
     for number, checks in [("00", ["00.a"]), ("01", ["01.a", "01.b"]), ("02", ["02.a"])]:
-        lines = [f'check("{name}", x)\ncheck(\n    "{name}",\n)' for name in checks]
+        lines = [f'check("{checks[0]}", x)', *(f'check(\n    "{name}",\n)' for name in checks)]
         text = f"# %% [markdown]\n# # {number} · Lesson & {number}\n\n# %%\n" + "\n".join(lines)
         (folder / f"{number}_word.py").write_text(text, encoding="utf-8")
     known = lessons.all_lessons(folder)
@@ -274,6 +274,15 @@ def test_start_installs_what_is_missing(capsys, monkeypatch, works):
     out = capsys.readouterr().out
     assert asked == [["not_a_module"]] and "Installing not_a_module ..." in out
     assert ("In a terminal, try: pip install not_a_module" in out) != works
+
+
+def test_a_folder_of_the_same_name_is_no_installed_package(capsys, monkeypatch, tmp_path):
+    (tmp_path / "a_clone").mkdir()  # as on Colab, where the clone lies on the path
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = []
+    monkeypatch.setattr(starting, "install", lambda packages: asked.append(packages) or True)
+    starting.start("a_clone")
+    assert asked == [["a_clone"]]
 
 
 def test_lab_touches_no_numpy_before_start_has_run():

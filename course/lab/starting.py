@@ -14,7 +14,7 @@ def start(*needs: str):
     """Installs what is missing of gpulstm, matplotlib and ``needs``, says what it found, sets the style of the figures,
     and returns the array library to compute with: cupy where there is a GPU, else numpy."""
     wanted = ["gpulstm", "matplotlib", *needs]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    missing = [name for name in wanted if not installed(name)]
     if missing:
         print("Installing", ", ".join(missing), "...", flush=True)
         done = install([PACKAGES.get(name, name) for name in missing])
@@ -27,11 +27,17 @@ def start(*needs: str):
         print("Everything is here:", ", ".join(wanted) + ".")
     from lab import backend
 
-    if importlib.util.find_spec("matplotlib") is not None:
+    if installed("matplotlib"):
         from lab import figures
 
         figures.style()
     return backend.choose()
+
+
+def installed(name: str) -> bool:
+    """Whether there is such a module. A mere folder of that name, such as a clone of the project, is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
 
 
 def install(packages: list[str]) -> bool:
