@@ -149,9 +149,7 @@ print("two LSTMs side by side:", np.allclose(y, side_by_side, rtol=0, atol=1e-12
 # %%
 rows = ["who, forward", "dark, forward", "who, backward", "dark, backward"]
 values = y[:, 0].T  # (4, 4 words)
-axes = figures.gate_map(
-    values, WORDS, rows, low=-0.1, high=0.7, title="Hidden state"
-)
+axes = figures.gate_map(values, WORDS, rows, low=-0.1, high=0.7, title="Hidden state")
 figures.show(
     axes.figure,
     alt=f"""A heat map of the hidden states, one column for each word.
@@ -162,7 +160,7 @@ figures.show(
 # %% [markdown]
 # Read the row *who, backward* from right to left. At likes it is zero: a reader from the end has met no person yet. The row
 # *who, forward* at likes says 0.59: somebody likes something. **Each direction knows what the other one cannot know yet.** At
-# *black*, the two halves together have seen the whole sentence.
+# every word, the two halves together have seen the whole sentence.
 #
 # ## One word changes
 #
@@ -298,4 +296,4 @@ print(f"without lengths, it differs from alone by {np.abs(without - alone).max()
 # Let the sentence end with John: "black coffee likes John". Predict the rows *who, forward* and *who, backward*, and draw
 # the map again.
 #
-# Then an LSTM that reads, and another that writes: on [the map](00_welcome.ipynb) that is lesson 19, translation.
+# Then one LSTM that reads, and another that writes: [lesson 19](19_translation.ipynb), translation.

@@ -61,7 +61,7 @@ figures.show(
 #
 # ## The words
 #
-# VADER is a list of some 7500 English words that ten people each have rated, from −4, horrible, to 4, great. It is free (MIT
+# VADER is a list of some 7500 English words that ten people each have rated, from −4, the worst, to 4, the best. It is free (MIT
 # licence), and we read nothing but its list. Of these words we take forty adjectives.
 
 # %%
@@ -174,19 +174,23 @@ history = gl.fit(
 )
 
 
+# %% [markdown]
+# Now the judgement, beside a simple rule: add up the ratings, whatever stands around them.
+
+
+# %%
 def opinions(text):
     """After each word of a sentence."""
     return model(numbers(text)[:, None])[:, 0, 0]
 
 
-def count_words(text):
-    """The simple rule to compare with: add up the ratings, whatever stands around them."""
+def adding_up(text):
     return sum(rating[word] for word in text.split() if word in known)
 
 
 for name, test in tests.items():
     truth = np.array([opinion[-1] for opinion in test.values()])
-    for who, judge in [("LSTM", lambda text: opinions(text)[-1]), ("adding up", count_words)]:
+    for who, judge in [("LSTM", lambda text: opinions(text)[-1]), ("adding up", adding_up)]:
         found = np.array([judge(text) for text in test])
         miss, side = np.abs(found - truth).mean(), np.mean((found > 0) == (truth > 0))
         print(f"{name:15} {who:10} misses by {miss:.1f} on average,", end=" ")

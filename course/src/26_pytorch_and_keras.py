@@ -28,7 +28,8 @@ from lab.sentence import PARAMS, VECTORS, WORDS, trace
 import gpulstm as gl
 from gpulstm.interop.keras import from_keras
 
-folder = Path(tempfile.mkdtemp())  # for the files of this lesson
+scratch = tempfile.TemporaryDirectory()  # for the files of this lesson; goes with it
+folder = Path(scratch.name)
 
 # %% [markdown]
 # ## The picture: columns of names
@@ -148,7 +149,8 @@ for word, h in zip(WORDS, y[:, 0], strict=True):
 print("same numbers as in lesson 01, to a millionth:", np.abs(y[:, 0] - known).max() < 1e-6)
 
 # %% [markdown]
-# To a *millionth*, and not exactly: float32 keeps about seven digits, and lesson 01 was computed in float64.
+# To a *millionth*, and not exactly: float32 keeps about seven digits, and lesson 01 was computed in float64. (With a GPU,
+# `gl.LSTM.from_torch(..., xp=cupy)` puts the weights there.)
 #
 # ## The three accidents
 #
