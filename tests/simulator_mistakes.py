@@ -173,6 +173,32 @@ GARBAGE = [
     ),
 ]
 
+GARBAGE.append(
+    Mistake(
+        "shared memory of the other block",
+        "uninitialised",
+        4,
+        0,
+        "thread 0 of block 1 reads s[0] before anything was written to it",
+        "if (blockIdx.x == 0) ",
+        "",
+        T + "\n __shared__ float s[32]; @s[t] = 1;\n float v = s[t]; cooperative_groups::this_grid().sync();",
+        grid=2,
+    )
+)
+GARBAGE.append(
+    Mistake(
+        "pointer without value",
+        "uninitialised",
+        3,
+        0,
+        "thread 0 of block 0 writes p[1], and p was not made to point to anything.",
+        "",
+        "p = y + threadIdx.x * 2; ",
+        "\n float* p;\n @p[1] = 2;",
+    )
+)
+
 NUMBERS = [
     Mistake(
         "division by zero",
@@ -246,8 +272,8 @@ RACES = [
         "race",
         3,
         0,
-        "race: thread 0 of block 0 writes y[0] here, and thread 31 of block 1 reads it in line 5 (y[64 + i] = y[63 - i];), "
-        "with no grid barrier between them",
+        "race: thread 0 of block 0 writes y[0] here, and thread 31 of block 1 reads it in line 5 "
+        "(y[64 + i] = y[63 - i];), with no grid barrier between them",
         "__syncthreads()",
         "cooperative_groups::this_grid().sync()",
         I + "\n y[i] = x[i % n];\n @;\n y[64 + i] = y[63 - i];",
@@ -293,7 +319,8 @@ BARRIERS = [
         "divergent barrier",
         2,
         0,
-        "not all threads reach this __syncthreads(): thread 0 of block 0 waits here, thread 16 of block 0 has ended before.",
+        "not all threads reach this __syncthreads(): thread 0 of block 0 waits here, "
+        "thread 16 of block 0 has ended before.",
         "16",
         "32",
         "\n if (threadIdx.x < @) __syncthreads();",
@@ -323,7 +350,8 @@ BARRIERS = [
         "divergent barrier",
         2,
         0,
-        "not all threads reach this barrier of the grid: thread 0 of block 0 waits here, thread 0 of block 1 has ended before.",
+        "not all threads reach this barrier of the grid: thread 0 of block 0 waits here, "
+        "thread 0 of block 1 has ended before.",
         "1",
         "2",
         "\n if (blockIdx.x < @) cooperative_groups::this_grid().sync();",
@@ -383,47 +411,3 @@ BARRIERS = [
 ]
 
 ALL = [*OUTSIDE, *GARBAGE, *NUMBERS, *RACES, *BARRIERS]
-
-# What is refused before it runs: kind, line, part of the message, source
-REFUSED = {
-    "write to const": ("const", 2, "x is const", HEAD + "k(const float* x) {\n x[0] = 1; }"),
-    "write to const through +=": ("const", 2, "x is const", HEAD + "k(const float* x) {\n x[0] += 1; }"),
-    "atomic on const": ("const", 2, "x is const", HEAD + "k(const float* x) {\n atomicAdd(x, 1.0f); }"),
-    "const forgotten": ("const", 2, "write const float*", HEAD + "k(const float* x) {\n float* p = x; }"),
-    "const number": ("const", 3, "keeps its first value", HEAD + "k(int n) {\n const int m = n;\n m = 2; }"),
-    "unknown function": ("unknown function", 2, "Is expf meant?", HEAD + "k(float* x) {\n x[0] = expff(1.0f); }"),
-    "not declared": ("syntax", 2, "i is not declared", HEAD + "k(float* x) {\n x[i] = 1; }"),
-    "semicolon": ("syntax", 3, "A missing ;", HEAD + "k(float* x) {\n x[0] = 1\n}"),
-    "expression": ("syntax", 2, "this is not C", HEAD + "k(float* x) {\n x[0] = ;\n}"),
-    "brace": ("syntax", None, "a closing brace } is missing", HEAD + "k(float* x) {\n x[0] = 1;\n"),
-    "comment": ("syntax", 2, "never ends with */", HEAD + "k(float* x) {\n /* x[0] = 1; }"),
-    "no kernel": ("syntax", None, "there is no kernel", "void k(float* x) {}"),
-    "no extern": ("syntax", 1, 'write extern "C"', "__global__ void k(float* x) {}"),
-    "not void": ("syntax", 1, "a kernel returns nothing", 'extern "C" __global__ float k(float* x) { return 1; }'),
-    "threadIdx": ("syntax", 2, "threadIdx has three parts", HEAD + "k(float* x) {\n x[threadIdx] = 1; }"),
-    "float index": ("syntax", 2, "an index must be an integer", HEAD + "k(float* x) {\n x[1.0f] = 1; }"),
-    "row as number": ("syntax", 2, "one more [index]", HEAD + "k(float* x) {\n float a[2][2]; x[0] = a[1]; }"),
-    "number as array": ("syntax", 2, "n is a number", HEAD + "k(int n) {\n n[0] = 1; }"),
-    "array as number": ("syntax", 2, "x is an array", HEAD + "k(float* x) {\n x[0] = x; }"),
-    "remainder of floats": ("syntax", 2, "fmodf", HEAD + "k(float* x) {\n x[0] = x[1] % 2.0f; }"),
-    "arguments": ("syntax", 2, "takes 1 arguments", HEAD + "k(float* x) {\n x[0] = expf(1.0f, 2.0f); }"),
-    "array size": ("syntax", 2, "must be a constant", HEAD + "k(int n) {\n float a[n]; }"),
-    "shared value": ("syntax", 2, "no first value", HEAD + "k(int n) {\n __shared__ float a = 1; }"),
-    "barrier as value": ("syntax", 2, "has no value", HEAD + "k(int n) {\n int a = __syncthreads(); }"),
-    "circle": ("unsupported", 1, "calls itself", "__device__ int f(int a) { return f(a); }\n" + HEAD + "k(int n) { f(n); }"),
-    "goto": ("unsupported", 2, "goto", HEAD + "k(int n) {\n again: goto again; }"),
-    "switch": ("unsupported", 2, "switch", HEAD + "k(int n) {\n switch (n) { default: ; } }"),
-    "struct": ("unsupported", 1, "struct", "struct A { int a; };\n" + HEAD + "k(int n) {}"),
-    "template": ("unsupported", 1, "templates", "template <int N> __device__ void f() {}\n" + HEAD + "k(int n) {}"),
-    "reference": ("unsupported", 1, "references", "__device__ void f(float& a) {}\n" + HEAD + "k(int n) {}"),
-    "float4": ("unsupported", 2, "float4", HEAD + "k(float* x) {\n float4 a; }"),
-    "half": ("unsupported", 1, "half", HEAD + "k(half* x) {}"),
-    "auto": ("unsupported", 2, "auto", HEAD + "k(float* x) {\n auto a = 1; }"),
-    "printf": ("unsupported", 2, "does not print", HEAD + 'k(float* x) {\n printf("%d", 1); }'),
-    "macro": ("unsupported", 1, "write a function", "#define F(a) a\n" + HEAD + "k(int n) {}"),
-    "#if": ("unsupported", 1, "#if 1", "#if 1\n" + HEAD + "k(int n) {}\n#endif"),
-    "header": ("unsupported", 1, "#include <vector>", "#include <vector>\n" + HEAD + "k(int n) {}"),
-    "global": ("unsupported", 1, "outside of functions", "__device__ int total;\n" + HEAD + "k(int n) {}"),
-    "address of a number": ("unsupported", 2, "the address of a", HEAD + "k(int n) {\n int a; int* p = &a; }"),
-    "other pointer": ("unsupported", 2, "another type", HEAD + "k(float* x) {\n int* p = (int*)x; }"),
-}

@@ -20,7 +20,7 @@ class Places:
                 symbol = self.lookup(node)
                 if isinstance(symbol, PointerVariable):
                     return symbol.pointer
-                return symbol if isinstance(symbol, Pointer) else None
+                return symbol if isinstance(symbol, Pointer) and not self.is_shared_number(node.name) else None
             case c_ast.ArrayRef():
                 outer = self.required_pointer(node.name)
                 return self.indexed(outer, node.subscript) if outer.dims else None
@@ -243,4 +243,3 @@ class Places:
     def point(self, prefix: str, pair: str) -> None:
         self.emit(f"{prefix}_m, {prefix}_o = {pair}")
         self.emit(f"{prefix}_d = {prefix}_m.data; {prefix}_n = {prefix}_m.length")
-
