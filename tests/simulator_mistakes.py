@@ -175,6 +175,18 @@ GARBAGE = [
 
 GARBAGE.append(
     Mistake(
+        "shared memory changed before it was written",
+        "uninitialised",
+        3,
+        0,
+        "thread 0 of block 0 reads s[0] before anything was written to it",
+        "",
+        "s[t] = 0; ",
+        T + "\n __shared__ float s[32]; @s[t] += 1;",
+    )
+)
+GARBAGE.append(
+    Mistake(
         "shared memory of the other block",
         "uninitialised",
         4,
@@ -223,191 +235,4 @@ NUMBERS = [
     Mistake("a shift too far", "shift", 2, 0, "is shifted by 40", "0", "20", "\n int k = 1 << (n - @);"),
 ]
 
-RACES = [
-    Mistake(
-        "race in shared memory",
-        "race",
-        3,
-        0,
-        "race: thread 0 of block 0 writes part[0] here, and thread 31 of block 0 reads it in line 5 "
-        "(y[t] = part[31 - t];), with no barrier between them: nothing says who is first.",
-        "",
-        "__syncthreads();",
-        T + "\n __shared__ float part[32]; part[t] = x[t];\n @\n y[t] = part[31 - t];",
-    ),
-    Mistake(
-        "race in global memory",
-        "race",
-        3,
-        1,
-        "race: thread 1 of block 0 writes y[1] here, and thread 0 of block 0 reads it in line 5",
-        "",
-        "__syncthreads();",
-        T + "\n y[t] = x[t];\n @\n float next = t < 31 ? y[t + 1] : 0;",
-    ),
-    Mistake(
-        "race of two warps, which a warp's barrier does not order",
-        "race",
-        3,
-        32,
-        "race: thread 32 of block 0 writes part[32] here, and thread 31 of block 0 reads it in line 5",
-        "__syncwarp();",
-        "__syncthreads();",
-        T + "\n __shared__ float part[65]; part[t] = x[t % n]; if (t == 0) part[64] = 1;\n @\n y[t] = part[t + 1];",
-    ),
-    Mistake(
-        "race between blocks",
-        "race",
-        2,
-        0,
-        "race: thread 0 of block 0 writes y[0] here, and thread 0 of block 1 writes it too in the same line, "
-        "with no grid barrier between them",
-        "",
-        " + 32 * blockIdx.x",
-        "\n y[threadIdx.x@] = 1;",
-        grid=2,
-    ),
-    Mistake(
-        "race between blocks, which a block's barrier does not order",
-        "race",
-        3,
-        0,
-        "race: thread 0 of block 0 writes y[0] here, and thread 31 of block 1 reads it in line 5 "
-        "(y[64 + i] = y[63 - i];), with no grid barrier between them",
-        "__syncthreads()",
-        "cooperative_groups::this_grid().sync()",
-        I + "\n y[i] = x[i % n];\n @;\n y[64 + i] = y[63 - i];",
-        grid=2,
-    ),
-    Mistake(
-        "everybody writes one number",
-        "race",
-        2,
-        0,
-        "race: thread 0 of block 0 writes y[0] here, and thread 1 of block 0 reads it in the same line",
-        "y[0] += x[threadIdx.x]",
-        "atomicAdd(&y[0], x[threadIdx.x])",
-        "\n @;",
-    ),
-    Mistake(
-        "an atomic against a plain write",
-        "race",
-        3,
-        0,
-        "race: thread 0 of block 0 writes y[0] here, and thread 1 of block 0 changes it in line 5",
-        "",
-        "__syncthreads();",
-        T + "\n if (t == 0) y[0] = 0;\n @\n atomicAdd(y, 1.0f);",
-    ),
-    Mistake(
-        "a flag without a fence",
-        "race",
-        4,
-        0,
-        "race: thread 0 of block 0 writes y[1] here, and thread 0 of block 1 reads it in line 9",
-        "",
-        "__threadfence();",
-        "\n volatile float* flag = y;\n if (threadIdx.x == 0 && blockIdx.x == 0) {\n  y[1] = 1;\n  @\n  flag[0] = 1;\n"
-        " } else if (threadIdx.x == 0) {\n  while (flag[0] == 0.0f) {}\n  y[2] = y[1];\n }",
-        grid=2,
-    ),
-]
-
-BARRIERS = [
-    Mistake(
-        "barrier in a branch",
-        "divergent barrier",
-        2,
-        0,
-        "not all threads reach this __syncthreads(): thread 0 of block 0 waits here, "
-        "thread 16 of block 0 has ended before.",
-        "16",
-        "32",
-        "\n if (threadIdx.x < @) __syncthreads();",
-    ),
-    Mistake(
-        "two barriers",
-        "divergent barrier",
-        2,
-        0,
-        "thread 0 of block 0 waits here, thread 16 of block 0 waits in line 3.",
-        "16",
-        "32",
-        "\n if (threadIdx.x < @) __syncthreads();\n else __syncthreads();",
-    ),
-    Mistake(
-        "return before a barrier",
-        "divergent barrier",
-        3,
-        0,
-        "thread 0 of block 0 waits here, thread 20 of block 0 has ended before.",
-        "20",
-        "32",
-        "\n if (threadIdx.x >= @) return;\n __syncthreads();",
-    ),
-    Mistake(
-        "a block that leaves the grid's barrier out",
-        "divergent barrier",
-        2,
-        0,
-        "not all threads reach this barrier of the grid: thread 0 of block 0 waits here, "
-        "thread 0 of block 1 has ended before.",
-        "1",
-        "2",
-        "\n if (blockIdx.x < @) cooperative_groups::this_grid().sync();",
-        grid=2,
-    ),
-    Mistake(
-        "one at the block's barrier, one at the warp's",
-        "divergent barrier",
-        2,
-        0,
-        "thread 0 of block 0 waits here, thread 16 of block 0 waits in line 3.",
-        "16",
-        "32",
-        "\n if (threadIdx.x < @) __syncthreads();\n else __syncwarp();",
-    ),
-    Mistake(
-        "shuffle of a lane that has left",
-        "shuffle",
-        3,
-        0,
-        "thread 0 of block 0 asks lane 16 of its warp, which takes no part: its answer is garbage.",
-        "16",
-        "32",
-        "\n if (threadIdx.x >= @) return;\n float v = __shfl_down_sync(0xffffffff, 1.0f, 16);",
-    ),
-    Mistake(
-        "endless loop",
-        "endless loop",
-        2,
-        0,
-        "thread 0 of block 0 has gone round its loops more than 2,000 times: this one may never end.",
-        ">=",
-        ">",
-        "\n for (int half = 16; half @ 0; half /= 2) y[threadIdx.x] = half;",
-    ),
-    Mistake(
-        "a loop that does not count",
-        "endless loop",
-        2,
-        0,
-        "this one may never end",
-        "0",
-        "1",
-        "\n int step = @ * n; for (int k = 0; k < n; k += step) y[threadIdx.x] = 1;",
-    ),
-    Mistake(
-        "wait without end",
-        "endless wait",
-        2,
-        0,
-        "thread 0 of block 0 waits in this loop for what no other thread will ever write",
-        "==",
-        ">",
-        "\n while (y[0] @ 0.0f) {}",
-        "(const float* x, volatile float* y, int n)",
-    ),
-]
-
-ALL = [*OUTSIDE, *GARBAGE, *NUMBERS, *RACES, *BARRIERS]
+ALL = [*OUTSIDE, *GARBAGE, *NUMBERS]

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from tests import simulator_mistakes, simulator_races
 from tests.simulated import HEAD, kernels, refusal, run
-from tests.simulator_mistakes import ALL
 from tests.simulator_refused import REFUSED
+
+ALL = [*simulator_mistakes.ALL, *simulator_races.RACES, *simulator_races.BARRIERS]
 
 
 def arguments():

@@ -1,6 +1,7 @@
 """The front: where there is a GPU the same object launches through CuPy, here through the project's stand-in for it."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -95,7 +96,9 @@ class Recording:
 
             def __call__(self, grid, block, arguments, **settings):
                 recording.launched.append((grid, block, settings))
-                if recording.failure is not None:
+                if isinstance(recording.failure, UserWarning):
+                    warnings.warn(recording.failure, stacklevel=2)
+                elif recording.failure is not None:
                     raise recording.failure
 
         return Compiled()

@@ -66,7 +66,7 @@ for stride in (1, 2, 4, 8, 16):
 
 # %% [markdown]
 # Every fourth number: 16 sectors. Every eighth: 32, one for each thread, of which one eighth is wanted. From there on it gets no
-# worse. The simulator counts like a GPU's profiler; if you have ipywidgets, move the slider above.
+# worse. The simulator counts like a GPU's profiler; if there is a slider above, move it.
 #
 # Why does it matter? A kernel like ours computes next to nothing: per hidden unit it reads 5 numbers, writes 2, and does a
 # handful of operations. It spends its time waiting for memory. Eight times the sectors is, at worst, eight times the time.
@@ -87,7 +87,7 @@ extern "C" __global__ void cell_update(
         const float* gates, const float* c, float* c_next, float* h, int n, int hidden) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;  // counts units, row after row
     if (index >= n) return;                             // n = rows * hidden
-    const float* gate = gates + 4 * index;              // from here on, gate[0] is gates[4 * index]
+    const float* gate = gates + 4 * index;              // now gate[0] is gates[4 * index]
     float i = gate[0];
     float f = gate[1];
     float g = gate[2];
@@ -164,7 +164,7 @@ extern "C" __global__ void cell_update(
         const float* gates, const float* c, float* c_next, float* h, int n, int hidden) {
     int index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= n) return;
-    const float* gate = gates + 4 * index;  // ← your turn: and where does the kernel find them?
+    const float* gate = gates + 4 * index;  // ← your turn: where does it look?
     float i = gate[0];
     float f = gate[1];
     float g = gate[2];

@@ -41,6 +41,7 @@ def number_of_blocks(blocks_for):
         if isinstance(found, (float, np.floating)) and found == blocks:
             must(look(f"{what} is {found}, and a grid wants a whole number, {blocks}: // keeps it whole."))
         hint = "Too few, and the last elements have no thread." if n % threads else "It divides: no block more."
+        hint = "" if found is None or found is ... else hint
         yield must(same(what, found, blocks, hint))
 
 
@@ -160,11 +161,11 @@ def other_sign():
     return answers(GOOD.replace("-x[i]", "x[i]"), up)
 
 
-@sigmoid_kernel.wrong("a semicolon is missing", says="is not C before")
+@sigmoid_kernel.wrong("a semicolon is missing", says="is not a kernel yet")
 def no_semicolon():
     return answers(GOOD.replace("threadIdx.x;", "threadIdx.x"), up)
 
 
-@sigmoid_kernel.wrong("other arguments", says="n")
+@sigmoid_kernel.wrong("other arguments", says="takes 2 arguments")
 def other_arguments():
     return answers(GOOD.replace(", int n", "").replace("i < n", "i < 20"), up)

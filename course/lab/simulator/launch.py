@@ -87,12 +87,13 @@ class Run:
         if len(self.suspects) < MOST_FINDINGS:
             self.suspects.append((self.finding("uninitialised", message, line), self.block, element))
 
-    def settle(self, block: Block, written: set[int]) -> None:
-        """``written``: the elements of shared memory that the block wrote meanwhile. Of those the race tells."""
+    def settle(self, block: Block, written: np.ndarray, writers: np.ndarray) -> None:
+        """``written``: the elements that the block wrote meanwhile, and who wrote each. Of what another thread wrote,
+        the race tells."""
         own = [suspect for suspect in self.suspects if suspect[1] is block]
         self.suspects = [suspect for suspect in self.suspects if suspect[1] is not block]
         for found, _, element in own:
-            if element in written:
+            if {self.indexes[writer] for writer in writers[written == element]} - {found.thread}:
                 continue
             if self.strict:
                 raise KernelError(found)

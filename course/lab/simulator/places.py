@@ -226,9 +226,14 @@ class Places:
         changed = self.stored(change(Value(old, place.scalar)), place.scalar, place.root)
         if "yield" in changed:
             raise self.error("unsupported", "a shuffle inside of += on memory: put it into a variable first.", node)
-        conditions, index, data, complaint = self.access(place, ("load", "store"), node)
+        kinds = ("load",) if place.root.may_be_unset else ("load", "store")
+        conditions, index, data, complaint = self.access(place, kinds, node)
         if place.root.may_be_unset:
-            self.emit(f"if {conditions} and ({old} := {data}[{index}]) is not None: {data}[{index}] = {changed}")
+            conditions += f" and ({old} := {data}[{index}]) is not None"
+            if place.root.is_logged:  # the write happens only then
+                site = self.site("store", node, place.root.name, place.scalar.size, place.volatile).number
+                conditions += f" and not A({self.logged(site, place.root)} + {index})"
+            self.emit(f"if {conditions}: {data}[{index}] = {changed}")
         else:
             self.emit(f"if {conditions}: {old} = {data}[{index}]; {data}[{index}] = {changed}")
         self.emit(f"else: BAD{complaint}")

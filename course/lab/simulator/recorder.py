@@ -72,8 +72,8 @@ class Recorder:
         if flops.any():
             self.tally.add_flops(site[flops], element[flops])
         if self.run.suspects:
-            written = element[(kind == STORE) | (kind == ATOMIC)]
-            self.run.settle(block, set(written[written >= SHARED].tolist()))
+            stores = (kind == STORE) | (kind == ATOMIC)
+            self.run.settle(block, element[stores], thread[stores])
         entries = self.accesses(site, element, kind, thread, time, epoch)
         if self.has_fences:
             self.cross.marks(block, kind, thread, time)

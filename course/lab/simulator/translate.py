@@ -14,7 +14,17 @@ from .places import SITE_BITS, Places
 from .runtime import round_float
 from .source import Prepared, parse
 from .statements import Statements
-from .values import Function, Parameter, Pointer, PointerVariable, Root, SharedArray, Site, Value, Variable
+from .values import (
+    Function,
+    Parameter,
+    Pointer,
+    PointerVariable,
+    Root,
+    SharedArray,
+    Site,
+    Value,
+    Variable,
+)
 
 # An element's number in the log tells where it is: global memory is below both.
 LOCAL_BASE, SHARED_BASE = 1 << SITE_BITS - 2, 1 << SITE_BITS - 1
