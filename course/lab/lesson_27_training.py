@@ -103,7 +103,7 @@ def adam(params, grads, moments, update):
 
 
 def trained(layers: dict):
-    """Trains each of ``layers``, name: (gates, forward, backward, start), with three seeds, and leaves out what fails."""
+    """Trains each of ``layers``, name: (gates, forward, backward, start), with three seeds; leaves out what fails."""
     results = {}
     for name, (gates, forward, backward, start) in layers.items():
         try:

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 15 · Fusing and measuring
 #
-# In NumPy a step of the LSTM is a few lines, and each of them writes an array that the next one reads. On a GPU each line
-# becomes a kernel. You have learned to write kernels; today you make four of them into **one**, and learn to say beforehand
-# what that is worth: by counting bytes.
+# In NumPy a step of the LSTM is a few lines, and each of them writes an array that the next one reads. On a GPU each
+# line becomes a kernel. You have learned to write kernels; today you make four of them into **one**, and learn to say
+# beforehand what that is worth: by counting bytes.
 #
 # **Afterwards you can**
 # - count the bytes that a chain of kernels moves for each hidden unit;
@@ -39,17 +39,19 @@ from lab.lessons.lesson_15 import a_step, step
 # %% [markdown]
 # ## The picture
 #
-# On the left an LSTM step after its matrix products, line by line as NumPy would do it. Solid arrows are read, dashed ones
-# are written. On the right the same step as one kernel.
+# On the left an LSTM step after its matrix products, line by line as NumPy would do it. Solid arrows are read, dashed
+# ones are written. On the right the same step as one kernel.
 
 # %%
 figures.show(*lesson_15_drawings.through_memory())
 
 # %% [markdown]
-# `a` holds the **preactivations**, $W_{ih} x + W_{hh} h + b$, four for each hidden unit, in the layout of lesson 13: `(rows, 4 * hidden)`.
+# `a` holds the **preactivations**, $W_{ih} x + W_{hh} h + b$, four for each hidden unit, in the layout of lesson 13:
+# `(rows, 4 * hidden)`.
 #
-# What a thread has in a variable lies in a **register**, on the chip, at its fingertips. But a variable lives no longer than its kernel. The
-# next kernel is a new crowd of threads, and all that it inherits is what was written to memory.
+# What a thread has in a variable lies in a **register**, on the chip, at its fingertips. But a variable lives no
+# longer than its kernel. The next kernel is a new crowd of threads, and all that it inherits is what was written to
+# memory.
 #
 # ## Predict first
 #
@@ -144,13 +146,14 @@ print(
 figures.show(*timeline(("four kernels", parts)))
 
 # %% [markdown]
-# Of all this, five numbers are news from outside (four preactivations and $c$) and two are results ($c'$ and $h$). Everything else goes to
-# memory only to be fetched again.
+# Of all this, five numbers are news from outside, four preactivations and $c$, and two are results, $c'$ and $h$.
+# That is the second answer: 5 and 2, or 28 bytes. Everything else goes to memory only to be fetched again.
 #
 # ## Your turn: one kernel
 #
-# Write the whole step as one kernel. The thread owns one hidden unit of one row, and `mine` is the place of its first preactivation. Each
-# number may be read once and only what is needed later may be written: 5 loads and 2 stores. The check counts.
+# Write the whole step as one kernel. The thread owns one hidden unit of one row, and `mine` is the place of its first
+# preactivation. Each number may be read once and only what is needed later may be written: 5 loads and 2 stores. The
+# check counts.
 
 # %% tags=["exercise"]
 fused_source = """
@@ -168,12 +171,12 @@ extern "C" __global__ void lstm_step(
 check("15.fused", fused_source)
 
 # %% [markdown] tags=["hint"]
-# What was an array becomes a variable: `float i = ...;`, `float f = ...;`, and so on, then `float cell = ...;`. A variable that you use
-# twice costs nothing the second time; `c_next[index]`, read after it was written, costs a load.
+# What was an array becomes a variable: `float i = ...;`, `float f = ...;`, and so on, then `float cell = ...;`. A
+# variable that you use twice costs nothing the second time; `c_next[index]`, read after it was written, costs a load.
 
 # %% [markdown] tags=["hint"]
-# `float i = 1.0f / (1.0f + expf(-mine[0]));` is the first gate. The forget gate's preactivation is `mine[hidden]`, the
-# candidate's `mine[2 * hidden]`, and it gets `tanhf`. The end is that of lesson 13's kernel.
+# `float i = 1.0f / (1.0f + expf(-mine[0]));` is the first gate. The forget gate's preactivation is `mine[hidden]`,
+# the candidate's `mine[2 * hidden]`, and it gets `tanhf`. The end is that of lesson 13's kernel.
 
 # %% tags=["solution"]
 fused_source = """
@@ -202,15 +205,15 @@ if counts:
     figures.show(*timeline(("four kernels", parts), ("yours", [("", *per_unit(counts, 1024))])))
 
 # %% [markdown]
-# At its best the fused kernel needs 28 bytes instead of 72, 2.6 times fewer, and one launch instead of four. That is a count. What does it say
-# about seconds?
+# At its best the fused kernel needs 28 bytes instead of 72, 2.6 times fewer, and one launch instead of four. That is
+# a count. What does it say about seconds?
 #
 # ## The roofline
 #
-# A kernel needs two things, bytes and arithmetic. Whichever takes longer is its limit. The arithmetic of a kernel divided by its bytes says
-# which one it is, and the **roofline** is the picture of that. Here is the roof of one NVIDIA H200, as
-# [this project measured it](../benchmarks/results/notes.md): it copies 4.30 TB a second, and does 53 trillion float32 operations a second (on
-# other GPUs both are other numbers, but the picture is the same).
+# A kernel needs two things, bytes and arithmetic. Whichever takes longer is its limit. The arithmetic of a kernel
+# divided by its bytes says which one it is, and the **roofline** is the picture of that. Here is the roof of one
+# NVIDIA H200, as [this project measured it](../benchmarks/results/notes.md): it copies 4.30 TB a second, and does 53
+# trillion float32 operations a second (on other GPUs both are other numbers, but the picture is the same).
 
 # %%
 operations = sum(one.counts.flops for one in four)
@@ -228,21 +231,25 @@ def under_the_roof(batch):
 slider(under_the_roof, batch=(1, 256, 1, 32))
 
 # %% [markdown]
-# Where the line bends, at 12 operations for each byte, this GPU is in balance. A kernel further left waits for memory; what it computes in
-# the meantime is free. Our step is far to the left, fused or not. So its time is its bytes divided by the bandwidth, and fewer bytes are
-# **all** that helps.
+# Where the line bends, at 12 operations for each byte, this GPU is in balance. A kernel further left waits for
+# memory; what it computes in the meantime is free. Our step is far to the left, fused or not. So its time is its
+# bytes divided by the bandwidth, and fewer bytes are **all** that helps.
 #
-# The third point is the product $W_{hh} h$ at a hidden size of 1024, computed as if each number were moved once. With a batch of 1 every weight is
-# fetched for two operations only. With a larger batch each weight is used for all rows, and the point moves to the right.
+# The point of the matrix product is that of $W_{hh} h$ at a hidden size of 1024, computed as if each number were
+# moved once. With a batch of 1 every weight is fetched for two operations only. With a larger batch each weight is
+# used for all rows, and the point moves to the right.
 #
-# Three honest words. The points say what is possible *at most*; nobody has measured them here. The simulator counts an exponential as
-# one operation, which flatters. And it leaves caches aside: a GPU may still find in them what the kernel before has written, if it is small
-# enough, so four kernels can lose less than the count says.
+# Four honest words. The points say what is possible *at most*; nobody has measured them here. The simulator counts an
+# exponential as one operation, which flatters. It counts what you wrote, and a compiler may spare a load or two. And
+# it leaves caches aside: a GPU may still find in them what the kernel before has written, if it is small enough, so
+# four kernels can lose less than the count says.
 #
 # ## The other cost: the launch
 #
-# The same measurements say what an empty kernel after an empty kernel costs, launched from Python in a loop: 4.9 µs for one block, 6.8 µs for
-# 132. Next to that, how long do the bytes take? This is computed from those measured figures, for a hidden size of 1024:
+# The same measurements say what an empty kernel after an empty kernel costs, launched from Python in a loop: 4.9 µs
+# for one block, 6.8 µs for
+# 132. Next to that, how long do the bytes take? This is computed from those measured figures, for a hidden size of
+#      1024:
 
 # %%
 for rows in (1, 32, 1024):
@@ -253,15 +260,16 @@ for rows in (1, 32, 1024):
     )
 
 # %% [markdown]
-# The processor prepares the next launch while the GPU still works, so the larger of the two counts, roughly, and not the sum. With 1 or 32 rows it is
-# the launches by far: there the three launches that fusing saves are worth more than all its bytes. With a thousand rows both count.
+# The processor prepares the next launch while the GPU still works, so the larger of the two counts, roughly, and not
+# the sum. With 1 or 32 rows it is the launches by far: there the three launches that fusing saves are worth more than
+# all its bytes. With a thousand rows both count.
 #
 # And an LSTM takes such a step for each word. What if even the *one* launch a step could go? That is lesson 16.
 #
 # ## Your own machine
 #
-# These numbers are yours: this cell measures, on the GPU or on the processor, what a copy and a matrix product reach here. The outputs
-# stored in this notebook are those of the processor that built it.
+# These numbers are yours: this cell measures, on the GPU or on the processor, what a copy and a matrix product reach
+# here. The outputs stored in this notebook are those of the processor that built it.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -284,7 +292,8 @@ print(f"{bandwidth / 1e9:.0f} GB a second, {speed / 1e9:.0f} billion operations 
 print(f"In balance at {speed / bandwidth:.0f} operations for each byte.")
 
 # %% [markdown]
-# And the two versions against each other. It takes a GPU: the simulator plays threads one after another, so its seconds say nothing.
+# And the two versions against each other. It takes a GPU: the simulator plays threads one after another, so its
+# seconds say nothing.
 
 # %% tags=["nbval-ignore-output"]
 if xp is not np and counts:
@@ -312,8 +321,8 @@ else:
     print("No GPU here, or no kernel yet: nothing to time.")
 
 # %% [markdown]
-# `cupyx.profiler.benchmark` comes with CuPy. It repeats, warms up first, and gives the processor's time and the GPU's apart. For more, NVIDIA has
-# two programs, and you know now what to look for in each:
+# `cupyx.profiler.benchmark` comes with CuPy. It repeats, warms up first, and gives the processor's time and the GPU's
+# apart. For more, NVIDIA has two programs, and you know now what to look for in each:
 #
 # | program | shows | you know it from |
 # |---|---|---|
@@ -322,8 +331,8 @@ else:
 #
 # ## The one in gpulstm
 #
-# [`lstm_forward_step`](../kernels/lstm_forward_step.cu) is the twin of your kernel. It can add the bias, mind the lengths of lesson 08 and, for
-# training, keep the gates for the way back. Its loads and stores for each hidden unit:
+# [`lstm_forward_step`](../kernels/lstm_forward_step.cu) is the twin of your kernel. It can add the bias, mind the
+# lengths of lesson 08 and, for training, keep the gates for the way back. Its loads and stores for each hidden unit:
 
 # %%
 for keep in (0, 1):
@@ -347,13 +356,14 @@ for keep in (0, 1):
     )
 
 # %% [markdown]
-# Five loads, like yours. It stores three numbers and not two, because $h$ goes both to the output and to the next step's product. With `KEEP` the four
-# activated gates are stored as well, because the way back needs them.
+# Five loads, like yours. It stores three numbers and not two, because $h$ goes both to the output and to the next
+# step's product. With `KEEP` the four activated gates are stored as well, because the way back needs them.
 #
 # ## Three questions
 
 # %% [markdown] tags=["question"]
-# Somebody fuses only `update_cell`, `squash` and `show`, and leaves `activate` alone. How many bytes for each hidden unit?
+# Somebody fuses only `update_cell`, `squash` and `show`, and leaves `activate` alone. How many bytes for each hidden
+# unit?
 #
 # 60. `activate` keeps its 4 + 4. The rest reads four gates and $c$ and writes two: 5 + 2. Together 15 numbers.
 
@@ -365,20 +375,20 @@ for keep in (0, 1):
 # %% [markdown] tags=["question"]
 # Why not fuse the matrix product into the step as well?
 #
-# It can be done, but it is another kind of work: each $h$ is needed by *all* hidden units, so threads must wait for each other, across all
-# blocks. That is what lesson 16 does.
+# It can be done, but it is another kind of work: each $h$ is needed by *all* hidden units, so threads must wait for
+# each other, across all blocks. That is what lesson 16 does.
 
 # %% [markdown]
 # ## In short
 #
-# - A [fused kernel](glossary.ipynb#fused-kernel) keeps in registers what would go to memory and back. Here: 5 loads and 2 stores for each hidden
-#   unit, not 11 and 7.
-# - The [roofline](glossary.ipynb#roofline) says what holds a kernel up. The LSTM's step does about one operation for each byte, and waits for
-#   [bandwidth](glossary.ipynb#bandwidth).
+# - A [fused kernel](glossary.ipynb#fused-kernel) keeps in registers what would go to memory and back. Here: 5 loads
+#   and 2 stores for each hidden unit, not 11 and 7.
+# - The [roofline](glossary.ipynb#roofline) says what holds a kernel up. The LSTM's step does about one operation for
+#   each byte, and waits for [bandwidth](glossary.ipynb#bandwidth).
 # - A [kernel launch](glossary.ipynb#kernel-launch) costs microseconds, whatever the kernel does.
 # - A count is the same everywhere; a time belongs to a machine. Say which of the two you have.
 #
 # ## What next
 #
-# Let your kernel write `h` twice, once into a second array `y`. Predict loads, stores and bytes before you count them. Then let the launches go:
-# [lesson 16](16_one_launch.ipynb).
+# Let your kernel write `h` twice, once into a second array `y`. Predict loads, stores and bytes before you count
+# them. Then let the launches go: [lesson 16](16_one_launch.ipynb).

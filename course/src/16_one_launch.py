@@ -13,9 +13,10 @@
 # %% [markdown]
 # # 16 · One launch for all time steps
 #
-# Lesson 08 left two launches for each step: a matrix product, and everything else, which you fused in lesson 15. A sentence of a thousand words
-# still costs two thousand launches, and each of them starts with nothing: it fetches the same weights again. Today you write a kernel that is
-# launched **once**, fetches the weights once, and walks through time by itself.
+# Lesson 08 left two launches for each step: a matrix product, and everything else, which you fused in lesson 15. A
+# sentence of a thousand words still costs two thousand launches, and each of them starts with nothing: it fetches the
+# same weights again. Today you write a kernel that is launched **once**, fetches the weights once, and walks through
+# time by itself.
 #
 # **Afterwards you can**
 # - say where weights, $c$ and $h$ live at each step, with a launch for each step and with one for all;
@@ -51,9 +52,10 @@ import gpulstm as gl
 slider(where_weights_live, steps=(2, 5, 1, 3))
 
 # %% [markdown]
-# A thread's variables die with its kernel, so above everything goes to memory between two steps. Below, the kernel does not end. The weights stay in
-# the variables of the threads, and so does $c$, because a hidden unit's $c$ concerns nobody else. Only $h$ must come out: **every** unit needs the
-# whole $h$ of the step before. The thick dotted lines are barriers at which all blocks wait for each other. A kernel that lives through all steps is called
+# A thread's variables die with its kernel, so above everything goes to memory between two steps. Below, the kernel
+# does not end. The weights stay in the variables of the threads, and so does $c$, because a hidden unit's $c$
+# concerns nobody else. Only $h$ must come out: **every** unit needs the whole $h$ of the step before. The thick
+# dotted lines are barriers at which all blocks wait for each other. A kernel that lives through all steps is called
 # **persistent**.
 #
 # ## Predict first
@@ -65,9 +67,9 @@ slider(where_weights_live, steps=(2, 5, 1, 3))
 #
 # ## A launch for each step
 #
-# The part of the sums that belongs to `x` does not wait for anything and is done before the loop (lesson 08):
-# `a = x @ weight_ih.T + bias`, with the shape `(time, 4 * hidden)` for one sentence. What remains fits into one small kernel. One
-# thread owns one hidden unit; its four sums go over all of $h$:
+# The part of the sums that belongs to `x` does not wait for anything and is done before the loop (lesson 08): `a = x
+# @ weight_ih.T + bias`, with the shape `(time, 4 * hidden)` for one sentence. What remains fits into one small
+# kernel. One thread owns one hidden unit; its four sums go over all of $h$:
 
 # %%
 one_step_source = """
@@ -92,9 +94,9 @@ extern "C" __global__ void one_step(
 """
 
 # %% [markdown]
-# `h` has a row more than there are steps: row 0 is the initial state, and row `t + 1` is what step `t` puts out. `HIDDEN` is a number that the
-# compiler is to know beforehand; `with_hidden(source, 2)` writes `#define HIDDEN 2` in front of the source. (You will need it for an array
-# of weights *inside* a thread, whose size must be fixed.)
+# `h` has a row more than there are steps: row 0 is the initial state, and row `t + 1` is what step `t` puts out.
+# `HIDDEN` is a number that the compiler is to know beforehand; `with_hidden(source, 2)` writes `#define HIDDEN 2` in
+# front of the source. (You will need it for an array of weights *inside* a thread, whose size must be fixed.)
 #
 # John likes black coffee, on two blocks of one thread. One block owns *who*, the other *dark*:
 
@@ -131,9 +133,10 @@ print(f"{weight_hh.size} weights, 6 launches, {loads} loads of a weight")
 #
 # ## The barrier of the grid
 #
-# The end of a launch is more than an end. It is a promise: when the next one begins, all blocks are done, and what they wrote can be read.
-# Without launches between the steps we need that promise inside the kernel. `__syncthreads()` of lesson 14 makes it within a block only. For all
-# blocks there is `grid.sync()`. Here each block passes its number on to its neighbour:
+# The end of a launch is more than an end. It is a promise: when the next one begins, all blocks are done, and what
+# they wrote can be read. Without launches between the steps we need that promise inside the kernel. `__syncthreads()`
+# of lesson 14 makes it within a block only. For all blocks there is `grid.sync()`. Here each block passes its number
+# on to its neighbour:
 
 # %%
 relay_source = """
@@ -159,17 +162,18 @@ except kernels.KernelError as error:
 # %% [markdown]
 # The barrier has three rules.
 #
-# - **Everybody must come**, also threads that have nothing to do. A guard that says `return` sends some home, and the others may wait forever. So the
-#   work stands in `if (mine) { ... }`, and the barrier outside.
-# - **All blocks must be on the GPU at the same time.** Normally a grid may be larger than the GPU; blocks then queue. Here a block in the queue would be
-#   waited for by those who hold its seat. Such a launch is called *cooperative*; CuPy is told by `kernels.kernel`, and too many blocks
-#   are refused.
+# - **Everybody must come**, also threads that have nothing to do. A guard that says `return` sends some home, and the
+#   others may wait forever. So the work stands in `if (mine) { ... }`, and the barrier outside.
+# - **All blocks must be on the GPU at the same time.** Normally a grid may be larger than the GPU; blocks then queue.
+#   Here a block in the queue would be waited for by those who hold its seat. Such a launch is called *cooperative*;
+#   CuPy is told by `kernels.kernel`, and too many blocks are refused.
 # - **It costs time**, at every step. How much, you will see below.
 #
 # ## Your turn: one launch
 #
-# Turn `one_step` into `all_steps`. Fetch the thread's four rows of weights into `w`, keep `c` in a variable, and loop over `t`, with a barrier
-# between the steps. The check tries sizes with idle threads, turns the order of the blocks around, and counts the loads.
+# Turn `one_step` into `all_steps`. Fetch the thread's four rows of weights into `w`, keep `c` in a variable, and loop
+# over `t`, with a barrier between the steps. The check tries sizes with idle threads, turns the order of the blocks
+# around, and counts the loads.
 
 # %% tags=["exercise"]
 all_steps_source = """
@@ -190,12 +194,13 @@ extern "C" __global__ void all_steps(
 check("16.all-steps", all_steps_source)
 
 # %% [markdown] tags=["hint"]
-# First the weights: two loops, over `gate` and `k`, that put `weight_hh[(gate * HIDDEN + unit) * HIDDEN + k]` into `w[gate][k]`; only where
-# `mine`. Then `for (int t = 0; t < steps; t++) { ... }` around nearly all of `one_step`.
+# First the weights: two loops, over `gate` and `k`, that put `weight_hh[(gate * HIDDEN + unit) * HIDDEN + k]` into
+# `w[gate][k]`; only where `mine`. Then `for (int t = 0; t < steps; t++) { ... }` around nearly all of `one_step`.
 
 # %% [markdown] tags=["hint"]
-# Inside the loop: `if (mine) { ... }` with the body of `one_step`, in which `w[gate][k]` stands instead of `weight_hh[...]` and `c` instead of
-# `c[unit]`. After the closing brace of the `if`, still in the loop: `grid.sync();`.
+# Inside the loop: `if (mine) { ... }` with the body of `one_step`, in which `w[gate][k]` stands instead of
+# `weight_hh[...]` and `c` instead of `c[unit]`. After the closing brace of the `if`, still in the loop:
+# `grid.sync();`.
 
 # %% tags=["solution"]
 all_steps_source = """
@@ -254,8 +259,8 @@ except kernels.KernelError as error:
 #
 # ## Why one launch wins
 #
-# **The launch.** This project measured on one NVIDIA H200 ([the notes](../benchmarks/results/notes.md) have the machine and the date; these
-# are that GPU's numbers, not yours):
+# **The launch.** This project measured on one NVIDIA H200 ([the notes](../benchmarks/results/notes.md) have the
+# machine and the date; these are that GPU's numbers, not yours):
 #
 # | from one step to the next | µs |
 # |---|---|
@@ -263,11 +268,11 @@ except kernels.KernelError as error:
 # | a kernel after a kernel, recorded once as a *CUDA graph* and replayed | 0.83 to 1.14 |
 # | a barrier of the grid inside one kernel | 1.03 to 1.15 |
 #
-# The barrier costs about a fifth of a launch from the loop. And look at the middle row: a recorded graph is as cheap. If launches were all, one would not
-# need a persistent kernel.
+# The barrier costs about a fifth of a launch from the loop. And look at the middle row: a recorded graph is as cheap.
+# If launches were all, one would not need a persistent kernel.
 #
-# **The weights.** A graph reads them anew at every step; they come from the cache at best. The notes say that the cache gives 8.8 TB a second if each
-# multiprocessor reads its own part. From that, computed and not measured:
+# **The weights.** A graph reads them anew at every step; they come from the cache at best. The notes say that the
+# cache gives 8.8 TB a second if each multiprocessor reads its own part. From that, computed and not measured:
 
 # %%
 registers = 132 * 65536 * 4  # multiprocessors, registers in each, bytes in a register
@@ -281,21 +286,25 @@ for hidden in (256, 1024, 2048):
     )
 
 # %% [markdown]
-# So for a hidden size of 1024 a step would wait about 2 µs for weights alone. In a persistent kernel they lie in the registers already.
+# So for a hidden size of 1024 a step would wait about 2 µs for weights alone. In a persistent kernel they lie in the
+# registers already.
 #
-# **All together**, the persistent forward kernel of gpulstm needs, in training, for each step (measured, its first version): 2.0 µs with 256 hidden units
-# and 32 sequences, 3.4 µs with 1024 units and one sequence, 8.5 µs with 1024 units and 32 sequences.
+# **All together**, the persistent forward kernel of gpulstm needs, in training, for each step (measured, its first
+# version): 2.0 µs with 256 hidden units and 32 sequences, 3.4 µs with 1024 units and one sequence, 8.5 µs with 1024
+# units and 32 sequences.
 #
 # ### Where it does not win
 #
-# With 1024 units and 128 sequences a step takes 30.6 µs. There the product itself is the work, and launches hardly matter. With 2048
-# units the weights do not fit. In both directions gpulstm falls back to the loop sooner or later. And with 64 units cuDNN, NVIDIA's own library, was ahead
-# when the notes were written: it has a persistent kernel of its own.
+# With 1024 units and 128 sequences a step takes 30.6 µs. There the product itself is the work, and launches hardly
+# matter. With 2048 units the weights do not fit. So gpulstm took the loop for 2048 units, and for 1024 units with 256
+# sequences. And with 64 units cuDNN, NVIDIA's own library, was ahead when the notes were written: it has a persistent
+# kernel of its own.
 #
 # ### If you have a GPU: microseconds a step
 #
-# A thread of yours keeps `4 * HIDDEN` weights, and has at most 255 registers. So this is for 32 hidden units, for which NVIDIA's compiler gives the
-# solution above 168 registers. With many more units the weights would spill back into memory.
+# A thread of yours keeps `4 * HIDDEN` weights, and has at most 255 registers. So this is for 32 hidden units, for
+# which NVIDIA's compiler gives the solution above 168 registers. With many more units the weights would spill back
+# into memory.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -333,39 +342,48 @@ else:
 # %% [markdown]
 # ## The one in gpulstm
 #
-# [`lstm_persistent_forward`](../kernels/lstm_persistent_forward.cu) does what yours does, with three differences. A warp shares a unit's sum, so that many more weights
-# fit. It takes many sequences at once. And it has no grid barrier: each number of $h$ [says itself](../kernels/handover.cuh) whether it has arrived, and a
-# block waits only for numbers that it needs. Between two blocks that took 0.27 µs in the notes, between all of them more. Up to 64 units,
-# [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) gives every block *all* weights and its own sequences. Then no block waits for another.
+# [`lstm_persistent_forward`](../kernels/lstm_persistent_forward.cu) does what yours does, with three differences. A
+# warp shares a unit's sum, so that many more weights fit. It takes many sequences at once. And it has no grid
+# barrier: each number of $h$ [says itself](../kernels/handover.cuh) whether it has arrived, and a block waits only
+# for numbers that it needs. Between two blocks that took 0.27 µs in the notes, between all of them more. Up to 64
+# units, [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) gives every block *all* weights and its own
+# sequences. Then no block waits for another.
 #
 # ## Three questions
 
 # %% [markdown] tags=["question"]
 # Your kernel writes row `t + 1` of `h` and reads row `t`. Could one row do, over and over?
 #
-# Not with this barrier alone: a fast block would write the new value before a slow one has read the old. Two rows that take turns are
-# enough, because nobody can be more than one barrier ahead.
+# Not with this barrier alone: a fast block would write the new value before a slow one has read the old. Two rows
+# that take turns are enough, because nobody can be more than one barrier ahead.
 
 # %% [markdown] tags=["question"]
 # Why does $c$ not need the barrier?
 #
-# Unit $k$'s cell state depends on its own old one and on gates that it computed itself. No other thread reads it. What is shared goes through $h$.
+# Unit $k$'s cell state depends on its own old one and on gates that it computed itself. No other thread reads it.
+# What is shared goes through $h$.
 
 # %% [markdown] tags=["question"]
 # A colleague launches your kernel with twice as many blocks as the GPU can hold. What would happen if nobody refused?
 #
-# The blocks that run wait at the barrier for those in the queue, and those wait for a free place. Nothing ever ends: a deadlock.
+# The blocks that run wait at the barrier for those in the queue, and those wait for a free place. Nothing ever ends:
+# a deadlock.
 
 # %% [markdown]
 # ## In short
 #
-# - A [persistent kernel](glossary.ipynb#persistent-kernel) is launched once for all [time steps](glossary.ipynb#time-step). Weights and
-#   [cell state](glossary.ipynb#cell-state) stay in registers; only the [hidden state](glossary.ipynb#hidden-state) goes through memory.
-# - It saves a [kernel launch](glossary.ipynb#kernel-launch) at each step, and it reads each weight once instead of once a step.
-# - It needs a [grid barrier](glossary.ipynb#grid-barrier), to which every thread must come, and all blocks at the same time on the GPU.
-# - It pays for weights that fit on the chip and for few sequences. With much arithmetic in a step, or weights that do not fit, the loop does as well.
+# - A [persistent kernel](glossary.ipynb#persistent-kernel) is launched once for all [time
+#   steps](glossary.ipynb#time-step). Weights and [cell state](glossary.ipynb#cell-state) stay in registers; only the
+#   [hidden state](glossary.ipynb#hidden-state) goes through memory.
+# - It saves a [kernel launch](glossary.ipynb#kernel-launch) at each step, and it reads each weight once instead of
+#   once a step.
+# - It needs a [grid barrier](glossary.ipynb#grid-barrier), to which every thread must come, and all blocks at the
+#   same time on the GPU.
+# - It pays for weights that fit on the chip and for few sequences. With much arithmetic in a step, or weights that do
+#   not fit, the loop does as well.
 #
 # ## What next
 #
-# Give your kernel an initial state: `c` from an array, and row 0 of `h` not zero. Predict which lines change (there is one). The kernels are done; from here on it is
-# about what one builds with them. [Lesson 17](17_dropout.ipynb) begins with forgetting on purpose.
+# Give your kernel an initial state: `c` from an array, and row 0 of `h` not zero. Predict which lines change (there
+# is one). The kernels are done; from here on it is about what one builds with them. [Lesson 17](17_dropout.ipynb)
+# begins with forgetting on purpose.
