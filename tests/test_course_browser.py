@@ -166,6 +166,14 @@ def test_it_is_fit_to_be_seen(lesson, view, page, request, tmp_path):
         assert 0.002 < ink(browser.screenshot(figure)) < 0.6
 
 
+def test_on_a_phone_the_map_is_another_one(lesson_00):
+    page, browser = lesson_00, lesson_00.browser
+    drawn = "const one = arguments[0]; return [one.currentSrc === one.src, one.naturalWidth]"
+    assert browser.script(drawn, page.find(MAP)) == [True, 1000]
+    browser.view(*PHONE, mobile=True)
+    browser.until(f"{drawn.split(';')[0]}; return one.currentSrc !== one.src && one.naturalWidth < 400", page.find(MAP))
+
+
 def test_the_console_names_no_errors(lesson_04):
     errors = [entry["message"] for entry in lesson_04.browser.console() if entry["level"] == "SEVERE"]
     assert [message for message in errors if not message.startswith(BADGE)] == []

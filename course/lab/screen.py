@@ -3,15 +3,17 @@
 from IPython import get_ipython
 from IPython.display import HTML, display
 
+from lab.figures import PHONE
+
 # JupyterLab folds preformatted text where the window ends. A diagram made of characters is then one no longer, so it
 # keeps its lines, and can be moved sideways. What cells print is folded between words, instead of inside them.
-NARROW = """
-@media (max-width: 760px) {
-  .jp-RenderedMarkdown.jp-RenderedHTMLCommon pre, .jp-RenderedMarkdown.jp-RenderedHTMLCommon pre code {
+NARROW = f"""
+@media {PHONE} {{
+  .jp-RenderedMarkdown.jp-RenderedHTMLCommon pre, .jp-RenderedMarkdown.jp-RenderedHTMLCommon pre code {{
     white-space: pre; overflow-x: auto;
-  }
-  .jp-RenderedText.jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }
-}
+  }}
+  .jp-RenderedText.jp-OutputArea-output pre {{ word-break: normal; overflow-wrap: anywhere; }}
+}}
 """
 
 

@@ -47,5 +47,7 @@ def control(widgets, name, lowest, highest, step, start):
     kind = widgets.IntSlider if whole else widgets.FloatSlider
     # Only when let go of: a figure takes longer to draw than a mouse to move.
     slide = kind(start, min=lowest, max=highest, step=step, description=name.replace("_", " "), continuous_update=False)
-    slide.layout.width = "min(100%, 32em)"  # on a phone no wider than it is, elsewhere long enough for fine steps
+    slide.layout.width = (
+        "min(100% - 4px, 32em)"  # on a phone no wider than that, margins included; elsewhere long enough for fine steps
+    )
     return slide
