@@ -9,6 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 from lab import figures, lessons, progress
 
 ACROSS = 4
+ACROSS_NARROW = 5  # on phones, where there is no room for the titles
 LOOKS = {  # state: grey of the box, hatch, colour of the text
     "solved": ("0.3", "", "white"),
     "begun": ("white", "////", "black"),
@@ -28,7 +29,7 @@ def show() -> None:
     """Draws the map from the progress file, and under it the way to each lesson."""
     known, checks = lessons.all_lessons(), progress.read()
     states = {lesson.number: state(lesson, checks) for lesson in known}
-    figures.show(draw(known, states), say(known, states))
+    figures.show(draw(known, states), say(known, states), narrow=draw_narrow(known, states))
     display(HTML(links(known, checks, states)))
 
 
@@ -37,17 +38,34 @@ def draw(known, states):
     figure, axes = plt.subplots(figsize=(10, 0.4 + 0.85 * rows))
     for place, lesson in enumerate(known):
         row, column = divmod(place, ACROSS)
-        grey, hatch, ink = LOOKS[states[lesson.number]]
-        corner = (column * 2.5 + 0.08, -row * 0.85 + 0.08)
-        box = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": grey, "edgecolor": "black", "hatch": hatch}
-        axes.add_patch(FancyBboxPatch(corner, 2.34, 0.66, **box))
-        paper = {"facecolor": grey if ink == "white" else "white", "edgecolor": "none", "pad": 1.5}
         text = f"{lesson.number}  {folded(lesson.title)}"
-        axes.text(corner[0] + 1.17, corner[1] + 0.33, text, color=ink, ha="center", va="center", fontsize=9, bbox=paper)
+        box(axes, (column * 2.5 + 0.08, -row * 0.85 + 0.08), (2.34, 0.66), states[lesson.number], text, size=9)
     axes.set(xlim=(0, 2.5 * ACROSS), ylim=(0.08 - 0.85 * (rows - 1) - 0.08, 0.82))
     axes.set_title("The course: dark is solved, hatched is begun, white is open")
     axes.axis("off")
     return figure
+
+
+def draw_narrow(known, states):
+    """The same, with the lessons' numbers alone."""
+    rows = -(-len(known) // ACROSS_NARROW)
+    figure, axes = plt.subplots(figsize=(3.2, 0.6 + 0.5 * rows))
+    for place, lesson in enumerate(known):
+        row, column = divmod(place, ACROSS_NARROW)
+        box(axes, (column + 0.06, -row + 0.06), (0.88, 0.88), states[lesson.number], lesson.number, size=12)
+    axes.set(xlim=(0, ACROSS_NARROW), ylim=(1 - rows, 1))
+    axes.set_title("Dark is solved, hatched is\nbegun, white is open", fontsize=12)
+    axes.axis("off")
+    return figure
+
+
+def box(axes, corner, size_of_box, state, text, *, size):
+    grey, hatch, ink = LOOKS[state]
+    look = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": grey, "edgecolor": "black", "hatch": hatch}
+    axes.add_patch(FancyBboxPatch(corner, *size_of_box, **look))
+    paper = {"facecolor": grey if ink == "white" else "white", "edgecolor": "none", "pad": 1.5}
+    middle = corner[0] + size_of_box[0] / 2, corner[1] + size_of_box[1] / 2
+    axes.text(*middle, text, color=ink, ha="center", va="center", fontsize=size, bbox=paper)
 
 
 def folded(title: str, longest: int = 24) -> str:

@@ -17,6 +17,7 @@ LINES = (
     + cycler(linestyle=["-", "--", "-.", ":"])
     + cycler(linewidth=[1.6, 1.6, 1.4, 2.0])
 )
+PHONE = "(max-width: 760px)"  # windows as narrow as a phone, in the words of a style sheet
 HATCHES = ("", "////", "....", "xxxx")  # for bars and boxes, beside their greys
 GREYS = ("white", "0.85", "0.65", "0.4")
 
@@ -37,25 +38,30 @@ def style() -> None:
     )
 
 
-def show(figure, alt: str) -> None:
+def show(figure, alt: str, narrow=None) -> None:
     """Shows a figure with a description for those who do not see it, and closes it.
 
     ``alt`` says in whole sentences what the figure shows: what the axes are, what the eye would notice, and the
-    numbers that matter, rounded.
+    numbers that matter, rounded. ``narrow`` is a second figure that says the same and takes its place on phones.
     """
-    display(Picture(figure, alt))
+    display(Picture(figure, alt, narrow))
     plt.close(figure)
+    if narrow is not None:
+        plt.close(narrow)
 
 
 class Picture:
     """A figure as an <img> with its alt text. JupyterLab gives its own image outputs no alt text, whatever their
     metadata say, but keeps that of HTML, as do Colab, VS Code, nbconvert and the makers of static sites."""
 
-    def __init__(self, figure, alt: str):
+    def __init__(self, figure, alt: str, narrow=None):
         self.alt = " ".join(alt.split())
         if len(self.alt) < 40:
             raise ValueError(f"alt must say in whole sentences what the figure shows, and is {alt!r}")
         self.html = image_tag(png(figure), self.alt)
+        if narrow is not None:  # where <picture> is not known or not trusted, the <img> inside it remains
+            source = f'<source media="{PHONE}" srcset="{data_url(png(narrow))}">'
+            self.html = f"<picture>{source}{self.html}</picture>"
 
     def _repr_html_(self) -> str:
         return self.html
@@ -76,8 +82,11 @@ def png(figure) -> bytes:
 
 
 def image_tag(data: bytes, alt: str) -> str:
-    text = base64.b64encode(data).decode("ascii")
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{text}">'
+    return f'<img alt="{html.escape(alt)}" src="{data_url(data)}">'
+
+
+def data_url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
 # ---- pictures that many lessons draw ----

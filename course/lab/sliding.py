@@ -24,7 +24,8 @@ def slider(draw, **ranges) -> None:
 
     def redraw(_=None):
         figure, alt = draw(**{name: one.value for name, one in controls.items()})
-        picture.value = Picture(figure, alt).html
+        # A widget's HTML, unlike an output's, does not shrink its images to the width of the window.
+        picture.value = Picture(figure, alt).html.replace("<img ", '<img style="max-width: 100%" ', 1)
         plt.close(figure)
 
     for one in controls.values():
@@ -45,4 +46,8 @@ def control(widgets, name, lowest, highest, step, start):
     whole = all(isinstance(value, int) for value in (lowest, highest, step, start))
     kind = widgets.IntSlider if whole else widgets.FloatSlider
     # Only when let go of: a figure takes longer to draw than a mouse to move.
-    return kind(start, min=lowest, max=highest, step=step, description=name.replace("_", " "), continuous_update=False)
+    slide = kind(start, min=lowest, max=highest, step=step, description=name.replace("_", " "), continuous_update=False)
+    slide.layout.width = (
+        "min(100% - 4px, 32em)"  # on a phone no wider than that, margins included; elsewhere long enough for fine steps
+    )
+    return slide

@@ -28,9 +28,10 @@ def start(*needs: str):
     from lab import backend
 
     if installed("matplotlib"):
-        from lab import figures
+        from lab import figures, screen
 
         figures.style()
+        screen.style()
     return backend.choose()
 
 
