@@ -47,9 +47,15 @@ def namespace(x: Array) -> ModuleType:
         return np
     if is_cupy(x):
         return sys.modules["cupy"]
-    from array_api_compat import array_namespace
+    found = _namespaces.get(type(x))
+    if found is None:
+        from array_api_compat import array_namespace
 
-    return array_namespace(x)
+        found = _namespaces[type(x)] = array_namespace(x)
+    return found
+
+
+_namespaces: dict[type, ModuleType] = {}  # equations ask at every step, and array-api-compat takes microseconds to say
 
 
 def standard_namespace(xp: ModuleType) -> ModuleType:

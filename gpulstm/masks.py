@@ -44,24 +44,9 @@ class Draws:
         """The generator's four words for (unit, sequence, time, stream)."""
         return philox.words(self.seed or 0, counter)
 
-    def step(self, stream: int, time: int, batch: int, output: int, hidden: int, like: Array) -> StepMasks:
-        """The masks of one time step, as arrays beside ``like``."""
-        options = self.options
-        on_hidden = options.recurrent_dropout > 0 and options.recurrent_dropout_on == "hidden"
-        on_candidate = options.recurrent_dropout > 0 and not on_hidden
-        zone_h, zone_c = options.zoneout
-        if not self.training:
-            return StepMasks(None, None, zone_h or None, zone_c or None)
-        words = self.words(np.arange(max(output, hidden)), np.arange(batch)[:, None], time, stream)
-        hidden_mask = None
-        if on_hidden:
-            hidden_mask = self.kept(stream, WHOLE_SEQUENCE, batch, output, options.recurrent_dropout, like)
-        return StepMasks(
-            hidden=hidden_mask,
-            candidate=_scaled(words[2][:, :hidden], options.recurrent_dropout, like) if on_candidate else None,
-            zone_h=_below(words[0][:, :output], zone_h, like) if zone_h else None,
-            zone_c=_below(words[1][:, :hidden], zone_c, like) if zone_c else None,
-        )
+    def steps(self, stream: int, times: range, batch: int, output: int, hidden: int, like: Array) -> "StepDraws":
+        """Time -> the masks of that step, one of ``times``, as arrays beside ``like``."""
+        return StepDraws(self, stream, times, batch, output, hidden, like)
 
     def weight(self, stream: int, shape: tuple[int, int], like: Array) -> Array | None:
         """What weight_hh is multiplied by, or None."""
@@ -87,6 +72,54 @@ class Draws:
         """A dropout mask (rows, columns) of one time."""
         words = self.words(np.arange(columns), np.arange(rows)[:, None], time, stream)
         return _scaled(words[0], probability, like)
+
+
+class StepDraws:
+    """The masks of one layer in one direction by time. Words are drawn for many steps at once, because NumPy takes
+    about as long for those of a small step as for a thousand numbers."""
+
+    def __init__(
+        self, draws: Draws, stream: int, times: range, batch: int, output: int, hidden: int, like: Array
+    ) -> None:
+        options = draws.options
+        dropped_on = options.recurrent_dropout_on if options.recurrent_dropout > 0 else None
+        self.draws, self.stream, self.times = draws, stream, times
+        self.batch, self.output, self.hidden, self.like = batch, output, hidden, like
+        self.on_candidate = dropped_on == "candidate"
+        self.of_sequence = None
+        if dropped_on == "hidden" and draws.training:
+            self.of_sequence = draws.kept(stream, WHOLE_SEQUENCE, batch, output, options.recurrent_dropout, like)
+        self.at_once = max(1, BLOCK // max(1, batch * max(output, hidden)))
+        self.drawn = range(0)
+        self.words: tuple[np.ndarray, ...] = ()
+
+    def __call__(self, time: int) -> StepMasks:
+        options = self.draws.options
+        zone_h, zone_c = options.zoneout
+        if not self.draws.training:
+            return StepMasks(None, None, zone_h or None, zone_c or None)
+        if not (self.on_candidate or zone_h or zone_c):
+            return StepMasks(self.of_sequence, None, None, None)
+        keep_h, keep_c, keep_g = self._words(time)
+        candidate = None
+        if self.on_candidate:
+            candidate = _scaled(keep_g[:, : self.hidden], options.recurrent_dropout, self.like)
+        return StepMasks(
+            hidden=self.of_sequence,
+            candidate=candidate,
+            zone_h=_below(keep_h[:, : self.output], zone_h, self.like) if zone_h else None,
+            zone_c=_below(keep_c[:, : self.hidden], zone_c, self.like) if zone_c else None,
+        )
+
+    def _words(self, time: int) -> list[np.ndarray]:
+        """The first three words of this time, each (batch, units), out of those drawn together."""
+        if time not in self.drawn:
+            place = self.times.index(time)
+            place -= place % self.at_once  # the same blocks in either direction
+            self.drawn = self.times[place : place + self.at_once]
+            units, sequences = np.arange(max(self.output, self.hidden)), np.arange(self.batch)[:, None]
+            self.words = self.draws.words(units, sequences, np.array(self.drawn)[:, None, None], self.stream)
+        return [word[self.drawn.index(time)] for word in self.words[:3]]
 
 
 def _scaled(words: np.ndarray, probability: float, like: Array) -> Array:

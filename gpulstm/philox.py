@@ -22,9 +22,9 @@ def words(seed: int, counter: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray, 
 
     ``seed`` is below 2^64. ``counter`` is four arrays or integers below 2^32 that broadcast against each other.
     """
-    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c, np.uint64) for c in counter))
+    c0, c1, c2, c3 = (np.asarray(c, np.uint64) for c in counter)
     key0, key1 = seed & 0xFFFFFFFF, seed >> 32
-    for _ in range(10):
+    for _ in range(10):  # the words mix, so that each has the shape of all from the fourth round on
         product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c2 = (product1 >> _SHIFT) ^ c1 ^ np.uint64(key0), (product0 >> _SHIFT) ^ c3 ^ np.uint64(key1)
         c1, c3 = product1 & _LOW, product0 & _LOW

@@ -25,7 +25,7 @@ class VariantRun:
         self, x: Array, h: Array, c: Array, lengths: Array | None, reverse: bool, first_time: int = 0, keep: bool = True
     ) -> tuple[Array, Array, Array, list[VariantStep]]:
         """`sequence` with this run's weights and masks."""
-        masks_at = self._masks_at(x.shape[1])
+        masks_at = self._masks_at(range(first_time, first_time + x.shape[0]), x.shape[1])
         options = self.draws.options
         return sequence(x, h, c, self.weights, options, masks_at, lengths, reverse, first_time, keep)
 
@@ -40,14 +40,16 @@ class VariantRun:
         gradient: Weights | None = None,
     ) -> tuple[Array, Weights, Array, Array]:
         """`sequence_backward` with this run's weights and masks; `finish_gradient` must follow."""
-        masks_at = self._masks_at(dh.shape[0])
+        masks_at = self._masks_at(range(len(steps)), dh.shape[0])
         options = self.draws.options
         return sequence_backward(steps, dy, dh, dc, self.weights, options, masks_at, lengths, reverse, gradient)
 
-    def _masks_at(self, batch: int) -> MasksAt:
+    def _masks_at(self, times: range, batch: int) -> MasksAt:
         like = self.weights.recurrent
         hidden, output = like.shape[0] // 4, like.shape[1]
-        return lambda time: self.draws.step(self.stream, self.first_time + time, batch, output, hidden, like)
+        own = range(self.first_time + times.start, self.first_time + times.stop)
+        masks_at = self.draws.steps(self.stream, own, batch, output, hidden, like)
+        return lambda time: masks_at(self.first_time + time)
 
     def finish_gradient(self, weights: Weights) -> Weights:
         """The weights' gradient, or the weights themselves, with the mask of weight drop on weight_hh."""

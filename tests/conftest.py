@@ -10,12 +10,15 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", 
 # The tests need JAX's arrays, not its GPU, of which each worker's JAX would take three quarters of the memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Most of JAX's time goes into compiling one operation after another, for sizes that come once.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # Keras computes with whatever it finds first; here it is PyTorch, which the other comparisons need anyway.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import pytest  # noqa: E402
 
-from tests import backends  # noqa: E402
+from tests import backends, quick_strict  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    quick_strict.speed_up()
     if config.getoption("--gpu"):
         reason = backends.why_no_gpu()
         if reason:

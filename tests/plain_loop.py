@@ -132,7 +132,7 @@ def run(case, *, training: bool) -> tuple[dict[str, np.ndarray], float]:
                 lane = layer * case.directions + direction
                 one = Sequence(case, formulas, masks, layer, direction, n)
                 h, c = list(map(float, h_final[lane, n])), list(map(float, c_final[lane, n]))
-                for t in range(length)[:: -1 if direction else 1]:
+                for t in range(length)[:: -1 if direction or case.options.get("reverse") else 1]:
                     h, c = one.step(t, inputs[t], h, c)
                     outputs[t][direction * case.width : (direction + 1) * case.width] = h
                 h_final[lane, n], c_final[lane, n] = h, c

@@ -46,7 +46,7 @@ def forward(case, params: dict[str, Tensor], x: Tensor, h0: Tensor, c0: Tensor) 
                 lane = layer * case.directions + direction
                 weights = _weights(case, params, masks, layer, direction)
                 outputs, h, c = [None] * length, h0[lane, n], c0[lane, n]
-                for t in range(length)[:: -1 if direction else 1]:
+                for t in range(length)[:: -1 if direction or case.options.get("reverse") else 1]:
                     h, c = step(case, weights, masks, (2 * layer + direction, n), t, inputs[t], h, c)
                     outputs[t] = h
                 columns.append(outputs)

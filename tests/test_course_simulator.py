@@ -1,10 +1,13 @@
-"""The simulator names what is wrong with a kernel: line, block and thread; and says nothing of the same kernel mended."""
+"""The simulator names what is wrong with a kernel: line, block, thread; and says nothing of the same kernel mended."""
 
 import numpy as np
 import pytest
 
+from tests import simulator_mistakes, simulator_races
 from tests.simulated import HEAD, kernels, refusal, run
-from tests.simulator_mistakes import ALL, REFUSED
+from tests.simulator_refused import REFUSED
+
+ALL = [*simulator_mistakes.ALL, *simulator_races.RACES, *simulator_races.BARRIERS]
 
 
 def arguments():
@@ -55,7 +58,10 @@ X, Y, N = arguments()
         ((1, 32, 1.0, Y, N), "argument 1 of k, const float* x, wants a NumPy array of float32, and got the float 1.0."),
         ((1, 32, X.astype("f8"), Y, N), "wants an array of float32, and got one of float64: convert it with .astype."),
         ((1, 32, X[::2], Y, N), "wants elements that lie one after the other, and got a view with gaps"),
-        ((1, 32, X, np.broadcast_to(np.float32(1), 1), N), "may be written by the kernel, and got an array that is read"),
+        (
+            (1, 32, X, np.broadcast_to(np.float32(1), 1), N),
+            "may be written by the kernel, and got an array that is read",
+        ),
         ((1, 1025, X, Y, N), "a block has at most 1024 threads, and 1025 are 1025."),
         ((1, (64, 32), X, Y, N), "a block has at most 1024 threads, and 64 x 32 are 2048."),
         ((1, (1, 1, 65), X, Y, N), "at most 64 threads in z"),
@@ -89,6 +95,19 @@ def test_without_strict_it_goes_on_and_everything_is_found():
     assert y.tolist() == [2.0] + [1.0] * 31
 
 
+def test_a_thread_that_writes_after_it_read_has_read_garbage():
+    source = HEAD + "k(float* y) { __shared__ float s[32]; int t = threadIdx.x; y[t] = s[t]; s[t] = 1; }"
+    assert refusal(source, 1, 32, Y).kind == "uninitialised"
+
+
+def test_garbage_is_not_a_number_so_that_it_shows():
+    source = HEAD + "k(float* y, int* z) { __shared__ float s[2]; int own[2]; float f[2];"
+    source += "y[0] = s[1]; y[1] = f[0]; z[0] = own[1]; }"
+    y, z = np.zeros(2, np.float32), np.ones(1, np.int32)
+    assert len(run(source, 1, 1, y, z, strict=False).findings) == 1  # the first of each kind in a line
+    assert np.isnan(y).all() and z[0] == 0
+
+
 def test_races_are_told_together_the_first_few():
     body = "".join(f"\n y[{k}] = threadIdx.x;" for k in range(5))
     with pytest.raises(kernels.KernelError) as caught:
@@ -107,7 +126,7 @@ def test_a_missing_barrier_shows_in_the_numbers_too():
         np.testing.assert_array_equal(y, right)
     wrong = np.zeros(32, np.float32)
     made = run(source.replace("@", ""), 1, 32, X, wrong, N, strict=False)
-    assert {found.kind for found in made.findings} == {"race", "uninitialised"}
+    assert {found.kind for found in made.findings} == {"race"}
     assert (wrong != right).any()
 
 
@@ -154,6 +173,24 @@ def test_a_barrier_of_the_learners_own_orders_the_blocks():
     count[:] = 0
     found = refusal(source.replace("FENCE", ""), 4, 16, y, z, count, np.int32(5))
     assert found.kind == "race" and found.line == 17
+
+    both = source.replace("FENCE", "__threadfence();").replace("__syncthreads();", "", 1)
+    assert refusal(both, 4, 16, y, z, count, np.int32(5)).kind == "race"  # thread 0 goes ahead of its own block
+
+
+def test_a_wait_may_last_as_long_as_something_changes():
+    source = HEAD + "k(int* count) { while (atomicAdd(count, 1) < 500) {} }"
+    count = np.zeros(1, np.int32)
+    run(source, 1, 1, count)
+    assert count[0] == 501
+
+
+def test_a_warps_barrier_orders_its_lanes_and_atomics_need_none():
+    source = HEAD + "k(float* y) { if (threadIdx.x == 0) y[0] = 5; @ atomicAdd(y, 1.0f); }"
+    y = np.zeros(1, np.float32)
+    run(source.replace("@", "__syncwarp();"), 1, 32, y)
+    assert y[0] == 37
+    assert refusal(source.replace("@", ""), 1, 32, y).kind == "race"
 
 
 def test_one_array_handed_over_twice_is_one_array():

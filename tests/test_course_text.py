@@ -30,7 +30,7 @@ def markdown(source, solved=False):
 
 def prose(text):
     """Without code, formulas, tags and addresses."""
-    text = re.sub(r"```.*?```|<code>.*?</code>", " ", text, flags=re.DOTALL)
+    text = re.sub(r"```.*?```|<code>.*?</code>|\$\$.*?\$\$", " ", text, flags=re.DOTALL)
     return re.sub(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)|<[^>]*>|https?://\S+", " ", text)
 
 

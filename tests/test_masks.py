@@ -230,14 +230,14 @@ class TestWhatAMaskDependsOn:
 
     def test_zoneout_of_more_units_than_the_projection_has(self):
         """h has fewer units than c; each is still counted from zero."""
-        step = Draws(options_of("zoneout_of_c", 0.5), SEED).step(0, 3, 4, 2, 5, np.zeros(1))
-        wide = Draws(options_of("zoneout_of_c", 0.5), SEED).step(0, 3, 4, 5, 5, np.zeros(1))
+        draws = Draws(options_of("zoneout_of_c", 0.5), SEED)
+        step, wide = (step_masks(draws, 3, 4, output, 5, np.zeros(1)) for output in (2, 5))
         np.testing.assert_array_equal(step.zone_c, wide.zone_c)
 
     def test_late_steps_have_masks_of_their_own(self):
         draws = Draws(options_module.checked(zoneout=0.5, recurrent_dropout=0.5), SEED)
         times = [0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 2]
-        masks = [draws.step(0, time, 3, 16, 16, np.zeros(1)) for time in times]
+        masks = [step_masks(draws, time, 3, 16, 16, np.zeros(1)) for time in times]
         for part in ("zone_h", "zone_c"):
             assert len({getattr(mask, part).tobytes() for mask in masks}) == len(times)
         assert len({mask.hidden.tobytes() for mask in masks}) == 1
@@ -261,6 +261,11 @@ class TestWhatAMaskDependsOn:
             assert np.abs((table[:, shift:] * table[:, :-shift]).mean(axis=1)).max() < 5.5 / n**0.5
 
 
+def step_masks(draws: Draws, time: int, *sizes_and_like):
+    """The masks of one step of stream 0."""
+    return draws.steps(0, range(time, time + 1), *sizes_and_like)(time)
+
+
 def options_of(kind: str, p: float):
     given = {
         "candidate": {"recurrent_dropout": p, "recurrent_dropout_on": "candidate"},
@@ -278,7 +283,7 @@ def masks_of(kind: str, draws: Draws, like, rows: int, columns: int):
         return draws.weight(0, (rows, columns), like)
     if kind == "between":
         return draws.between(0, (2, rows, columns), like)[1]
-    step = draws.step(0, 1, rows, columns, columns, like)
+    step = step_masks(draws, 1, rows, columns, columns, like)
     field = {"candidate": "candidate", "hidden": "hidden", "zoneout_of_c": "zone_c", "zoneout_of_h": "zone_h"}[kind]
     return getattr(step, field)
 
@@ -325,3 +330,19 @@ def test_dropout_between_layers_is_drawn_in_blocks_as_in_one_piece(shape):
         words = philox.words(11, (np.arange(shape[2]), np.arange(shape[1])[:, None], time, DROPOUT_STREAM + 1))
         kept = words[0] >= np.uint32(philox.threshold(0.3))
         np.testing.assert_array_equal(mask[time], np.where(kept, 1 / 0.7, 0.0))
+
+
+@pytest.mark.parametrize("batch, output, hidden", [(3, 50, 100), (2, 4, 4), (3, 5, 2**13), (0, 3, 4)])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_steps_are_drawn_in_blocks_as_one_by_one(batch, output, hidden, backwards):
+    options = options_module.checked(zoneout=(0.3, 0.4), recurrent_dropout=0.2, recurrent_dropout_on="candidate")
+    draws, times, like = Draws(options, 11), range(2, 122), np.ones(1, np.float32)
+    masks_at = draws.steps(5, times, batch, output, hidden, like)
+    for time in times[::-7] if backwards else times[::7]:
+        found = masks_at(time)
+        w = philox.words(11, (np.arange(hidden), np.arange(batch)[:, None], time, 5))
+        low = [word < np.uint32(philox.threshold(p)) for word, p in zip(w[:3], (0.3, 0.4, 0.2), strict=True)]
+        np.testing.assert_array_equal(found.zone_h, low[0][:, :output].astype(np.float32), strict=True)
+        np.testing.assert_array_equal(found.zone_c, low[1].astype(np.float32), strict=True)
+        np.testing.assert_array_equal(found.candidate, np.where(low[2], 0, 1 / 0.8).astype(np.float32), strict=True)
+        assert found.hidden is None

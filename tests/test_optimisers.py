@@ -3,6 +3,7 @@
 import copy
 import tracemalloc
 from contextlib import contextmanager
+from functools import lru_cache
 
 import array_api_strict
 import jax
@@ -76,32 +77,44 @@ def torch_twin(kind, options, params):
     return getattr(torch.optim, kind.__name__)(params, **options)
 
 
+@lru_cache(maxsize=1)  # the libraries come one after another
+def trained_by_torch(name, dtype):
+    """Parameters, (learning rate, gradients) of 100 steps, the parameters after them, and the largest there was."""
+    kind, options = OPTIMISERS[name]
+    rng = np.random.default_rng(1)
+    params, batches, largest = tree_of(np.array, normal(rng, dtype)), [], 1.0
+    reference = [torch.tensor(a, requires_grad=True) for a in flat(params)]
+    theirs = torch_twin(kind, options, reference)
+    for step in range(STEPS):
+        scale = 1.0 if kind is SGD else 10.0 ** rng.integers(-4, 5)
+        grads = tree_of(np.array, normal(rng, dtype, scale))
+        rate = theirs.param_groups[0]["lr"] = theirs.param_groups[0]["lr"] * (0.9 if step % 10 == 9 else 1)
+        batches.append((rate, grads))
+        for parameter, gradient in zip(reference, flat(grads), strict=True):
+            parameter.grad = torch.tensor(gradient)
+        theirs.step()
+        largest = max(largest, *(float(p.detach().abs().max()) for p in reference if p.numel()))
+    return params, batches, [p.detach().numpy() for p in reference], largest
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_equal_to_torch_after_100_steps(library, name, dtype):
     kind, options = OPTIMISERS[name]
-    rng = np.random.default_rng(1)
+    initial, batches, wanted, largest = trained_by_torch(name, dtype)
+    assert len(batches) == STEPS
     with making(library) as make:
-        params = tree_of(make, normal(rng, dtype))
-        ours, reference = kind(**{"learning_rate": 1e-3, **options}), [torch.tensor(a) for a in flat(params)]
-        theirs = torch_twin(kind, options, [p.requires_grad_() for p in reference])
-        largest = 1.0
-        for step in range(STEPS):
-            scale = 1.0 if kind is SGD else 10.0 ** rng.integers(-4, 5)
-            grads = tree_of(make, normal(rng, dtype, scale))
-            ours.learning_rate = theirs.param_groups[0]["lr"] = ours.learning_rate * (0.9 if step % 10 == 9 else 1)
-            ours.step(params, grads)
-            for parameter, gradient in zip(reference, flat(grads), strict=True):
-                parameter.grad = torch.tensor(gradient)
-            theirs.step()
-            largest = max(largest, *(float(p.detach().abs().max()) for p in reference if p.numel()))
+        params, ours = tree_from(initial, make), kind(**{"learning_rate": 1e-3, **options})
+        for rate, grads in batches:
+            ours.learning_rate = rate
+            ours.step(params, tree_from(grads, make))
         found = list(flat(params))
     # Each of 100 steps rounds a handful of times, by half a unit in the last place of what is added up.
     tolerance = 1e-12 if dtype == "float64" else STEPS * 2 * np.finfo(dtype).eps
-    for got, want in zip(found, reference, strict=True):
-        assert got.dtype == dtype and got.shape == tuple(want.shape)
-        np.testing.assert_allclose(got, want.detach().numpy(), rtol=tolerance, atol=tolerance * largest)
+    for got, want in zip(found, wanted, strict=True):
+        assert got.dtype == dtype and got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -204,7 +204,7 @@ class TestMasks:
         x = backend.array(np.zeros((STEPS, batch, 2), dtype))
         y, final, _ = gl.lstm_forward(x, params, state, options=made, rng=SEED)
         draws, like = Draws(made, SEED), np.zeros(1, dtype)
-        return y.get(), final.c.get()[0], lambda t: draws.step(0, t, batch, hidden, hidden, like)
+        return y.get(), final.c.get()[0], draws.steps(0, range(STEPS), batch, hidden, hidden, like)
 
 
 STEPS = 6

@@ -155,6 +155,8 @@ def _combination(rng: np.random.Generator, name: str) -> Case:
     options |= sometimes({"recurrent_dropout": probability(), "recurrent_dropout_on": one_of(("hidden", "candidate"))})
     options |= sometimes({"zoneout": one_of((probability(), (probability(), probability()), (0.0, probability())))})
     options |= sometimes({"weight_drop": probability()})
+    if directions == 1 and int(name.rpartition(" ")[2]) % 3 == 0:
+        options["reverse"] = True
     return _case(
         rng,
         name,

@@ -108,6 +108,7 @@ def random_case(number: int) -> Case:
     has_bounds = all(kind in ("sigmoid", "tanh", "softsign", "hard_sigmoid") for kind in map(_name, kinds))
     probabilities = rng.uniform(0.1, 0.6, size=5)
     layers = int(rng.integers(1, 3))
+    both = maybe(True, False)
     return case(
         number,
         steps=steps,
@@ -118,7 +119,8 @@ def random_case(number: int) -> Case:
         state=maybe(True, False, 0.8),
         dy=maybe(True, False, 0.9),
         num_layers=layers,
-        bidirectional=maybe(True, False),
+        bidirectional=both,
+        reverse=not both and number % 3 == 0,
         bias=maybe(True, False, 0.8),
         proj_size=maybe(projected, 0),
         peephole=maybe(True, False),

@@ -1,10 +1,12 @@
 """Kernels in CUDA C: compiled for the GPU where there is one, and simulated where there is none.
 
-    k = kernels.kernel(source)
-    k(grid, block, x, y, np.int32(n))
-    k.report()
+k = kernels.kernel(source)
+k(grid, block, x, y, np.int32(n))
+k.report()
 """
 
+import re
+import sys
 import warnings
 
 import numpy as np
@@ -49,17 +51,25 @@ def _cupy():
     return cupy
 
 
+def _errors(cupy) -> tuple[type, ...]:
+    """What CuPy raises when the GPU has stopped."""
+    places = (cupy.cuda.runtime, "CUDARuntimeError"), (cupy.cuda.driver, "CUDADriverError")
+    return tuple(getattr(module, name) for module, name in places if hasattr(module, name))
+
+
 def _launch_error(message: str) -> KernelError:
     return KernelError(Finding("launch", message))
 
 
-def _the_name(prepared, name: str | None) -> str:
-    if name is None and len(prepared.kernels) == 1:
-        return prepared.kernels[0]
-    if name in prepared.kernels:
+def _the_name(names: tuple[str, ...], name: str | None) -> str:
+    if name is None and len(names) == 1:
+        return names[0]
+    if name in names:
         return name
-    listed = ", ".join(prepared.kernels)
-    raise _launch_error(f"say which kernel is meant, kernel(source, name): the source has {listed}, and name is {name!r}.")
+    listed = ", ".join(names)
+    raise _launch_error(
+        f"say which kernel is meant, kernel(source, name): the source has {listed}, and name is {name!r}."
+    )
 
 
 class Kernel:
@@ -70,7 +80,7 @@ class Kernel:
     def __init__(self, source: str, name: str | None = None) -> None:
         self.source = source
         prepared = simulator.prepare(source)
-        self.name = _the_name(prepared, name)
+        self.name = _the_name(prepared.kernels, name)
         self._simulator = simulator.Simulator(simulator.translate(prepared), self.name)
         self._lines = prepared.lines
         self._outcome: simulator.Outcome | None = None
@@ -94,7 +104,7 @@ class Kernel:
         self._arrays = {part.name: array for part, array in zip(parameters, on_host, strict=True) if part.is_pointer}
         for argument, array in zip(arguments, on_host, strict=True):
             if array is not argument:  # a copy of what lies on a GPU
-                argument.set(array)
+                argument[...] = sys.modules["cupy"].asarray(array)
         if outcome.findings and (strict or outcome.stopped):
             raise KernelError(*outcome.findings)
 
@@ -109,7 +119,7 @@ class Kernel:
 
     @property
     def counts(self):
-        """`lab.simulator.counts.Counts`: sectors_per_request("x"), loads(), stores(), barriers, flops_per_thread, ..."""
+        """`lab.simulator.counts.Counts`: sectors_per_request("x"), loads(), stores(), barriers, flops, ..."""
         return self._last().counts
 
     @property
@@ -161,17 +171,19 @@ class GpuKernel:
 
     def __init__(self, source: str, name: str | None, cupy) -> None:
         self.source, self._cupy = source, cupy
-        prepared = simulator.prepare(source)
-        self.name = _the_name(prepared, name)
         self._parameters, self._shared_bytes = None, 0
         try:
+            prepared = simulator.prepare(source)
+            self.name = _the_name(prepared.kernels, name)
             program = simulator.translate(prepared)
         except KernelError as error:
-            if any(found.kind == "syntax" for found in error.findings):
+            if any(found.kind != "unsupported" for found in error.findings):
                 raise
+            self.name = _the_name(tuple(re.findall(r"__global__\s[^(;{]*?\bvoid\s+(\w+)\s*\(", source)), name)
         else:  # what only the GPU's compiler understands is left to it
             self._parameters, self._shared_bytes = program.kernels[self.name].parameters, program.shared_bytes
-        cooperative = {"enable_cooperative_groups": True} if prepared.uses_grid_sync else {}
+        meets = re.search(r"\b(this_grid|grid_group)\b", source)
+        cooperative = {"enable_cooperative_groups": True} if meets else {}
         self._kernel = cupy.RawKernel(source, self.name, **cooperative)
         try:
             self._kernel.compile()
@@ -192,7 +204,7 @@ class GpuKernel:
                 cupy.cuda.get_current_stream().synchronize()
             except (UserWarning, ValueError) as error:
                 raise _launch_error(f"all blocks must be on the GPU at once to meet at a barrier: {error}") from None
-            except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
+            except _errors(cupy) as error:
                 message = f"the GPU stopped with {error}. Which thread it was, kernels.simulate(source) tells."
                 raise KernelError(Finding("gpu", message)) from None
 

@@ -141,6 +141,11 @@
 # %% [markdown]
 # ## E
 #
+# ### element-wise
+#
+# Number by number: each is combined with the one in the same place alone, as NumPy's `*` and `+` do. In an LSTM that is
+# everything after the weighted sums.
+#
 # ### embedding
 #
 # A table with one vector per word or letter, learnt like any other weight.

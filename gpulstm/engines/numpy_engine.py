@@ -30,7 +30,6 @@ class Scratch:
         self.gates = np.empty((batch, 4 * hidden), dtype)
         self.a = np.empty((batch, hidden), dtype)
         self.b = np.empty((batch, hidden), dtype)
-        self.c = np.empty((batch, hidden), dtype)
 
 
 def contiguous(x):
@@ -194,10 +193,12 @@ def _backward_steps(gates, cells, weights, dy, dh, dc, lengths, reverse) -> None
 
 
 def _update_backward(gates, c_before, c_after, dh, dc, scratch: Scratch, running) -> None:
-    """`equations.step_backward` without temporaries. Each gate's slot is read for the last time before it is
-    overwritten, which fixes the order: o with dc, then g, i, f."""
+    """`equations.step_backward` without temporaries. What is the same for several gates is one call over all of them:
+    at small sizes the calls are what takes time."""
     i, f, g, o = _split(gates)
-    tanh_c, slope, value = scratch.a, scratch.b, scratch.c
+    da = scratch.gates
+    da_i, da_f, da_g, da_o = _split(da)
+    tanh_c, slope = scratch.a, scratch.b
     np.tanh(c_after, out=tanh_c)
 
     np.multiply(tanh_c, tanh_c, out=slope)  # dc += dh * o * (1 - tanh(c)^2)
@@ -206,25 +207,17 @@ def _update_backward(gates, c_before, c_after, dh, dc, scratch: Scratch, running
     slope *= dh
     np.add(dc, slope, out=dc, where=running)
 
-    np.subtract(1, o, out=slope)  # da_o = dh * tanh(c) * o * (1 - o)
-    o *= slope
-    o *= tanh_c
-    o *= dh
+    np.subtract(1, gates, out=da)  # the slopes: s * (1 - s) of the sigmoids, and 1 - g^2
+    da *= gates
+    np.multiply(g, g, out=da_g)
+    np.subtract(1, da_g, out=da_g)
 
-    np.multiply(g, g, out=value)  # da_g = dc * i * (1 - g^2), kept aside: da_i still needs g
-    np.subtract(1, value, out=value)
-    value *= i
-    value *= dc
-
-    np.subtract(1, i, out=slope)  # da_i = dc * g * i * (1 - i)
-    i *= slope
-    i *= g
-    i *= dc
-    g[...] = value
-
-    np.multiply(dc, f, out=value)  # dc of the step before, kept aside: da_f still needs dc
-    np.subtract(1, f, out=slope)  # da_f = dc * c_before * f * (1 - f)
-    f *= slope
-    f *= c_before
-    f *= dc
-    np.copyto(dc, value, where=running)
+    da_i *= g  # da_i = dc * g * slope, da_f = dc * c_before * slope, da_g = dc * i * slope
+    da_f *= c_before
+    da_g *= i
+    of_c = da[:, : 3 * dc.shape[1]].reshape(len(dc), 3, dc.shape[1])
+    of_c *= dc[:, None]
+    da_o *= tanh_c  # da_o = dh * tanh(c) * slope
+    da_o *= dh
+    np.multiply(dc, f, out=dc, where=running)
+    gates[...] = da

@@ -98,7 +98,7 @@ class Tally:
             row.bytes_wanted += int(chosen.sum()) * size
             row.requests += len(np.unique(request[chosen]))
             if row.shared:
-                row.passes += _passes(request[chosen], entries.address[chosen], entries.thread[chosen] % 32, size)
+                row.passes += _passes(request[chosen], entries.address[chosen])
             else:
                 row.sectors += len(distinct(request[chosen], entries.address[chosen] >> 5)[0])
         self.keep(block, entries, request)
@@ -124,7 +124,7 @@ class Tally:
         out["line"], out["kind"] = lines[entries.site[part]], kinds[entries.site[part]]
         out["array"] = np.array(self.names, "U32")[entries.array[part]]
         out["element"] = entries.element[part]
-        out["request"] = np.unique(request, return_inverse=True)[1][part] + (self.intervals << 32)
+        out["request"] = np.unique(request[part], return_inverse=True)[1] + (self.intervals << 32)
         self.kept.append(out)
         self.kept_count += len(out)
 
@@ -135,17 +135,12 @@ class Tally:
         return kept
 
 
-def _passes(request: np.ndarray, address: np.ndarray, lane: np.ndarray, size: int) -> int:
-    """How often the banks are gone through: as often as the busiest bank has different words to give. Words of 8 bytes
-    are served to half a warp at a time."""
-    if size == 8:
-        request, address, banks = request * 2 + lane // 16, address >> 3, 16
-    else:
-        address, banks = address >> 2, 32
-    request, word = distinct(request, address)
-    bank = request * banks + word % banks
-    banks_used, words = np.unique(bank, return_counts=True)
-    owner = banks_used // banks
+def _passes(request: np.ndarray, address: np.ndarray) -> int:
+    """How often the 32 banks are gone through: as often as the busiest one has different words of 4 bytes to give. A
+    double takes two banks; as they are as busy as each other, its first is enough."""
+    request, word = distinct(request, address >> 2)
+    banks_used, words = np.unique(request * 32 + word % 32, return_counts=True)
+    owner = banks_used // 32
     begins = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
     return int(np.maximum.reduceat(words, begins).sum())
 

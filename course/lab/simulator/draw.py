@@ -9,7 +9,9 @@ from .errors import launch_error
 MOST_ROWS, MOST_COLUMNS = 48, 40
 
 
-def draw(accesses: np.ndarray, name: str, shape: tuple[int, ...], itemsize: int, *, kind, block, warp, request, axes, shared):
+def draw(
+    accesses: np.ndarray, name: str, shape: tuple[int, ...], itemsize: int, *, kind, block, warp, request, axes, shared
+):
     """A figure of one request: see `lab.kernels.Kernel.draw`."""
     import matplotlib.pyplot as plt
 
@@ -22,7 +24,9 @@ def draw(accesses: np.ndarray, name: str, shape: tuple[int, ...], itemsize: int,
     if axes is None:
         size = max(4.0, wide * 0.3 + 0.5), max(1.4, shown * 0.3 + 0.8)
         _, axes = plt.subplots(figsize=size, layout="constrained")
-    owner = {int(element): int(thread) % 32 for element, thread in zip(chosen["element"], chosen["thread"], strict=True)}
+    owner = {
+        int(element): int(thread) % 32 for element, thread in zip(chosen["element"], chosen["thread"], strict=True)
+    }
     sharing = {int(e): int(n) for e, n in zip(*np.unique(chosen["element"], return_counts=True), strict=True)}
     for row in range(first, first + shown):
         for column in range(left, left + wide):
@@ -63,7 +67,9 @@ def _request(accesses: np.ndarray, name: str, kind, block: int, warp: int, reque
     numbers = np.unique(chosen["request"])
     if not len(numbers):
         touched = ", ".join(sorted(set(accesses["array"].tolist()))) or "nothing"
-        raise launch_error(f"warp {warp} of block {block} does not touch {name} like this; the launch touched {touched}.")
+        raise launch_error(
+            f"warp {warp} of block {block} does not touch {name} like this; the launch touched {touched}."
+        )
     if not 0 <= request < len(numbers):
         raise launch_error(f"there are requests 0 to {len(numbers) - 1} of this warp to {name}, and not {request}.")
     return chosen[chosen["request"] == numbers[request]]

@@ -5,7 +5,18 @@ import re
 from pycparser import c_ast
 
 from . import builtins
-from .numbers_of_c import BOOL, DOUBLE, FLOAT, INT, LONG, UINT, ULONG, Scalar, common, promoted
+from .numbers_of_c import (
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    INT,
+    LONG,
+    UINT,
+    ULONG,
+    Scalar,
+    common,
+    promoted,
+)
 from .values import Pointer, PointerVariable, Value, Variable
 
 GEOMETRY = {  # CUDA's own variables: the Python name and the largest value

@@ -55,6 +55,7 @@ class Run:
         self.program, self.shape, self.strict, self.limit = program, block_shape, strict, limit
         self.findings: list[Finding] = []
         self.races: list[Finding] = []
+        self.suspects: list[tuple[Finding, Block, int]] = []  # reads of an element that nobody had written
         self.block: Block | None = None
         self.thread = self.changes = 0
         x, y, z = block_shape
@@ -80,6 +81,23 @@ class Run:
         if self.strict:
             raise KernelError(found)
         self.keep(self.findings, found)
+
+    def suspect(self, message: str, line: int, element: int) -> None:
+        """A read of shared memory that nobody had written yet: to be settled at the next barrier."""
+        if len(self.suspects) < MOST_FINDINGS:
+            self.suspects.append((self.finding("uninitialised", message, line), self.block, element))
+
+    def settle(self, block: Block, written: np.ndarray, writers: np.ndarray) -> None:
+        """``written``: the elements that the block wrote meanwhile, and who wrote each. Of what another thread wrote,
+        the race tells."""
+        own = [suspect for suspect in self.suspects if suspect[1] is block]
+        self.suspects = [suspect for suspect in self.suspects if suspect[1] is not block]
+        for found, _, element in own:
+            if {self.indexes[writer] for writer in writers[written == element]} - {found.thread}:
+                continue
+            if self.strict:
+                raise KernelError(found)
+            self.keep(self.findings, found)
 
     def keep(self, findings: list[Finding], found: Finding) -> None:
         known = any((other.kind, other.line) == (found.kind, found.line) for other in findings)
@@ -147,10 +165,13 @@ class Simulator:
         blocks, threads = grid[0] * grid[1] * grid[2], block[0] * block[1] * block[2]
         stopped = ()
         try:
-            scheduler.launch(names[f"f_{self.name}"], scalars, blocks, threads, self.function.waits, self.program.together)
+            scheduler.launch(
+                names[f"f_{self.name}"], scalars, blocks, threads, self.function.waits, self.program.together
+            )
             recorder.finish()
         except KernelError as error:
             stopped = error.findings
+            run.strict = False
             recorder.interval(run.block)  # what had happened until then is worth a look
         counts = Counts(recorder.tally, blocks, threads)
         findings = (*stopped, *run.findings, *run.races[: 3 if strict else MOST_FINDINGS])

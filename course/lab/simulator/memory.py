@@ -29,11 +29,13 @@ class Memory:
         return self.name + "".join(f"[{part}]" for part in (index, *reversed(parts)))
 
 
-NOWHERE = Memory("a pointer without a place to point to", "local", [], 0, 0)
+def nowhere(name: str) -> Memory:
+    """What a pointer leads into that was given no value."""
+    return Memory(name, "nowhere", [], 0, 0)
 
 
 class Addresses:
-    """Gives arrays their addresses: each allocation begins at a multiple of 512 bytes, as CuPy's do; views lie in it."""
+    """Gives arrays addresses: each allocation begins at a multiple of 512 bytes, as CuPy's do; views lie in it."""
 
     def __init__(self) -> None:
         self.free = 512
@@ -92,9 +94,9 @@ def _check_array(what: str, parameter: Parameter, argument, array_type: type, li
 
 def _check_number(what: str, parameter: Parameter, argument) -> None:
     wanted = np.dtype(parameter.type.dtype)
-    constructor = "np.bool_" if wanted == bool else f"np.{wanted}"
+    constructor = "np.bool_" if parameter.type.kind == "b" else f"np.{wanted}"
     given = getattr(argument, "dtype", None)
-    if isinstance(argument, bool) and wanted == bool:
+    if isinstance(argument, bool) and parameter.type.kind == "b":
         return
     if not isinstance(argument, np.generic):
         message = f"{what} wants {constructor}(...), and got {_kind(argument)}"

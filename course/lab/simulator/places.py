@@ -20,7 +20,7 @@ class Places:
                 symbol = self.lookup(node)
                 if isinstance(symbol, PointerVariable):
                     return symbol.pointer
-                return symbol if isinstance(symbol, Pointer) else None
+                return symbol if isinstance(symbol, Pointer) and not self.is_shared_number(node.name) else None
             case c_ast.ArrayRef():
                 outer = self.required_pointer(node.name)
                 return self.indexed(outer, node.subscript) if outer.dims else None
@@ -226,9 +226,14 @@ class Places:
         changed = self.stored(change(Value(old, place.scalar)), place.scalar, place.root)
         if "yield" in changed:
             raise self.error("unsupported", "a shuffle inside of += on memory: put it into a variable first.", node)
-        conditions, index, data, complaint = self.access(place, ("load", "store"), node)
+        kinds = ("load",) if place.root.may_be_unset else ("load", "store")
+        conditions, index, data, complaint = self.access(place, kinds, node)
         if place.root.may_be_unset:
-            self.emit(f"if {conditions} and ({old} := {data}[{index}]) is not None: {data}[{index}] = {changed}")
+            conditions += f" and ({old} := {data}[{index}]) is not None"
+            if place.root.is_logged:  # the write happens only then
+                site = self.site("store", node, place.root.name, place.scalar.size, place.volatile).number
+                conditions += f" and not A({self.logged(site, place.root)} + {index})"
+            self.emit(f"if {conditions}: {data}[{index}] = {changed}")
         else:
             self.emit(f"if {conditions}: {old} = {data}[{index}]; {data}[{index}] = {changed}")
         self.emit(f"else: BAD{complaint}")
@@ -243,4 +248,3 @@ class Places:
     def point(self, prefix: str, pair: str) -> None:
         self.emit(f"{prefix}_m, {prefix}_o = {pair}")
         self.emit(f"{prefix}_d = {prefix}_m.data; {prefix}_n = {prefix}_m.length")
-

@@ -71,6 +71,9 @@ class Recorder:
         flops = kind == FLOPS
         if flops.any():
             self.tally.add_flops(site[flops], element[flops])
+        if self.run.suspects:
+            stores = (kind == STORE) | (kind == ATOMIC)
+            self.run.settle(block, element[stores], thread[stores])
         entries = self.accesses(site, element, kind, thread, time, epoch)
         if self.has_fences:
             self.cross.marks(block, kind, thread, time)

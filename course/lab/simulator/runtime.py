@@ -5,7 +5,7 @@ import operator
 from array import array
 
 from .errors import KernelError, who
-from .memory import NOWHERE, Memory
+from .memory import Memory, nowhere
 
 SITE_BITS = 44
 _cell = array("f", [0.0])
@@ -171,9 +171,11 @@ class Guards:
             "STORE": self.store,
             "ATOMIC": self.atomic,
             "NO_RESULT": self.no_result,
-            "LOCAL": lambda name, length, sizes, kind: Memory(name, "local", [None] * length, length, 1 << 42, sizes),
+            "LOCAL": lambda name, length, sizes, kind: Memory(
+                name, "local", [None] * length, length, 1 << 42, sizes, kind
+            ),
             "MOVED": lambda pair, by: (pair[0], pair[1] + by),
-            "NOWHERE": NOWHERE,
+            "NOWHERE": nowhere,
         }
 
     def bad_access(self, site: int, memory: Memory, index: int, indexes: tuple[int, ...] = ()) -> int:
@@ -184,13 +186,22 @@ class Guards:
         inside = all(0 <= i < size for i, size in zip(indexes, sizes, strict=False))
         if 0 <= index < memory.length and inside:
             where = "shared memory" if memory.space == "shared" else "a local array"
-            message = f"{thread} reads {memory.element(index)} before anything was written to it; {where} begins as garbage."
-            self.run.complain("uninitialised", message, found.line)
-        elif not inside:
+            message = (
+                f"{thread} reads {memory.element(index)} before anything was written to it; {where} begins as garbage."
+            )
+            if memory.space == "shared":  # a missing barrier, perhaps: known when it is known who wrote
+                self.run.suspect(message, found.line, memory.base + index)
+            else:
+                self.run.complain("uninitialised", message, found.line)
+            return math.nan if memory.dtype in ("float32", "float64") else 0
+        if not inside:
             shape = "".join(f"[{size}]" for size in sizes)
             asked = "".join(f"[{i}]" for i in indexes)
             message = f"{thread} {does} {name}{asked}, and {name} is {name}{shape}: outside of it."
             self.run.complain("out of bounds", message, found.line)
+        elif memory.space == "nowhere":
+            message = f"{thread} {does} {name}[{index}], and {name} was not made to point to anything."
+            self.run.complain("uninitialised", message, found.line)
         else:
             elements = f"{memory.length} elements, 0 to {memory.length - 1}" if memory.length else "no elements"
             message = f"{thread} {does} {name}[{index}], and {name} has {elements}."

@@ -204,7 +204,9 @@ class Scheduler:
         if source in group:
             return group[source].request[4]
         self.run.block, self.run.thread = block, thread.number
-        message = f"{self.name(block, thread)} asks lane {source} of its warp, which takes no part: its answer is garbage."
+        message = (
+            f"{self.name(block, thread)} asks lane {source} of its warp, which takes no part: its answer is garbage."
+        )
         self.run.complain("shuffle", message, self.line(thread))
         return value
 

@@ -25,8 +25,14 @@ UNSUPPORTED = (
     (r"\b(asm)\b", "assembly is more than the simulator knows"),
     (r"\b__constant__\b", "__constant__ memory is more than the simulator knows: pass a const pointer"),
     (r"<<<", "kernel<<<grid, block>>> is how C++ launches; here Python does: k(grid, block, ...)"),
-    (r"\b((?:float|double|int|uint|char|short|long)[234])\b", "{0} is more than the simulator knows: use plain numbers"),
-    (r"\b(__half2?|(?:__)?nv_bfloat16|half(?=\s+[A-Za-z_]|\s*\*+\s*\w+\s*[,)]))\b", "{0} is more than the simulator knows: use float"),
+    (
+        r"\b((?:float|double|int|uint|char|short|long)[234])\b",
+        "{0} is more than the simulator knows: use plain numbers",
+    ),
+    (
+        r"\b(__half2?|(?:__)?nv_bfloat16|half(?=\s+[A-Za-z_]|\s*\*+\s*\w+\s*[,)]))\b",
+        "{0} is more than the simulator knows: use float",
+    ),
     (r"\b(?:float|double|int|bool|unsigned|long|real|uint|char)\s*&", "references (&) are C++: pass a pointer"),
     (r"\bauto\b", "auto is more than the simulator knows: write the type"),
     (r"\b(\w+)::", "{0}:: is more than the simulator knows"),
@@ -60,7 +66,7 @@ def prepare(source: str) -> Prepared:
         raise KernelError(Finding("syntax", f"a kernel is given as text, got {type(source).__name__}."))
     state = Prepared(tuple(source.split("\n")), "", (), False)
     text = _without_comments(source, state)
-    text = text.replace('extern "C"', '__extern_c__')
+    text = text.replace('extern "C"', "__extern_c__")
     text = _macros(_directives(text, state), state)
     text = _cooperative_groups(text)
     uses_grid_sync = "__grid_sync" in text
@@ -81,13 +87,24 @@ def parse(prepared: Prepared) -> c_ast.FileAST:
     except c_parser.ParseError as error:
         found = re.match(r"kernel:(\d+)(?::\d+)?: (.*)", str(error))
         line, what = (int(found[1]), found[2]) if found else (_last_line(parser, prepared), str(error))
-        near = re.search(r"before: (.*)", what)
-        message = f"this is not C before '{near[1].strip()}'." if near else "this is not C."
+        message = "this is not C."
         if "end of input" in what.lower():
             message = "the source ends too early: a closing brace } is missing."
-        elif near:
-            message += " A missing ; or bracket just before it, perhaps in the line above, is the usual cause."
+        elif near := re.search(r"before: (.*)", what):
+            token, above = near[1].strip(), _line_above(prepared, line)
+            message = f"this is not C before '{token}': a ; or a bracket is missing there, or a type is not known."
+            if above and prepared.line_text(line).startswith(token):
+                line, message = (
+                    above,
+                    f"after this line comes '{token}', and C does not allow that: is a ; missing here?",
+                )
         raise prepared.error("syntax", message, line) from None
+
+
+def _line_above(prepared: Prepared, line: int) -> int | None:
+    """The last line before ``line`` that has any C in it."""
+    above = prepared.text.split("\n")[: line - 1]
+    return max((number for number, text in enumerate(above, 1) if text.strip()), default=None)
 
 
 def _last_line(parser, prepared: Prepared) -> int | None:
@@ -191,7 +208,9 @@ def _kernels(text: str, state: Prepared) -> tuple[str, ...]:
 
 def _plain_c(text: str) -> str:
     text = re.sub(r"\b__launch_bounds__\s*\([^)]*\)", "", text)
-    words = "__global__|__device__|__host__|__forceinline__|__noinline__|__inline__|inline|__restrict__|__restrict|static"
+    words = (
+        "__global__|__device__|__host__|__forceinline__|__noinline__|__inline__|inline|__restrict__|__restrict|static"
+    )
     text = re.sub(rf"\b({words})\b", "", text)
     text = re.sub(r"\bconstexpr\b", "const", text)
     text = re.sub(r"\bextern\s+__shared__\b", "extern", text)

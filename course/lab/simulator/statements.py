@@ -48,6 +48,8 @@ class Statements:
             self.statement(declaration)
 
     def do_Decl(self, node) -> None:
+        if node.name in self.scopes[-1]:
+            raise self.error("syntax", f"{node.name} is declared twice: the second time without its type.", node)
         declared = self.declared_type(node)
         is_array = isinstance(node.type, c_ast.ArrayDecl)
         if "static" in node.storage or "extern" in node.storage:
@@ -82,7 +84,7 @@ class Statements:
         for size in sizes:
             length *= size
         name = self.python_name(node.name)
-        self.emit(f"{name}_m = LOCAL({node.name!r}, {length}, {sizes}, {declared.scalar.name!r})")
+        self.emit(f"{name}_m = LOCAL({node.name!r}, {length}, {sizes}, {declared.scalar.dtype!r})")
         self.emit(f"{name} = {name}_m.data")
         root = Root("local", node.name, name, str(length), f"{name}_m")
         self.scopes[-1][node.name] = _with_root(declared, root)
@@ -125,7 +127,7 @@ class Statements:
     def declare_pointer(self, node, declared: Pointer) -> None:
         name = self.python_name(node.name)
         if node.init is None:
-            variable = self.pointed(name, "(NOWHERE, 0)", declared, node.name)
+            variable = self.pointed(name, f"(NOWHERE({node.name!r}), 0)", declared, node.name)
             self.scopes[-1][node.name] = variable
             return
         start = self.required_pointer(node.init)

@@ -1,4 +1,4 @@
-"""From a kernel's source to a Python program, function by function. The parts are in the modules that it is mixed from."""
+"""From a kernel's source to a Python program, function by function. Its parts have modules of their own."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,17 @@ from .places import SITE_BITS, Places
 from .runtime import round_float
 from .source import Prepared, parse
 from .statements import Statements
-from .values import Function, Parameter, Pointer, PointerVariable, Root, SharedArray, Site, Value, Variable
+from .values import (
+    Function,
+    Parameter,
+    Pointer,
+    PointerVariable,
+    Root,
+    SharedArray,
+    Site,
+    Value,
+    Variable,
+)
 
 # An element's number in the log tells where it is: global memory is below both.
 LOCAL_BASE, SHARED_BASE = 1 << SITE_BITS - 2, 1 << SITE_BITS - 1
@@ -34,7 +44,9 @@ class Program:
 
     @property
     def shared_bytes(self) -> int:
-        return max((array.offset + array.length * array.type.size for array in self.shared if not array.dynamic), default=0)
+        return max(
+            (array.offset + array.length * array.type.size for array in self.shared if not array.dynamic), default=0
+        )
 
 
 def translate(prepared: Prepared) -> Program:
@@ -222,7 +234,8 @@ class Translator(Places, Expressions, Calls, Loops, Statements):
                 scope[parameter.name] = Variable(self.names[parameter.name][0], parameter.type)
         for parameter in pointers:
             scope[parameter.name] = self.pointer_parameter(function, parameter)
-        self.statement(function.node.body)
+        for item in function.node.body.block_items or []:  # in the scope of the arguments, which no name may repeat
+            self.statement(item)
         if function.result is not None:
             self.emit(f"NO_RESULT({self.line(function.node)}, {function.name!r})")
 

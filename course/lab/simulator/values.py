@@ -151,4 +151,3 @@ class Function:
     assigned: set[str] = field(default_factory=set)
     waits: bool = False
     spins: bool = False
-

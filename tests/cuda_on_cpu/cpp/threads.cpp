@@ -27,12 +27,27 @@ namespace {
 constexpr int threads_alive = 1024;
 
 struct ThreadBlock;
+struct Task {
+    const Launch* launch;
+    ThreadBlock* block;
+    int thread;
+    unsigned barriers, warp_syncs;  // passed
+};
+__thread Task* task;
+
+// The blocks that are alive together. An OS thread takes one task of each wave, since making a thread costs far more
+// than what it runs; between waves all of them meet, so that none races with another wave.
 struct Wave {
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    pthread_cond_t started = PTHREAD_COND_INITIALIZER;
-    int to_start = 0;
+    pthread_cond_t opened = PTHREAD_COND_INITIALIZER, started = PTHREAD_COND_INITIALIZER;
+    pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
+    unsigned number = 0;  // of waves so far
+    bool last = false;    // there is none after this one
+    int to_start = 0, to_finish = 0;
     uint64_t yields = 0, yields_allowed = 0;  // since memory changed last
+    std::vector<Task> tasks;
     std::vector<std::unique_ptr<ThreadBlock>> blocks;
+    char begin_tag = 0, end_tag = 0;
 };
 Wave wave;
 
@@ -46,13 +61,6 @@ struct ThreadBlock {
     char barrier_tags[2] = {};
     std::vector<char> warp_tags;
 };
-struct Task {
-    const Launch* launch;
-    ThreadBlock* block;
-    int thread;
-    unsigned barriers, warp_syncs;  // passed
-};
-__thread Task* task;
 char fence_tag;
 
 class Lock {
@@ -90,8 +98,7 @@ void wait_until_ready(Lock& lock, ThreadBlock& own, Thread& thread, size_t where
     while (thread.state != State::ready) lock.wait(own.released[where]);
 }
 
-void* run_thread(void* argument) {
-    task = static_cast<Task*>(argument);
+void run_task() {
     Block& block = task->block->block;
     threadIdx = block.threads[task->thread].index;
     blockIdx = block.index;
@@ -109,13 +116,34 @@ void* run_thread(void* argument) {
         for (pthread_cond_t& condition : task->block->released) pthread_cond_broadcast(&condition);
     }
     check(block);
-    return nullptr;
 }
 
-void run_wave(const Launch& launch, const std::vector<int>& numbers) {
+void* run_thread(void* place) {
+    for (unsigned waves = 1;; ++waves) {
+        {
+            Lock lock(wave.mutex);
+            while (wave.number < waves) lock.wait(wave.opened);
+            const size_t own = reinterpret_cast<size_t>(place);
+            if (own >= wave.tasks.size()) return nullptr;  // the last wave may be smaller
+            task = &wave.tasks[own];
+        }
+        const bool last = wave.last;
+        __tsan_acquire(&wave.begin_tag);
+        run_task();
+        __tsan_release(&wave.end_tag);
+        {
+            Lock lock(wave.mutex);
+            if (--wave.to_finish == 0) pthread_cond_signal(&wave.finished);
+        }
+        if (last) return nullptr;
+    }
+}
+
+void run_wave(const Launch& launch, const std::vector<int>& numbers, bool last, std::vector<pthread_t>& handles) {
     std::vector<std::unique_ptr<ThreadBlock>>& blocks = wave.blocks;
+    std::vector<Task>& tasks = wave.tasks;
     blocks.clear();
-    std::vector<Task> tasks;
+    tasks.clear();
     for (int number : numbers) {
         blocks.emplace_back(new ThreadBlock(launch, position(number, launch.grid)));
         const int count = blocks.back()->block.live;
@@ -123,20 +151,31 @@ void run_wave(const Launch& launch, const std::vector<int>& numbers) {
             tasks.push_back(Task{&launch, blocks.back().get(), t, 0, 0});
         }
     }
-    wave.to_start = static_cast<int>(tasks.size());
+    wave.to_start = wave.to_finish = static_cast<int>(tasks.size());
     wave.yields = 0;
     wave.yields_allowed = launch.spin_limit * tasks.size();
-    std::vector<pthread_t> handles(tasks.size());
+    wave.last = last;
+    __tsan_release(&wave.begin_tag);
+    {
+        Lock lock(wave.mutex);
+        ++wave.number;
+        pthread_cond_broadcast(&wave.opened);
+    }
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, 512 * 1024);
-    for (size_t i = 0; i < tasks.size(); ++i) {
-        if (pthread_create(&handles[i], &attributes, run_thread, &tasks[i])) {
+    while (handles.size() < tasks.size()) {  // in the first wave
+        handles.emplace_back();
+        if (pthread_create(&handles.back(), &attributes, run_thread, reinterpret_cast<void*>(handles.size() - 1))) {
             perror("host_cuda: no more OS threads");
             _exit(3);
         }
     }
-    for (pthread_t handle : handles) pthread_join(handle, nullptr);
+    {
+        Lock lock(wave.mutex);
+        while (wave.to_finish > 0) lock.wait(wave.finished);
+    }
+    __tsan_acquire(&wave.end_tag);
 }
 
 }  // namespace
@@ -230,10 +269,12 @@ std::string run_grid(const Launch& launch) {
     const int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     const std::vector<int> order = permutation(blocks, launch.block_order, launch.seed);
     const int together = launch.cooperative ? blocks : std::max(1, threads_alive / threads);
+    std::vector<pthread_t> handles;
     for (int first = 0; first < blocks; first += together) {
         const int end = std::min(blocks, first + together);
-        run_wave(launch, std::vector<int>(order.begin() + first, order.begin() + end));
+        run_wave(launch, std::vector<int>(order.begin() + first, order.begin() + end), end == blocks, handles);
     }
+    for (pthread_t handle : handles) pthread_join(handle, nullptr);
     return "";
 }
 
