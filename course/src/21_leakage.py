@@ -82,9 +82,8 @@ sales, promotion = simulate(seed=0)
 CUT = 800
 announced = np.r_[promotion[1:], False]  # announced[day]: is there a promotion tomorrow?
 print("ten days:", sales[:10].astype(int))
-print(
-    f"as on this weekday last week: misses by {np.abs(sales[7:] - sales[:-7])[CUT - 7 :].mean():.0f}"
-)
+last_week = np.abs(sales[7:] - sales[:-7])[CUT - 7 :].mean()
+print(f"as on this weekday last week: misses by {last_week:.0f}")
 
 # %% [markdown]
 # One function trains, for this whole lesson. `inputs` are `(time, records, features)`, `series` is `(time, records)`: one network may
@@ -286,7 +285,6 @@ def weighted_sum_error(lags=21):
 # A forecast change c of a logarithm misses the price by about c: 0.08 is 8 %
 still = np.abs(price_changes[MONTH - 1 :]).mean()  # persistence: a change of 0
 jobs = np.abs(retail_changes[MONTH - 1 :]).mean()
-last_week = np.abs(sales[7:] - sales[:-7])[CUT - 7 :].mean()
 results = {
     "stock prices": (still, still, lstm_errors(prices, MONTH)),
     "changes of stocks": (still, still, lstm_errors(price_changes, MONTH - 1)),
@@ -356,4 +354,5 @@ print("\n".join(spoken))
 #
 # Change and predict: simulate five years of the shop instead of three, with the cut two hundred days before the end. Who gains more, the network or the sum? Or let promotions be rare.
 #
-# Enough of numbers. In [lesson 22](22_characters.ipynb) an LSTM reads and writes text, where there is plenty to learn.
+# Enough of numbers. Go on from [the map](00_welcome.ipynb): in lesson 22 an LSTM reads and writes text, where there is plenty to
+# learn.
