@@ -66,7 +66,8 @@ def unexecuted(source: Path, solved: bool = False) -> nbformat.NotebookNode:
         cell.id = f"cell-{number:02}"  # jupytext draws them at random, and every build would differ
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
     if source.stem != "glossary":
-        notebook.cells[0].source = with_badge(notebook.cells[0].source, source, solved)
+        first = notebook.cells[0]
+        first.source = with_badge(one_folder_up(first.source) if solved else first.source, source, solved)
         notebook.cells = solved_cells(notebook.cells) if solved else learners_cells(notebook.cells)
     return notebook
 
