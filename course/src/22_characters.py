@@ -402,7 +402,7 @@ figures.show(
 # Between 8, for $2^3 = 8$. One bit less is half as many.
 
 # %% [markdown] tags=["question"]
-# Temperature 0.01, or top-k with $k = 1$: what is the difference?
+# A temperature of 0.01, or `top_k=1`: what is the difference?
 #
 # Almost none. Both take the likeliest character, practically always; the entropy is next to 0. (If two logits are very close, a
 # temperature of 0.01 still draws between them.)
