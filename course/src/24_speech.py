@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 24 · From sound to letters
 #
-# Somebody says *mouse*. That is half a second of sound, cut into some thirty frames, and five letters. Which frame belongs to which letter?
+# Somebody says *mouse*. That is a good half second of sound, cut into some forty frames, and five letters. Which frame belongs to which letter?
 # Nobody wrote that down, and for real recordings nobody wants to. Today a network learns to write down what it hears, and it
 # has to find out the *when* on its own.
 #
@@ -40,7 +40,7 @@ import gpulstm as gl
 # ## The picture
 
 # %%
-wave, places = speak("mouse", np.random.default_rng(7))
+wave, places = speak("mouse", np.random.default_rng(8))
 figures.show(*lesson_24_drawings.picture(wave, "mouse", places))
 
 # %% tags=["nbval-ignore-output"]
@@ -104,7 +104,19 @@ print(f"{len(wave)} samples become {len(frames)} frames; to be written: 5 letter
 # %% [markdown]
 # ## From paths to texts
 #
-# Back to the two frames of your prediction. There are four paths. Along a path the probabilities are multiplied. But several paths
+# First the path of your prediction, `ss_ee_e`, read by the library:
+
+# %%
+names = "_es"  # the blank is class 0
+path = [names.index(character) for character in "ss_ee_e"]
+certain = np.eye(3)[path][:, None]  # (time, batch, classes): in each frame this class has all
+(labels_read,) = gl.nn.ctc_greedy(certain)
+print("".join(names[label] for label in labels_read))
+
+# %% [markdown]
+# *see*: the `_` between `ee` and `e` makes two letters of them, for what is not side by side is not merged.
+#
+# Now the two frames. There are four paths. Along a path the probabilities are multiplied. But several paths
 # are read as the same text, so a text has the **sum** of its paths:
 
 # %%
@@ -117,7 +129,7 @@ for path, text in [((0, 0), ""), ((0, 1), "a"), ((1, 0), "a"), ((1, 1), "a")]:
 # The empty text has 0.36, and *a* has 0.24 + 0.24 + 0.16 = **0.64**. So the likeliest path belongs to the less likely text.
 #
 # This sum is all there is to [CTC](glossary.ipynb#ctc). Its loss is $-\ln$ of it: training makes the right text likelier, no matter along which
-# paths. So nobody must say when each letter was. With 30 frames there are more paths than anybody can list, but
+# paths. So nobody must say when each letter was. With 40 frames there are more paths than anybody can list, but
 # a recursion over the frames, as `gl.nn.ctc` has it, adds them all up in no time, and gives the gradient, too.
 
 # %%
@@ -191,7 +203,7 @@ def collapse(path):
 # %% [markdown]
 # ## Words to learn from, words to be judged by
 #
-# There are seven sounds. The network learns from 800 strings of random letters, such as *uam* or *siooe*, spoken once each. It is
+# There are seven sounds. The network learns from 800 strings of random letters, such as `uam` or `siooe`, spoken once each. It is
 # judged by twenty words, *museum* and *issue* among them, that are **not** among these strings.
 
 # %%
@@ -220,17 +232,16 @@ history = gl.fit(
     model,
     gl.nn.ctc,
     (heard, labels),
-    steps=400,
+    steps=500,
     batch_size=16,
     optimiser=gl.training.Adam(),
-    schedule=gl.training.schedules.warmup_cosine(0.01, 20, 400),
+    schedule=gl.training.schedules.warmup_cosine(0.01, 25, 500),
     clip_norm=1.0,
     rng=0,
     progress=False,
 )
-print(
-    f"the loss at the end is below a tenth of that at the beginning: {history['loss'][-1] < history['loss'][0] / 10}"
-)
+fallen = history["loss"][-1] < history["loss"][0] / 10
+print("The loss has fallen to less than a tenth:", fallen)
 
 # %% [markdown]
 # ## What it writes
@@ -262,11 +273,11 @@ def errors(said, written):
 exam = np.random.default_rng(1)
 said = [word for word in WORDS for _ in range(5)]  # each by five voices
 written = write([speak(word, exam)[0] for word in said])
-right = sum(a == b for a, b in zip(said, written))
+right = sum(a == b for a, b in zip(said, written, strict=True))
 print(
     f"{right} of {len(said)} words without a mistake, letter errors {errors(said, written):.1%}"
 )
-for word, text in list(zip(said, written))[::11]:
+for word, text in list(zip(said, written, strict=True))[::11]:
     print(f"{word:8} {text}")
 
 # %%
@@ -289,16 +300,17 @@ p /= p.sum(axis=1, keepdims=True)  # (frames, classes)
 figure = lesson_24_drawings.said_by_frame(wave, "mouse", places, p, "_" + LETTERS)
 figures.show(
     figure,
-    alt="""Above, the spectrogram of mouse with its letters and dotted lines between them. Below,
-    on the same time, a row for the blank and one for each of the seven letters; dark is likely.
-    The dark places step through the rows m, o, u, s and e in this order, each while the letter
-    is heard. Before the first and after the last letter the blank's row is dark.""",
+    alt="""Above, the spectrogram of mouse with its letters and dotted lines between them.
+    Below, on the same time, a row for the blank and one for each of the seven letters; dark
+    is likely. The dark places step through the rows m, o, u, s and e in this order, each
+    while the letter is heard. Before the first and after the last letter the blank's row is
+    dark.""",
 )
 print("read along the likeliest path:", write([wave])[0])
 
 # %% [markdown]
-# Each letter is said while it sounds. For the sum over paths it does not matter in how many frames: the network may say it once and
-# go on with blanks, or for as long as it lasts, and after longer training it often becomes brief. Only the order counts.
+# Each letter is said while it sounds. For the sum over paths it does not matter in how many frames: some are said for as long as
+# they last, others once, followed by blanks. Only the order counts.
 #
 # ## And in noise?
 #
