@@ -360,4 +360,4 @@ print("Letter errors in noise it has never heard, more than half:", share > 0.5)
 # Let `speak` have noise up to 0.4: in the cell of the 800 strings write `speak(string, rng, noise=rng.uniform(0.01, 0.4))`. Predict
 # first: what becomes of the errors in noise, and what of those without?
 #
-# Then go on from [the map](00_welcome.ipynb), to the question which of the gates an LSTM could do without.
+# Then go on to [lesson 25](25_ablation.ipynb): which of the gates could an LSTM do without?
