@@ -36,7 +36,8 @@ def opened(folder: Path):
         "JUPYTER_RUNTIME_DIR": folder / "runtime",
         "PYTHONPATH": ROOT,
     }
-    inherited = {name: value for name, value in os.environ.items() if name != "GPULSTM_COURSE_STATIC"}
+    foreign = ("GPULSTM_COURSE", "JUPYTER")  # JUPYTER_TOKEN, for one, would change what is printed
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     start = load("start", ROOT / "start.py").JOBS["course"][1]
     command = [sys.executable, *start, "--allow-root", "--no-browser", "--ServerApp.ip=127.0.0.1"]
     log = folder / "jupyterlab.log"

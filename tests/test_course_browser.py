@@ -18,14 +18,10 @@ MAP = f"{FIGURE}[alt^='Map of the course']"
 BADGE = "https://colab.research.google.com/"  # its picture is the one thing that comes from elsewhere
 
 
-def missing():
-    return webdriver.why_none()
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """JupyterLab as start.py starts it, at the address that it prints."""
-    reason = missing()
+    reason = webdriver.why_none()
     if reason and os.environ.get("GPULSTM_BROWSER") == webdriver.REQUIRED:
         pytest.fail(f"GPULSTM_BROWSER={webdriver.REQUIRED}, and {reason}")
     if reason:

@@ -110,18 +110,16 @@ def announced(process, log, pattern: str, seconds: float = 60) -> str:
 def browser(folder):
     """A `Browser` whose profile and logs lie in ``folder``."""
     binary, driver = programs()
-    log = folder / "chromedriver.log"
-    switches = [*SWITCHES, f"--user-data-dir={folder / 'profile'}"]
+    logs = folder / "chromium.log", folder / "chromedriver.log"
+    switches = [*SWITCHES, "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         switches.append("--no-sandbox")  # Chromium refuses root otherwise, and a container often has nobody else
-    wanted = {"goog:chromeOptions": {"binary": binary, "args": switches}, "goog:loggingPrefs": {"browser": "ALL"}}
-    with running([driver, "--port=0"], log) as process:
-        port = announced(process, log, r"started successfully on port (\d+)")
-        opened = Browser(f"http://127.0.0.1:{port}", wanted)
-        try:
-            yield opened
-        finally:
-            opened.request("DELETE", "")
+    # Started here and not by its driver, which would leave it behind when the tests are killed.
+    with running([binary, *switches], logs[0]) as chromium, running([driver, "--port=0"], logs[1]) as process:
+        there = announced(chromium, logs[0], r"DevTools listening on ws://([\w.:]+)/")
+        port = announced(process, logs[1], r"started successfully on port (\d+)")
+        wanted = {"goog:chromeOptions": {"debuggerAddress": there}, "goog:loggingPrefs": {"browser": "ALL"}}
+        yield Browser(f"http://127.0.0.1:{port}", wanted)
 
 
 class Browser:

@@ -375,5 +375,5 @@ else:
 # ## What next
 #
 # In the tree, move the barrier into the `if`, and predict what the simulator calls it. Then try `half = 1, 2, 4` instead of 4, 2, 1, with
-# `if (t % (2 * half) == 0)`. Is it still right? You have now written forward and backward; in the next lesson you put four kernels into one
-# and count what that saves. It is on [the map](00_welcome.ipynb).
+# `if (t % (2 * half) == 0)`. Is it still right? You have now written forward and backward; in [the next
+# lesson](15_fusing_and_measuring.ipynb) you put four kernels into one and count what that saves.

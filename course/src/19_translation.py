@@ -396,4 +396,4 @@ for seed in (0, 19):
 # Two adjectives at once are not in the grammar. Predict, and try: `translate(network, ["John likes good black coffee".split()])`.
 # Or hold out *every* sentence with black in it: which French words can the network then not know?
 #
-# Then go on from [the map](00_welcome.ipynb).
+# Then go on to [lesson 20](20_honest_forecasts.ipynb), where nothing is a toy any more.

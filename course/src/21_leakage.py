@@ -354,5 +354,5 @@ print("\n".join(spoken))
 #
 # Change and predict: simulate five years of the shop instead of three, with the cut two hundred days before the end. Who gains more, the network or the sum? Or let promotions be rare.
 #
-# Enough of numbers. Go on from [the map](00_welcome.ipynb): in lesson 22 an LSTM reads and writes text, where there is plenty to
+# Enough of numbers: in [lesson 22](22_characters.ipynb) an LSTM reads and writes text, where there is plenty to
 # learn.

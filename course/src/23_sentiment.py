@@ -374,4 +374,4 @@ print(f"alone {alone:.1f}, in the batch with lengths {masked:.1f}, without {igno
 # Put a second *not* into a sentence: *the coffee is not not good*. The rule has no such sentence. Predict with `opinions(...)`: does the
 # second one turn the first one round?
 #
-# Then go on from [the map](00_welcome.ipynb).
+# Then go on to [lesson 24](24_speech.ipynb): from sounds to letters.

@@ -240,4 +240,4 @@ for task, errors in TABLE.items():
 # Change and predict: call `run("no forget gate", "resetting", seed)` with seeds that nobody has tried yet. How many of ten fail? And write a task of
 # your own, like `adding`, in which the *output* gate ought to matter.
 #
-# Then go on from [the map](00_welcome.ipynb): lesson 26 takes weights from one library to another.
+# Then go on to [lesson 26](26_pytorch_and_keras.ipynb), which takes weights from one library to another.

@@ -362,4 +362,4 @@ def from_stranger(file):
 # Take `as_onnx` from above and find out by how much the outputs of *each word* are wrong. Is the first word wrong already? Predict
 # it from the gates: which of them matter at step one, where c and h are zero?
 #
-# Then go on from [the map](00_welcome.ipynb): what is left is a layer of your own.
+# What is left is [a layer of your own](27_capstone.ipynb).

@@ -23,13 +23,9 @@ def one_number(value) -> float | None:
 def found_out(made: np.ndarray, sunspots: np.ndarray):
     """Rules that are well known, by what they say."""
     if np.allclose(made, sunspots[CUT - 1 : -1]):
-        return look(
-            "This is persistence itself. What did the sun do in the years before the last one?"
-        )
+        return look("This is persistence itself. What did the sun do in the years before the last one?")
     if np.ptp(made) < 1e-9:
-        return look(
-            "It says the same number in each year. Let it look at the end of `past`."
-        )
+        return look("It says the same number in each year. Let it look at the end of `past`.")
     return None
 
 
@@ -44,20 +40,14 @@ def beat_persistence(my_rule: Function()):
         if number is None:
             shape = getattr(numbers(said), "shape", None)
             found = "no number" if shape is None else f"an array of shape {shape}"
-            yield look(
-                f"For {1700 + now} my_rule returned {found}. It should be one number, the next year's."
-            )
+            yield look(f"For {1700 + now} my_rule returned {found}. It should be one number, the next year's.")
             return
         made.append(number)
     made = np.array(made)
     if not np.isfinite(made).all():
-        yield look(
-            f"The forecast for {1920 + int(np.argmin(np.isfinite(made)))} is not a finite number."
-        )
+        yield look(f"The forecast for {1920 + int(np.argmin(np.isfinite(made)))} is not a finite number.")
         return
-    yield must(
-        found_out(made, sunspots) or ok("It makes one forecast for each held-out year.")
-    )
+    yield must(found_out(made, sunspots) or ok("It makes one forecast for each held-out year."))
     missed = np.abs(made - sunspots[CUT:]).mean()
     persistence = np.abs(np.diff(sunspots))[CUT - 1 :].mean()
     if missed < 8:
@@ -66,13 +56,11 @@ def beat_persistence(my_rule: Function()):
             "answer stands. Use `past` alone."
         )
     elif missed >= persistence:
-        yield look(
-            f"It misses by {missed:.1f}, and persistence by {persistence:.1f}. Do the weights fit the past?"
-        )
+        yield look(f"It misses by {missed:.1f}, and persistence by {persistence:.1f}. Do the weights fit the past?")
     elif missed >= GOAL:
         yield look(
-            f"It misses by {missed:.1f}: better than persistence, not yet below {GOAL:.0f}. Are the weights in the order "
-            "of the years?"
+            f"It misses by {missed:.1f}: better than persistence, not yet below {GOAL:.0f}. Are the weights in the "
+            "order of the years?"
         )
     else:
         yield ok(f"It misses by {missed:.1f}, and persistence by {persistence:.1f}.")
@@ -109,9 +97,7 @@ def last_cycle():
     return answers(lambda past: past[-11])
 
 
-@beat_persistence.wrong(
-    "the mean of all years before 1920", says="the same number in each year"
-)
+@beat_persistence.wrong("the mean of all years before 1920", says="the same number in each year")
 def mean():
     return answers(lambda past: past[:CUT].mean())
 
@@ -128,7 +114,7 @@ def half_looked_up():
     return answers(lambda past: (2 * sunspots[len(past)] + fitted(past, 9)) / 3)
 
 
-@beat_persistence.wrong("weights in the wrong order", says="weights in the order")
+@beat_persistence.wrong("weights in the wrong order", says="order of the years")
 def wrong_order():
     def rule(past):
         rows = np.stack([np.r_[1.0, past[i - 9 : i]] for i in range(9, len(past))])
@@ -158,9 +144,7 @@ def why(because: Text()):
         "d": "Look at the rehearsal: with more epochs it missed by more, not by less.",
     }
     if letter == "b":
-        yield ok(
-            "The right form, and few numbers to settle: that is hard to beat with 220 values."
-        )
+        yield ok("The right form, and few numbers to settle: that is hard to beat with 220 values.")
     elif letter in replies:
         yield look(replies[letter])
     else:
