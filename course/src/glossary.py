@@ -184,6 +184,11 @@
 # How much of the cell state stays: $f = \sigma(W_f [h, x] + b_f)$, between 0, erase, and 1, keep. A better name would
 # be "keep gate".
 #
+# ### formant
+#
+# A range of frequencies that the hollow of the mouth lets through best. Two of them are enough to tell most vowels
+# apart.
+#
 # ### forward pass
 #
 # From inputs to outputs. What the backward pass will need is kept on the way.
@@ -351,6 +356,11 @@
 #
 # A number that training changes. An LSTM with $I$ inputs and $H$ units has $4H(I + H + 1)$.
 #
+# ### path
+#
+# In [CTC](#ctc), one symbol for each frame, a letter or the [blank](#blank). Repeats merged, then blanks dropped, it is
+# read as a text.
+#
 # ### peephole
 #
 # A weight by which a gate also sees the cell state.
@@ -426,6 +436,10 @@
 # ### softmax
 #
 # Scores into shares that are positive and sum to one: $e^{s_k} / \sum_j e^{s_j}$.
+#
+# ### spectrogram
+#
+# How loud each frequency is, frame by frame; drawn with time to the right and frequency upwards.
 #
 # ### state dict
 #
