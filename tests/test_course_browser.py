@@ -119,7 +119,7 @@ def test_an_exercise_is_solved_and_the_map_fills(lesson_00):
     solved = page.find(MAP)
     assert "Solved: 00. Begun: none. " in browser.script("return arguments[0].alt", solved)
     page.show(solved)
-    assert ink(browser.screenshot(solved)) > hatched + 0.02
+    assert ink(browser.screenshot(solved)) > hatched + 0.01  # a dark lesson among 28: a fiftieth
     assert "00 · Welcome, and a first forecast: solved, 1 of 1 checks solved" in page.all("li", "one.textContent")
     progress = json.loads((page.folder / "progress.json").read_text(encoding="utf-8"))
     assert progress == {"checks": {"00.persistence": "solved"}}
