@@ -13,8 +13,10 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
+# Where the browser opens, and also where the address leads that JupyterLab prints, for a browser on another machine.
+FIRST = "/lab/tree/course/00_welcome.ipynb"
 JOBS = {  # job: what to install, what to start
-    "course": (".[course]", ["-m", "jupyterlab", "--ServerApp.root_dir=.", "course/00_first_forecast.ipynb"]),
+    "course": (".[course]", ["-m", "jupyterlab", "--ServerApp.root_dir=.", "--LabApp.default_url=" + FIRST]),
     "test": (".[test,kernelcheck]", ["-m", "pytest"]),
 }
 

@@ -1,42 +1,35 @@
 """The lessons: each notebook is what its source says, was executed in order, and is fit to be read and compared.
 
-That the cells still print what the notebooks show is checked by nbval, in the same run of pytest.
+That the cells still print what the notebooks show is checked by nbval, in the same run of pytest. The checks of the
+exercises are tested in test_course_checks.py, text and links in test_course_text.py.
 """
 
-import importlib.util
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-COURSE = Path(__file__).resolve().parent.parent / "course"
-SOURCES = sorted((COURSE / "src").glob("*.py"))
-NOTEBOOKS = sorted(COURSE.glob("*.ipynb"))
+from tests.course_files import BUILD, COURSE, FORMS, LESSONS, figure_tags, images, printed, read
 
-
-def load(name, path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+FORM_IDS = [f"{source.stem}{'-solved' if solved else ''}" for source, solved in FORMS]
+every_form = pytest.mark.parametrize(("source", "solved"), FORMS, ids=FORM_IDS)
+every_lesson = pytest.mark.parametrize("source", LESSONS, ids=lambda path: path.stem)
 
 
-@pytest.fixture(scope="module")
-def build():
-    return load("course_build", COURSE / "build.py")
+def test_every_source_has_its_notebooks_and_every_notebook_its_source():
+    assert LESSONS, "there are no lessons"
+    wanted = sorted(BUILD.notebook_path(source, solved) for source, solved in FORMS)
+    assert sorted([*COURSE.glob("*.ipynb"), *COURSE.glob("*/*.ipynb")]) == [path.resolve() for path in wanted]
 
 
-def test_every_source_has_its_notebook_and_every_notebook_its_source():
-    assert SOURCES, "there are no lessons"
-    assert [path.stem for path in NOTEBOOKS] == [path.stem for path in SOURCES]
+def test_each_lesson_has_a_number_of_its_own():
+    numbers = [source.stem[:2] for source in LESSONS]
+    assert len(set(numbers)) == len(numbers)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_a_notebook_says_what_its_source_says(source, build):
-    expected = build.unexecuted(source)
-    found = nbformat.read(COURSE / f"{source.stem}.ipynb", as_version=4)
+@every_form
+def test_a_notebook_says_what_its_source_says(source, solved):
+    expected, found = BUILD.unexecuted(source, solved), read(source, solved)
 
     def content(cell):
         return cell.cell_type, cell.id, cell.source, cell.metadata.get("tags", [])
@@ -47,9 +40,9 @@ def test_a_notebook_says_what_its_source_says(source, build):
     assert found.metadata == expected.metadata
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_was_executed_in_order_without_errors_or_warnings(path):
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+@every_form
+def test_a_notebook_was_executed_in_order_without_errors_or_warnings(source, solved):
+    cells = [cell for cell in read(source, solved).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
         for output in cell.outputs:
@@ -57,42 +50,90 @@ def test_a_notebook_was_executed_in_order_without_errors_or_warnings(path):
             assert output.get("name") != "stderr", output.text
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_tells_nothing_of_the_machine_it_was_made_on(path):
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\|site-packages", text)
+@every_form
+def test_a_notebook_tells_nothing_of_the_machine_it_was_made_on(source, solved):
+    text = re.sub(r"base64,[^\\\"]*", "", BUILD.notebook_path(source, solved).read_text(encoding="utf-8"))
+    found = re.search(r"/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\|site-packages| object at 0x", text)
+    assert not found, found
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_picture_is_also_said_in_words(path):
-    cells = nbformat.read(path, as_version=4).cells
-    for cell, after in zip(cells, cells[1:], strict=False):
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            assert after.cell_type == "markdown" and after.source.startswith("*In words:*"), cell.source
+@every_form
+def test_every_figure_has_a_description(source, solved):
+    for cell in read(source, solved).cells:
+        if cell.cell_type == "code":
+            assert not images(cell), f"this cell shows a figure without figures.show(figure, alt=...):\n{cell.source}"
+            for tag in figure_tags(cell):
+                assert re.search(r'alt="[^"]{40,}"', tag), cell.source
+        else:
+            assert not re.search(r"!\[\s*\]", cell.source), "an image in Markdown has no alt text"
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_the_solution_offered_solves_the_exercise(source, build):
-    notebook = build.unexecuted(source)
-    (exercise,) = [cell for cell in notebook.cells if cell.cell_type == "code" and "← mend this line" in cell.source]
-    folded = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    solution = re.search(r"<summary>A solution</summary>\n\n```python\n(.*?)\n```", folded, re.DOTALL)[1]
-    lines = exercise.source.splitlines()
-    exercise.source = "\n".join(solution if "← mend this line" in line else line for line in lines)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(COURSE)}}).execute()
-    (printed,) = exercise.outputs
-    assert printed.text.startswith("Mended"), printed.text
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_code_fits_a_laptops_screen(path):
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    lines = [line for cell in cells for line in cell.source.splitlines()]
+@every_form
+def test_code_fits_a_laptops_screen(source, solved):
+    code = [cell.source for cell in read(source, solved).cells if cell.cell_type == "code"]
+    folded = [cell.source for cell in read(source).cells if "solution" in cell.metadata.get("tags", [])]
+    lines = [line for text in code + folded for line in text.splitlines()]
     assert [line for line in lines if len(line) > 96] == []
 
 
-def test_the_lessons_compute_on_numpy_where_there_is_no_gpu(capsys, monkeypatch):
-    backend = load("lab_backend", COURSE / "lab" / "backend.py")
-    monkeypatch.setitem(__import__("sys").modules, "cupy", None)  # as if it were not installed
-    assert backend.choose().__name__ == "numpy"
-    assert "CuPy is not installed" in capsys.readouterr().out
+@every_lesson
+def test_a_lesson_has_all_its_parts_in_order(source):
+    cells = nbformat.from_dict(read(source)).cells
+    assert re.match(rf"# {source.stem[:2]} · \S", cells[0].source)
+    assert re.search(r"\*\*Afterwards you can\*\*\n- ", cells[0].source), "the goals are missing from the first cell"
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    headings = re.findall(r"^## (.+)$", outside, re.MULTILINE)
+    parts = ["The picture", "Predict first", "Your turn", "Three questions", "In short", "What next"]
+    places = [next((i for i, h in enumerate(headings) if re.match(rf"{part}\b", h)), None) for part in parts]
+    assert None not in places, f"missing: {[part for part, place in zip(parts, places, strict=True) if place is None]}"
+    assert places == sorted(places), headings
+    first_code = next(cell for cell in cells if cell.cell_type == "code")
+    assert "start" in first_code.metadata.tags
+    assert sum("question" in cell.metadata.get("tags", []) for cell in cells) == 3
+    short = outside.split("## In short")[1].split("## What next")[0]
+    assert len(set(re.findall(r"\(glossary\.ipynb#([\w-]+)\)", short))) >= 2, "In short links the glossary twice"
+
+
+@every_lesson
+def test_an_exercise_is_followed_by_its_check_two_hints_and_a_solution(source):
+    roles = [role(cell) for cell in read(source).cells]
+    runs = [roles[i : i + 5] for i, one in enumerate(roles) if one == "exercise"]
+    assert runs, "there is no exercise"
+    assert all(run == ["exercise", "check", "hint", "hint", "solution"] for run in runs), runs
+    assert [roles.count(one) for one in ("hint", "solution")] == [2 * len(runs), len(runs)]
+
+
+def role(cell) -> str:
+    tags = set(cell.metadata.get("tags", [])) & {"exercise", "hint", "solution"}
+    if tags:
+        return tags.pop()
+    return "check" if cell.cell_type == "code" and re.search(r"^check\(", cell.source, re.MULTILINE) else cell.cell_type
+
+
+@every_lesson
+def test_the_exercises_are_unsolved_in_one_form_and_solved_in_the_other(source):
+    for solved, end in [(False, "Not yet"), (True, "Solved.")]:
+        checks = [cell for cell in read(source, solved).cells if role(cell) == "check"]
+        assert checks, "there is no check"
+        for cell in checks:
+            calls = len(re.findall(r"^check\(", cell.source, re.MULTILINE))
+            ends = re.findall(r"^(Not yet|Solved\.)", printed(cell), re.MULTILINE)
+            assert ends == [end] * calls, f"{cell.source}\n{printed(cell)}"
+
+
+def test_a_solution_needs_an_exercise_and_an_exercise_a_solution():
+    def cell(tag):
+        return nbformat.v4.new_code_cell(tag, metadata={"tags": [tag]})
+
+    with pytest.raises(ValueError, match="no exercise"):
+        BUILD.solved_cells([cell("solution")])
+    with pytest.raises(ValueError, match="without a solution"):
+        BUILD.solved_cells([cell("exercise")])
+
+
+def test_links_of_a_solved_lesson_go_up_one_folder_except_to_other_lessons():
+    text = "[a](04_x.ipynb) [b](glossary.ipynb#x) [c](../kernels/x.cu) [d](https://a.b/c) [e](#here)"
+    assert BUILD.one_folder_up(text) == (
+        "[a](04_x.ipynb) [b](../glossary.ipynb#x) [c](../../kernels/x.cu) [d](https://a.b/c) [e](#here)"
+    )

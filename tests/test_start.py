@@ -50,8 +50,10 @@ def test_elsewhere_an_environment_is_made_first(start, monkeypatch, tmp_path):
     made, installed, opened = start.commands
     assert made == [sys.executable, "-m", "venv", "--clear", str(tmp_path / ".venv")]
     assert Path(installed[0]).is_relative_to(tmp_path / ".venv") and installed[-1] == ".[course]"
-    assert opened[1:3] == ["-m", "jupyterlab"] and opened[-1] == "course/00_first_forecast.ipynb"
-    assert (ROOT / opened[-1]).is_file()
+    assert opened[1:3] == ["-m", "jupyterlab"]
+    root, first = opened[3:]
+    assert root == "--ServerApp.root_dir=." and first.startswith("--LabApp.default_url=/lab/tree/")
+    assert (ROOT / first.partition("/lab/tree/")[2]).is_file()
 
 
 def test_root_may_open_the_course_too(start, monkeypatch):

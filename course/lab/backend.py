@@ -17,10 +17,12 @@ def choose() -> ModuleType:
     except cupy.cuda.runtime.CUDARuntimeError:
         print("Runs on NumPy, on the processor: CuPy is installed, but finds no GPU. Every lesson works like this.")
         return numpy
-    print(f"Runs on CuPy {cupy.__version__}, on the GPU: {gpu['name'].decode()}, {gpu['totalGlobalMem'] / 2**30:.0f} GiB.")
+    print(
+        f"Runs on CuPy {cupy.__version__}, on the GPU: {gpu['name'].decode()}, {gpu['totalGlobalMem'] / 2**30:.0f} GiB."
+    )
     return cupy
 
 
 def to_numpy(array):
     """The values as a NumPy array, for plotting and printing, wherever they were computed."""
-    return array.get() if hasattr(array, "get") else numpy.asarray(array)
+    return array.get() if hasattr(array, "get") and hasattr(array, "dtype") else numpy.asarray(array)

@@ -11,14 +11,17 @@
 # ---
 
 # %% [markdown]
-# # 00 · A first forecast
+# # 00 · Welcome, and a first forecast
 #
-# Welcome! In the next ten minutes you train a neural network with a memory, an **LSTM**, on three centuries of
-# sunspots, and find out whether it foretells the next year better than much simpler rules. You need a little Python.
-# You need no GPU and no knowledge of neural networks: how an LSTM works inside is what the lessons after this one
-# take apart, piece by piece. Today you drive the car; then we open the bonnet.
+# Welcome! In this course you take an **LSTM** apart, a neural network with a memory, and build it again with your own
+# hands: first its formulas, then the kernels with which a GPU computes them, then networks that forecast, read and
+# listen. You need Python and a little NumPy. You need no GPU and no knowledge of neural networks.
+#
+# Today you drive the car; after that we open the bonnet. In the next fifteen minutes you train an LSTM on three centuries
+# of sunspots, and find out whether it foretells the next year better than much simpler rules.
 #
 # **Afterwards you can**
+# - find your way through the lessons, and see how far you have come;
 # - run a lesson, change it, and say whether it computes on the processor or on a GPU;
 # - split a time series so that the judgement is fair;
 # - judge a forecast by what *simple* rules achieve on the same years.
@@ -26,26 +29,37 @@
 # **How to run it:** click into the first grey cell and press Shift+Enter, cell after cell. To start over: menu *Kernel →
 # Restart Kernel and Run All Cells*. You cannot break anything.
 
-# %% tags=["nbval-ignore-output"]
-try:
-    import gpulstm as gl
-    import matplotlib.pyplot as plt
-    import statsmodels.api as sm
-except ModuleNotFoundError:  # on Colab: first clone the project and %cd into its course
-    # %pip install --quiet .. matplotlib statsmodels
-    import gpulstm as gl
-    import matplotlib.pyplot as plt
-    import statsmodels.api as sm
+# %% tags=["start"]
+from lab import check, course_map, figures, start
 
+xp = start("statsmodels")  # numpy, or cupy with a GPU: the cells are the same for both
+
+# %%
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
+import statsmodels.api as sm
 from lab import backend
 from statsmodels.tsa.ar_model import AutoReg
 
-xp = backend.choose()  # numpy, or cupy with a GPU: the cells below are the same for both
+import gpulstm as gl
 
 # %% [markdown]
+# ## The picture: your map
+#
+# One box for each lesson. A box turns dark when all its exercises are solved: each exercise ends in a `check(...)` that
+# says what is right and what to look at, as often as you like. What you have solved is written into a file on this computer,
+# and only there. Come back to this cell whenever you want to see how far you are.
+
+# %% tags=["nbval-ignore-output"]
+course_map.show()
+
+# %% [markdown]
+# Every lesson goes the same way: a goal, a picture, a guess of your own, code, an exercise with two hints and a solution
+# folded away, three questions, and what comes next. The words that are used are explained in the
+# [glossary](glossary.ipynb).
+#
 # ## The question
 #
 # Since 1700 somebody has counted the dark spots on the sun. Their number rises and falls about every eleven years, but
@@ -72,14 +86,14 @@ axes.axvline(1920, color="black", linewidth=0.8)
 axes.set(xlabel="year", ylabel="sunspots, yearly mean")
 axes.set_title("Three centuries of sunspots")
 axes.legend(loc="upper left")
-plt.show()
+figures.show(
+    figure,
+    alt="""Sunspots over the years 1700 to 2008: some 28 hills in a row, each about eleven
+    years wide, between 0 and 190 high. A vertical line stands at 1920; the hills right of
+    it, drawn dashed, are held out. Some of them are higher than any before.""",
+)
 
 # %% [markdown]
-# *In words:* some 28 hills in a row, each about eleven years wide, between 0 and 190 high. A vertical line
-# stands at 1920; the hills right of it, drawn dashed, are held out. Some of them are higher than any before.
-#
-# ## The picture to keep in mind
-#
 # An LSTM reads the record year by year. After each year it has two things: a **memory**, which it takes along to the next
 # year, and an **output**, from which a small linear layer makes the forecast for the year that comes.
 #
@@ -170,9 +184,9 @@ def train(seed):
 
 
 # %% tags=["nbval-ignore-output"]
-start = time.perf_counter()
+began = time.perf_counter()
 lstm, linear, losses = train(seed=0)
-seconds = time.perf_counter() - start
+seconds = time.perf_counter() - began
 numbers = sum(p.size for p in [*lstm.params.values(), *linear.params.values()])
 print(f"trained {numbers} numbers in {ROUNDS} rounds and {seconds:.1f} seconds")
 
@@ -181,11 +195,15 @@ figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 axes.plot(range(1, ROUNDS + 1), losses, color="black")
 axes.set(xlabel="round", ylabel="mean squared error, scaled", ylim=(0, None))
 axes.set_title("Training")
-plt.show()
+figures.show(
+    figure,
+    alt="""The error over 100 rounds of training. The curve falls steeply for some twenty
+    rounds, from 1 to a quarter, and then ever more slowly. At the end it is still falling.""",
+)
 print(f"error in the first round {losses[0]:.1f}, in the last {losses[-1]:.1f}")
 
 # %% [markdown]
-# *In words:* the curve falls steeply for some twenty rounds, from 1 to a quarter, and then ever more slowly. It is still
+# The curve falls steeply for some twenty rounds, from 1 to a quarter, and then ever more slowly. It is still
 # falling after a hundred. Why stop there? More rounds fit the *learning* years ever better, and begin to learn
 # their accidents by heart. The three numbers in capitals come from a rehearsal: trained on the years before 1880, judged on
 # 1880 to 1919. The held-out years had no say in it.
@@ -235,12 +253,18 @@ for name, style in styles.items():
 axes.set(xlabel="year", ylabel="sunspots, yearly mean", ylim=(0, 230))
 axes.set_title("One year ahead, on the years held out")
 axes.legend(loc="upper left", ncols=4)
-plt.show()
+figures.show(
+    figure,
+    alt="""Eight cycles of sunspots, 1920 to 2008, as a thick black line, the highest in
+    1957. The dotted line of persistence is the truth moved one year to the right: always
+    late. The dashed line of the LSTM and the dash-dotted one of AR(9) follow the slopes
+    closely and miss at the tops: AR(9) shoots past some of them a year late, the LSTM falls
+    short of the broad ones.""",
+)
 
 # %% [markdown]
-# *In words:* eight cycles, 1920 to 2008, as a thick black line, the highest in 1957. The dotted line of persistence is
-# the truth moved one year to the right: always late. The dashed line of the LSTM and the dash-dotted one of AR(9) follow
-# the slopes closely and miss at the tops: AR(9) shoots past some of them a year late, the LSTM falls short of the broad ones.
+# Look at the tops and at the slopes. Persistence is always one year late. AR(9) shoots past some tops, the LSTM falls short
+# of the broad ones.
 #
 # ## Was that luck?
 #
@@ -272,62 +296,55 @@ print(f"on average {np.mean(list(errors.values())):.1f}")
 #
 # ## Your turn: mend this cell
 #
-# Somebody forecasts the sun *without any error*. Run the cell, read its verdict, and mend the first line. The
-# number to reach is in the table above.
+# Somebody forecasts the sun *without any error*. Run the two cells, read the verdict, and mend the first one. The map above
+# will know when you have solved it.
+
+# %% tags=["exercise"]
+my_persistence = sunspots[held_out]  # ← your turn: next year will be like this year
 
 # %%
-my_persistence = sunspots[held_out]  # ← mend this line: next year will be like this year
+check("00.persistence", my_persistence)
 
-if my_persistence.shape != truth.shape:
-    print(f"Not yet: {len(truth)} years are held out, and these are {my_persistence.shape}.")
-elif np.array_equal(my_persistence, truth):
-    print("Not yet: no error at all? Each year is 'forecast' by itself. That is leakage.")
-elif np.array_equal(my_persistence, forecasts["persistence"]):
-    print(f"Mended: {np.abs(my_persistence - truth).mean():.1f}, and honest.")
-else:
-    print("Not yet: the forecast for 1920 should be the value of 1919, and so on.")
+# %% [markdown] tags=["hint"]
+# The forecast for 1920 must be known at the end of 1919. Which element of `sunspots` is that?
+
+# %% [markdown] tags=["hint"]
+# `np.roll(sunspots, 1)` moves the record one year to the right. Its very first element is then wrong, but 1700 is not held out.
+
+# %% tags=["solution"]
+my_persistence = np.roll(sunspots, 1)[held_out]
 
 # %% [markdown]
-# <details><summary>A first hint</summary>
-#
-# The forecast for 1920 must be known at the end of 1919. Which element of `sunspots` is that?
-# </details>
-# <details><summary>A second hint</summary>
-#
-# `np.roll(sunspots, 1)` moves the record one year to the right. Its very first element is then wrong, but 1700 is not held out.
-# </details>
-# <details><summary>A solution</summary>
-#
-# ```python
-# my_persistence = np.roll(sunspots, 1)[held_out]
-# ```
-# </details>
-#
 # ## Three questions
 #
 # Answer each in your own words before you unfold it.
-#
-# <details><summary>1. Why is the record cut in time, and not by drawing 89 years at random?</summary>
+
+# %% [markdown] tags=["question"]
+# Why is the record cut in time, and not by drawing 89 years at random?
 #
 # Because a forecaster never has the years after the one in question. With years drawn at random, the network would
 # learn from 1956 and 1958 and then be asked about 1957: that is filling a gap, which is far easier.
-# </details>
-# <details><summary>2. <code>mean</code> and <code>spread</code> come from the learning years only. What would be wrong with all years?</summary>
+
+# %% [markdown] tags=["question"]
+# `mean` and `spread` come from the learning years only. What would be wrong with all years?
 #
 # The later cycles are higher. A mean over all years would carry that knowledge into the learning: a small leak here, a large
 # one in other data. The rule costs nothing, so keep it always.
-# </details>
-# <details><summary>3. Your LSTM gets 11 where AR(9) gets 13. What do you ask before you celebrate?</summary>
+
+# %% [markdown] tags=["question"]
+# Your LSTM gets 11 where AR(9) gets 13. What do you ask before you celebrate?
 #
 # Whether both had the same data, prepared alike (here the square root made most of that difference); whether another seed
 # gives the same; and whether the settings were chosen without a look at the years of the judgement.
-# </details>
-#
+
+# %% [markdown]
 # ## In short
 #
-# - A forecast is judged on later years that had no part in anything: not in the training, not in the scaling, not in the settings.
-# - Persistence is the least that a forecast must beat; a linear rule with the same preparation is the next.
-# - An LSTM starts at random, so one run is one sample: show several.
+# - A forecast is judged on later years that had no part in anything: not in the training, not in the scaling, not in the
+#   settings. Where that fails, there is [leakage](glossary.ipynb#leakage).
+# - [Persistence](glossary.ipynb#persistence) is the least that a forecast must beat; a linear rule with the same preparation
+#   is the next.
+# - An [LSTM](glossary.ipynb#lstm) starts at random, so one run is one sample: show several.
 #
 # ## What next
 #
@@ -335,5 +352,6 @@ else:
 # error? The raw counts instead of the roots? (To keep the judgement honest you would choose between them on 1880 to 1919,
 # as the rehearsal did.)
 #
-# And if you want to see now what happens inside `[ LSTM ]`: `gpulstm/equations.py` is the whole of it, in six
-# lines of formulas with their explanation. The file `kernels/lstm_forward_step.cu` is the same as a GPU computes it.
+# And then open the bonnet: the map above leads to the next lesson. If you cannot wait, the whole of `[ LSTM ]` stands in
+# [six lines of formulas](../gpulstm/equations.py), and as a GPU computes it in
+# [one kernel](../kernels/lstm_forward_step.cu).
