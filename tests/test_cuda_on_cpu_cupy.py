@@ -315,7 +315,20 @@ def _mismatch(path, ours, theirs):
     return ""
 
 
-ELEMENTWISE = ("tanh", "exp", "sqrt", "log", "log1p", "sign", "abs", "maximum", "minimum", "isfinite", "isnan", "matmul")
+ELEMENTWISE = (
+    "tanh",
+    "exp",
+    "sqrt",
+    "log",
+    "log1p",
+    "sign",
+    "abs",
+    "maximum",
+    "minimum",
+    "isfinite",
+    "isnan",
+    "matmul",
+)
 
 
 def _value(text):

@@ -156,5 +156,3 @@ class CompileException(Exception):
     def __init__(self, msg, source, name, options, backend="nvrtc") -> None:
         super().__init__(msg)
         self._msg, self.source, self.name, self.options, self.backend = msg, source, name, options, backend
-
-

@@ -92,9 +92,7 @@ def _modules() -> dict[str, ModuleType]:
     )
     cuda.driver = _module("cupy.cuda.driver", **{name: getattr(driver, name) for name in DRIVER})
     cuda.device = _module("cupy.cuda.device", Device=device.Device, get_cublas_handle=device.get_cublas_handle)
-    cuda.stream = _module(
-        "cupy.cuda.stream", Stream=device.Stream, get_current_stream=device.get_current_stream
-    )
+    cuda.stream = _module("cupy.cuda.stream", Stream=device.Stream, get_current_stream=device.get_current_stream)
     cuda.compiler = _module("cupy.cuda.compiler", CompileException=device.CompileException)
     cuda.cublas = _module("cupy.cuda.cublas", **{name: getattr(cublas, name) for name in CUBLAS})
     below = {f"cupy.cuda.{name}": getattr(cuda, name) for name in SUBMODULES}

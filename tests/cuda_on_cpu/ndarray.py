@@ -63,7 +63,11 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def reshape(self, *shape, order="C"):
         reshaped = self._values.reshape(*shape, order=order)
-        return self._view(reshaped) if np.may_share_memory(reshaped, self._values) else owned(values_of(self).reshape(*shape, order=order))
+        return (
+            self._view(reshaped)
+            if np.may_share_memory(reshaped, self._values)
+            else owned(values_of(self).reshape(*shape, order=order))
+        )
 
     def ravel(self, order="C"):
         return self.reshape(-1, order=order)
