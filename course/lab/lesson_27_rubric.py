@@ -232,7 +232,8 @@ def _bytes(counts, units, gates):
         ("h", "stores", counts.stores("h"), 1),
     ):
         if found != wanted * units:
-            text = f"bytes: {name} has {found / units:.3g} {what} for each hidden unit, where {wanted} would do."
+            many = f"{found / units:.3g} {what.removesuffix('s') if found == units else what}"
+            text = f"bytes: {name} has {many} for each hidden unit, where {wanted} would do."
             return look(f"{text} Keep it in a variable.")
     return ok(f"bytes: {gates + 1} loads and 2 stores for each hidden unit, {4 * (gates + 3)} bytes.")
 

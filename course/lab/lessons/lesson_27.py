@@ -274,7 +274,7 @@ def interleaved_kernel():
     return answers(3, forward, source.replace("[2 * hidden]", "[2]").replace("[hidden]", "[1]"))
 
 
-@kernel.wrong("through memory", says="bytes: c_next has 1 loads for each hidden unit, where 0 would do")
+@kernel.wrong("through memory", says="bytes: c_next has 1 load for each hidden unit, where 0 would do")
 def through_memory():
     return answers(3, coupled, COUPLED.replace("tanhf(cell)", "tanhf(c_next[index])"))
 
