@@ -323,7 +323,7 @@ def from_stranger(file):
 
 
 # %% [markdown]
-# Without the example in the file you could not have known. So when *you* hand over weights, enclose an input and its
+# Without the example in the file you could not have proved it: a note can be wrong. So when *you* hand over weights, enclose an input and its
 # output. (For real ONNX files there is `gpulstm.interop.onnx`.)
 #
 # ## Three questions

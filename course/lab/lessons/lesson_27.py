@@ -160,6 +160,11 @@ def no_slope():
     return answers(3, coupled, lambda *given: coupled_back(*given, slope=False))
 
 
+@calculus.wrong("h and c_next in the other order", says="right, if h and c_next changed places")
+def other_order():
+    return answers(3, lambda a, c: coupled(a, c)[::-1], coupled_back)
+
+
 @calculus.wrong("all signs", says="every sign is the wrong way round")
 def signs():
     return answers(3, coupled, lambda *given: coupled_back(*given, sign=-1.0))
