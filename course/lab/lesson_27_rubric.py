@@ -161,6 +161,8 @@ def _what_differs(found, wanted, errors, slopes, dh, dc, hidden) -> str:
         return "right, if dc were zero. What comes back along the lane must be added to what comes down from h."
     if agrees(slopes(0 * dh, dc)):
         return "right, if dh were zero. h shows c_next, so its blame goes on to c_next, too."
+    if agrees(slopes(dc, dh)):
+        return "right, if h and c_next changed places. forward gives h first, and backward takes dh first."
     if agrees([-one for one in wanted]):
         return "every sign is the wrong way round."
     parts = [f"gate {gate} of da" for gate in range(found[0].shape[1] // hidden)]
@@ -232,7 +234,8 @@ def _bytes(counts, units, gates):
         ("h", "stores", counts.stores("h"), 1),
     ):
         if found != wanted * units:
-            text = f"bytes: {name} has {found / units:.3g} {what} for each hidden unit, where {wanted} would do."
+            many = f"{found / units:.3g} {what.removesuffix('s') if found == units else what}"
+            text = f"bytes: {name} has {many} for each hidden unit, where {wanted} would do."
             return look(f"{text} Keep it in a variable.")
     return ok(f"bytes: {gates + 1} loads and 2 stores for each hidden unit, {4 * (gates + 3)} bytes.")
 

@@ -155,7 +155,8 @@ for order in ("in order", "reverse", "random"):
 # from the opening `"""`: the line after it is line 2.
 #
 # What you need of C: `expf(a)` is the exponential and `tanhf(a)` the tanh of a `float`; `1.0f` is a float32 one (plain `1.0`
-# has 64 bits and makes the GPU work harder); every statement ends with a semicolon.
+# has 64 bits and makes the GPU work harder); every statement ends with a semicolon; and `//`, which rounds down in Python, begins
+# a comment in C.
 
 
 # %% tags=["exercise"]
@@ -199,7 +200,8 @@ def blocks_for(n, threads):
 # ## The one in gpulstm
 #
 # Behind `gl.ops.sigmoid` stands, on a GPU, [such a kernel](../kernels/elementwise.cu). It is written for float32 and float64,
-# which it calls `real`, but you can read it now: index, guard, one line. Here it runs where yours does, on 1000 numbers.
+# which it calls `real`, but you can read it now: index, guard, one line. Its length is
+# a `long long`, a whole number of 64 bits, so it gets `np.int64`. Here it runs where yours does, on 1000 numbers.
 # Blocks of 256 threads are a usual size: full warps, which the next lesson explains, and plenty of them.
 
 # %%
@@ -230,8 +232,8 @@ print("same as gl.ops.sigmoid:", difference.max() < 1e-6)
 # 1,000,000 / 256 = 3906.25, so 3907 blocks. That makes 1,000,192 threads, of which 192 stop.
 
 # %% [markdown] tags=["question"]
-# Somebody writes a running sum as `if (i > 0 && i < n) y[i] = y[i - 1] + x[i];`. It works in the simulator with
-# `strict=False` and in order. Why is it wrong?
+# Somebody writes a running sum as `if (i > 0 && i < n) y[i] = y[i - 1] + x[i];`. If the threads run one after another, in
+# order, the sum comes out right. Why is the kernel wrong?
 #
 # Thread `i` reads what thread `i - 1` writes, and nothing says that the other one is done. In order it happens to be;
 # on a GPU it is chance. It is a race, and the simulator names it unless you tell it to go on.

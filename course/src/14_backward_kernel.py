@@ -198,6 +198,8 @@ print("total", backend.to_numpy(total)[0])
 
 # %% [markdown]
 # `half` goes 4, 2, 1: three rounds. 256 numbers need 8 rounds, for each round halves what is left: the first answer.
+# (The loop ends with one barrier more than the picture has. Nobody needs that one: thread 0 then reads only what it wrote
+# itself.)
 #
 # And without the barrier in the loop? In the simulator you can say `strict=False`, so that it goes on after a mistake, and in which order
 # the threads come:
@@ -221,15 +223,16 @@ show_tree(hurried)
 # place. Read the message once more and find `part[1]` in the picture.
 #
 # Two rules follow:
-# - between a write and another thread's read of the same place there is a barrier;
+# - between a write and another thread's read, or write, of the same place there is a barrier;
 # - **all** threads of the block come to each barrier. None may have returned before, and it may not stand in an `if` that only
-#   some of them enter. That is why in the tree the `if` stands around the addition alone.
+#   some of them enter. That is why in the tree the `if` stands around the addition alone. (Newer GPUs may forgive threads that have
+#   returned. Do not lean on it.)
 #
 # ## Your turn: the sums of all columns
 #
 # The bias gradient has `4 * hidden` columns and any number of rows. A block takes 32 columns, so that a warp reads 32
 # neighbours (lesson 13), and it has 8 **lanes** of threads for them: lane 0 adds up the rows 0, 8, 16, ..., lane 1 the rows 1, 9,
-# 17, ... A block has two directions for that, `(32, 8)`: `threadIdx.x` is the column in the block, `threadIdx.y` the lane.
+# 17, ... (These lanes have nothing to do with the upper lane, on which $c$ travels.) A block has two directions for that, `(32, 8)`: `threadIdx.x` is the column in the block, `threadIdx.y` the lane.
 #
 # Then each column has 8 partial sums, in `part[0][...]` to `part[7][...]`. Write the rest: the tree over the lanes, its barriers,
 # and the last line, which stores the sum of each column.

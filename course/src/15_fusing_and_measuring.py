@@ -247,9 +247,9 @@ slider(under_the_roof, batch=(1, 256, 1, 32))
 # ## The other cost: the launch
 #
 # The same measurements say what an empty kernel after an empty kernel costs, launched from Python in a loop: 4.9 µs
-# for one block, 6.8 µs for
-# 132. Next to that, how long do the bytes take? This is computed from those measured figures, for a hidden size of
-#      1024:
+# for one block, 6.8 µs for 132, which is one for each of that GPU's **multiprocessors**, the parts of it on which
+# blocks run. Next to that, how long do the bytes take? This is computed from those measured figures, for a hidden
+# size of 1024:
 
 # %%
 for rows in (1, 32, 1024):
@@ -340,16 +340,8 @@ for keep in (0, 1):
     a, c = a_step(rows=32, hidden=32)
     cells, hiddens, y, unused = c.copy(), c.copy(), c.copy(), np.zeros(1, "float32")
     lengths = np.zeros(1, "int32")
-    numbers = (
-        0,
-        0,
-        0,
-        0,
-        32,
-        32,
-        32,
-        0,
-    )  # step, time, two slots, batch, hidden, y's width, offset
+    # step, time, two slots, batch, hidden, y's width, offset
+    numbers = (0, 0, 0, 0, 32, 32, 32, 0)
     theirs(8, 128, a, unused, cells, hiddens, y, lengths, *map(np.int32, numbers))
     print(
         "KEEP" if keep else "    ", *(f"{many:.0f}" for many in per_unit(theirs.counts, c.size))
@@ -383,8 +375,8 @@ for keep in (0, 1):
 #
 # - A [fused kernel](glossary.ipynb#fused-kernel) keeps in registers what would go to memory and back. Here: 5 loads
 #   and 2 stores for each hidden unit, not 11 and 7.
-# - The [roofline](glossary.ipynb#roofline) says what holds a kernel up. The LSTM's step does about one operation for
-#   each byte, and waits for [bandwidth](glossary.ipynb#bandwidth).
+# - The [roofline](glossary.ipynb#roofline) says what holds a kernel up. The LSTM's step, fused, does about half an
+#   operation for each byte, and waits for [bandwidth](glossary.ipynb#bandwidth).
 # - A [kernel launch](glossary.ipynb#kernel-launch) costs microseconds, whatever the kernel does.
 # - A count is the same everywhere; a time belongs to a machine. Say which of the two you have.
 #

@@ -272,7 +272,7 @@ except kernels.KernelError as error:
 # If launches were all, one would not need a persistent kernel.
 #
 # **The weights.** A graph reads them anew at every step; they come from the cache at best. The notes say that the
-# cache gives 8.8 TB a second if each multiprocessor reads its own part. From that, computed and not measured:
+# cache gives 8.8 TB a second if each of the 132 multiprocessors (lesson 15) reads its own part. From that, computed and not measured:
 
 # %%
 registers = 132 * 65536 * 4  # multiprocessors, registers in each, bytes in a register
@@ -384,6 +384,6 @@ else:
 #
 # ## What next
 #
-# Give your kernel an initial state: `c` from an array, and row 0 of `h` not zero. Predict which lines change (there
-# is one). The kernels are done; from here on it is about what one builds with them. [Lesson 17](17_dropout.ipynb)
+# Give your kernel an initial state: `c` from an array, and row 0 of `h` not zero. Predict which lines change (beside
+# the new argument there is one). The kernels are done; from here on it is about what one builds with them. [Lesson 17](17_dropout.ipynb)
 # begins with forgetting on purpose.

@@ -271,7 +271,7 @@ print("differences found:", differences)
 #
 # A file arrives, with a note: *"LSTM. W and R are the weights of input and hidden state, gates in the order **i, o, f, c**. B
 # is both biases, first all of the input's, then all of the hidden state's. Enclosed: one example, x and y."* The numbers are
-# random, made for this lesson; the packing is that of ONNX.
+# random, made for this lesson. The packing is that of ONNX, which only puts one more axis in front, for the direction.
 
 # %%
 gl.save(folder / "stranger.safetensors", stranger())
@@ -323,7 +323,7 @@ def from_stranger(file):
 
 
 # %% [markdown]
-# Without the example in the file you could not have known. So when *you* hand over weights, enclose an input and its
+# Without the example in the file you could not have proved it: a note can be wrong. So when *you* hand over weights, enclose an input and its
 # output. (For real ONNX files there is `gpulstm.interop.onnx`.)
 #
 # ## Three questions

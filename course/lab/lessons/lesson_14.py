@@ -64,6 +64,8 @@ def known_mistakes(data, da, dc_before):
             must(look(f"{name} holds what it held before: no thread has written to it."))
     if close(dc_before, dc * f, **NEAR):
         must(look("dc_before knows nothing of dh: c' goes two ways, so what comes down from h' is added to dc."))
+    if close(dc_before, dh * o * (1 - np.tanh(c_next) ** 2) * f, **NEAR):
+        must(look("dc_before knows nothing of dc: what comes back along the upper lane is added in dc_next."))
     if close(dc_before, (dc + dh * o) * f, **NEAR):
         must(look("On the way from h' down to c' a curve is missing: the slope of tanh, 1 - tanh(c')^2."))
     if close(dc_before, wanted_dc / f, **NEAR):
@@ -117,6 +119,7 @@ def untouched():
 
 
 _backward_wrong("lane alone", "dc[index] + dh[index] * o * (1.0f - shown * shown)", "dc[index]", "knows nothing of dh")
+_backward_wrong("lane forgotten", "dc[index] + ", "", "knows nothing of dc:")
 _backward_wrong("no slope of tanh", " * (1.0f - shown * shown)", "", "a curve is missing")
 _backward_wrong("no forget gate", "dc_next * f;", "dc_next;", "is not multiplied by the forget gate")
 _backward_wrong("another slope for g", "(1.0f - g * g)", "g * (1.0f - g)", "its slope is 1 - g^2")

@@ -160,6 +160,11 @@ def no_slope():
     return answers(3, coupled, lambda *given: coupled_back(*given, slope=False))
 
 
+@calculus.wrong("h and c_next in the other order", says="right, if h and c_next changed places")
+def other_order():
+    return answers(3, lambda a, c: coupled(a, c)[::-1], coupled_back)
+
+
 @calculus.wrong("all signs", says="every sign is the wrong way round")
 def signs():
     return answers(3, coupled, lambda *given: coupled_back(*given, sign=-1.0))
@@ -274,7 +279,7 @@ def interleaved_kernel():
     return answers(3, forward, source.replace("[2 * hidden]", "[2]").replace("[hidden]", "[1]"))
 
 
-@kernel.wrong("through memory", says="bytes: c_next has 1 loads for each hidden unit, where 0 would do")
+@kernel.wrong("through memory", says="bytes: c_next has 1 load for each hidden unit, where 0 would do")
 def through_memory():
     return answers(3, coupled, COUPLED.replace("tanhf(cell)", "tanhf(c_next[index])"))
 

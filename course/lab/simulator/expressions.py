@@ -186,7 +186,8 @@ class Expressions:
             return Value(f"({left.code} {op} {right.code})", BOOL)
         if to.is_float:
             if op not in "+-*/":
-                raise self.error("syntax", f"{op} is for integers only: use fmodf for a remainder.", node)
+                hint = {"%": ": use fmodf for a remainder", "^": ", and no power: write x * x"}.get(op, "")
+                raise self.error("syntax", f"{op} is for integers only{hint}.", node)
             self.flops += 1
             code = f"{left.code} {op} {right.code}"
             if op == "/" and not _is_nonzero(right.code):

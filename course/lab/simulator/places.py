@@ -46,6 +46,13 @@ class Places:
             raise self.error("syntax", f"{what} is a number, and only an array or a pointer has elements.", node)
         return found
 
+    def pointed_at(self, node) -> Pointer:
+        """What a * in front of ``node`` follows. Who comes from Python writes x ** 2, which C reads as x * (*2)."""
+        if self.pointer(node) is None:
+            message = "a * before a number wants a pointer. Is a power meant? C has no **: write x * x."
+            raise self.error("syntax", message, node)
+        return self.required_pointer(node)
+
     def pointer_sum(self, node) -> Pointer | None:
         left, right = self.pointer(node.left), None
         if left is None and node.op == "+":
@@ -90,7 +97,7 @@ class Places:
             message = f"the address of {node.name} is not to be had here: only arrays and shared memory have one."
             raise self.error("unsupported", message, node)
         if isinstance(node, c_ast.UnaryOp) and node.op == "*":
-            return self.required_pointer(node.expr)
+            return self.pointed_at(node.expr)
         if isinstance(node, c_ast.ArrayRef):
             base = self.required_pointer(node.name)
             offset = self.scaled(base, self.integer(node.subscript).code)
@@ -139,7 +146,7 @@ class Places:
                 base = self.required_pointer(node.name)
                 return None if base.dims else self.indexed(base, node.subscript)
             case c_ast.UnaryOp(op="*"):
-                base = self.required_pointer(node.expr)
+                base = self.pointed_at(node.expr)
                 return None if base.dims else self.indexed(base, None)
         return None
 

@@ -93,7 +93,8 @@ def parse(prepared: Prepared) -> c_ast.FileAST:
         elif near := re.search(r"before: (.*)", what):
             token, above = near[1].strip(), _line_above(prepared, line)
             message = f"this is not C before '{token}': a ; or a bracket is missing there, or a type is not known."
-            if above and prepared.line_text(line).startswith(token):
+            begins = re.match(re.escape(token) + r"(?!\w)", prepared.line_text(line).strip())
+            if above and begins and not prepared.line_text(above).rstrip().endswith(";"):
                 line, message = (
                     above,
                     f"after this line comes '{token}', and C does not allow that: is a ; missing here?",
