@@ -14,8 +14,8 @@
 # # 00 · Welcome, and a first forecast
 #
 # Welcome! In this course you take an **LSTM** apart, a neural network with a memory, and build it again with your own
-# hands: first its formulas, then the kernels with which a GPU computes them, then networks that forecast, read and
-# listen. You need Python and a little NumPy. You need no GPU and no knowledge of neural networks.
+# hands: first its formulas, then the *kernels*, small programs with which a GPU computes them, then networks that forecast,
+# read and listen. You need Python and a little NumPy. You need no GPU and no knowledge of neural networks.
 #
 # Today you drive the car; after that we open the bonnet. In the next fifteen minutes you train an LSTM on three centuries
 # of sunspots, and find out whether it foretells the next year better than much simpler rules.
@@ -27,7 +27,7 @@
 # - judge a forecast by what *simple* rules achieve on the same years.
 #
 # **How to run it:** click into the first grey cell and press Shift+Enter, cell after cell. To start over: menu *Kernel →
-# Restart Kernel and Run All Cells*. You cannot break anything.
+# Restart Kernel and Run All Cells* (that kernel is the Python behind this page). You cannot break anything.
 
 # %% tags=["start"]
 from lab import check, course_map, figures, start
@@ -95,7 +95,8 @@ figures.show(
 
 # %% [markdown]
 # An LSTM reads the record year by year. After each year it has two things: a **memory**, which it takes along to the next
-# year, and an **output**, from which a small linear layer makes the forecast for the year that comes.
+# year, and an **output**, from which a small [linear layer](glossary.ipynb#linear-layer), a weighted sum,
+# makes the forecast for the year that comes.
 #
 # ```text
 #            forecast 1701   forecast 1702   forecast 1703
@@ -352,6 +353,7 @@ my_persistence = np.roll(sunspots, 1)[held_out]
 # error? The raw counts instead of the roots? (To keep the judgement honest you would choose between them on 1880 to 1919,
 # as the rehearsal did.)
 #
-# And then open the bonnet: the map above leads to the next lesson. If you cannot wait, the whole of `[ LSTM ]` stands in
+# And then open the bonnet: [lesson 01](01_one_sentence.ipynb) sends one sentence through an LSTM. If you
+# cannot wait, the whole of `[ LSTM ]` stands in
 # [six lines of formulas](../gpulstm/equations.py), and as a GPU computes it in
 # [one kernel](../kernels/lstm_forward_step.cu).

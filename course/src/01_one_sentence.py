@@ -78,7 +78,8 @@ for word, x in zip(WORDS, VECTORS, strict=True):
 # a  = weight_ih · x  +  weight_hh · h  +  bias
 # ```
 #
-# It is called [preactivation](glossary.ipynb#preactivation). Ours has eight rows, because there are four lines with a
+# `weight_ih` leads from the input to the cell's units, `weight_hh` from the hidden state (`h` for hidden). The sum $a$ is called
+# [preactivation](glossary.ipynb#preactivation). Ours has eight rows, because there are four lines with a
 # weighted sum, and the cell has two **units**. They are named after what they care about: *who* and *dark*.
 
 # %%
@@ -225,6 +226,7 @@ figures.show(
 
 # %%
 lstm = gl.LSTM(input_size=3, hidden_size=2, dtype="float64")
+# the names end in l0, for layer 0: ours is the only one
 lstm.load_state_dict({f"{name}_l0": value for name, value in PARAMS.items()})
 y, state = lstm(VECTORS)  # y: the hidden state after each word, (4, 2)
 

@@ -29,10 +29,10 @@ import gpulstm as gl
 figures.show(
     belt_diagram().figure,
     alt="""One step of an LSTM as two lanes from left to right. The upper lane carries c: it
-    passes a circle 'times', which the forget gate f feeds from below, and a circle 'plus',
+    passes a box 'times', which the forget gate f feeds from below, and a box 'plus',
     fed by i times g, and leaves as the new c. The lower lane begins with the old h and the
     word x, put together. They feed f, i, g and o. From the upper lane a branch goes down
-    through tanh to a circle 'times', where the output gate o meets it; what comes out is
+    through tanh to a box 'times', where the output gate o meets it; what comes out is
     the new h. From the new h alone an arrow leads up to a box called layer above.""",
 )
 

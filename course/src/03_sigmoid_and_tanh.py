@@ -82,7 +82,7 @@ with np.errstate(over="ignore", invalid="ignore"):  # else NumPy would warn
         print(f"x = {x:5.0f}   {textbook(x)}   {also_textbook(x)}")
 
 # %% [markdown]
-# At −1000 the textbook gives **the right number**, 0. By luck: $e^{1000}$ is too large for any floating-point number and becomes `inf`,
+# At −1000 the textbook gives **the right number**, 0. By luck: $e^{1000}$ is too large for float64, NumPy's usual kind of number, and becomes `inf`,
 # and 1 / inf is 0. NumPy warns of this [overflow](glossary.ipynb#overflow) (here the warning is switched off). The other
 # way of writing has bad luck: `inf / inf` is `nan`, *not a number*. One `nan` in a state, and soon all of them are.
 #

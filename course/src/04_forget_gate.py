@@ -61,7 +61,7 @@ for bias in [3.0, 6.0]:
     )
 
 # %% [markdown]
-# **15, and 280.** With a gate of 0.953 half is gone after a little more than 14 steps. And twice the bias made the memory not twice as
+# **14, and 20 times.** With a gate of 0.953 half is gone after a little more than 14 steps, so the loop stops at 15. And twice the bias made the memory not twice as
 # long, but about 20 times.
 #
 # Now the quick way. After $n$ steps $f^n$ is left. Half is left when
@@ -225,7 +225,7 @@ print(f"forget gate of dark: between {f_dark.min():.3f} and {f_dark.max():.3f}")
 #
 # ## What next
 #
-# *who* lives a little longer than the formula says for a bias of 3: 14.4 steps. Print `steps["f"][:, 0]`, and find in the table of
+# In the sentence *who* lives longer than the 14.3 steps of the table: half of John is gone after 17. Print `steps["f"][:, 0]`, and find in the table of
 # lesson 01 who lends it a hand.
 #
 # Then go on to [lesson 05](05_input_gate.ipynb): what is written, and how much of it.

@@ -180,8 +180,8 @@ print(f"{worst.size} choices of weights, the best one is wrong by {worst.min():.
 
 # %% [markdown]
 # By 0.50: the best that it can do is to write half a value in all four cases. The reason is the plus sign. In a weighted sum the
-# value pushes just as hard with the switch off as with the switch on. To *silence* one number by another you must
-# **multiply**. That is what a gate is.
+# value pushes just as hard with the switch off as with the switch on. To *silence* one number by another,
+# **multiply** them. That is what a gate is.
 #
 # ## Your turn: the switch
 #
@@ -229,10 +229,10 @@ candidate = np.array([0.0, 3.0, 0.0])  # what: the value
 # Only if the input gate opens. With $i$ near zero nothing arrives, whatever the candidate says.
 
 # %% [markdown] tags=["question"]
-# Somebody makes the candidate with a sigmoid instead of a tanh. What can the memory no longer do?
+# With $i = 0.5$ and $g = 0.4$ a unit writes 0.2. With which other pair does it write the same? Can the memory tell the two apart?
 #
-# Go down by writing. Both $i$ and $g$ would be positive, so each step could only add, and only the forget gate could make the
-# memory smaller. It could never turn negative, either.
+# With $i = 1$ and $g = 0.2$, or $i = 0.25$ and $g = 0.8$. The memory cannot tell: only the product arrives. But the two
+# have weights of their own, so another word may change the one and not the other.
 
 # %% [markdown] tags=["question"]
 # With $f = 1$, $i = 1$ and $g = 1$ at each step, where does $c$ go, and is there a limit?

@@ -91,11 +91,11 @@ for name in "hc":
 
 # %% [markdown]
 # **1. About the same:** 0.73 instead of 0.76. John is as good as complete in the memory, and nobody has seen him. (Why not
-# exactly the same? The forget gate of *who* also listens to $h$ of *who*: lesson 01 wrote "what was shown is kept even
-# better". That little help is missing now.)
+# exactly the same? The forget gate of *who* also listens to $h$ of *who*, with a weight of 1 in the table of lesson 01: what is
+# shown is kept a little better. That help is missing now.)
 #
-# **2. It notices.** *dark* shows 0.31 instead of 0.38. Its output gate listens to $h$ of *who*, "shown if somebody is
-# there", and to its eyes nobody is there. It cannot look behind the curtain.
+# **2. It notices.** *dark* shows 0.31 instead of 0.38. Its output gate listens to $h$ of *who*, with a weight of 2: it
+# shows more if somebody is there. And to its eyes nobody is. It cannot look behind the curtain.
 #
 # That is the division of labour. All gates of all units, the next layer and whatever else is attached see only the
 # [hidden state](glossary.ipynb#hidden-state) $h$:
@@ -113,9 +113,8 @@ for name in "hc":
 params = with_output_gate([0, 0, 0], [0, 0], -30)
 lstm = gl.LSTM(input_size=3, hidden_size=2, dtype="float64")
 lstm.load_state_dict({f"{name}_l0": value for name, value in params.items()})
-y, state = lstm(
-    VECTORS
-)  # y: what is shown after each word; state.c: what is remembered at the end
+# y: what is shown after each word; state.c: what is remembered at the end
+y, state = lstm(VECTORS)
 print("shown:     ", np.allclose(y, shut["h"]))
 print("remembered:", np.allclose(state.c, shut["c"][-1]))
 
@@ -210,9 +209,10 @@ row = np.array([0.0, 0.0, 0.0, 0.0, 30.0, -5.0])
 # Answer each in your own words before you unfold it.
 
 # %% [markdown] tags=["question"]
-# $h$ of a unit is 0.00. What do you know about its memory?
+# You shut the output gate of *who* at *likes* only. What changes at *likes*, and what at *black*? The table of lesson 01 helps.
 #
-# Nothing. Perhaps the memory is empty, perhaps the output gate is shut. From outside the two look the same.
+# At *likes* only $h$ of *who*, which is zero now. At *black* the two gates that listen to it: the forget gate of *who*, and
+# with it $c$ and $h$ of *who*; and the output gate of *dark*, and with it $h$ of *dark*. The rest stays.
 
 # %% [markdown] tags=["question"]
 # A memory has grown to $c = 5$. How large can $h$ become, and what is the tanh good for?

@@ -109,7 +109,7 @@ for t in range(4):
 
 # %% [markdown]
 # Were you right? **Zeros are not nothing.** A word of zeros adds nothing to the weighted sums, but the biases and $h$ are still
-# there. The forget gate of *dark* then stands near $\sigma(-1) = 0.27$, so each zero costs the memory most of what it has. The same
+# there. The forget gate of *dark* then stands at $\sigma(-1) = 0.27$, so each zero costs the memory most of what it has. The same
 # sentence would mean something else in a batch with longer ones. That must not be.
 #
 # ## Three rules for what is over
@@ -186,9 +186,8 @@ for n, sentence in enumerate(SENTENCES):
     print(f"{' '.join(sentence):24} as if it were alone: {same}")
 
 # %%
-shown = y.transpose(1, 2, 0).reshape(
-    6, 4
-)  # a row for each sentence and unit, a column for each step
+# a row for each sentence and unit, a column for each step
+shown = y.transpose(1, 2, 0).reshape(6, 4)
 rows = [f"sentence {n}, {unit}" for n in range(3) for unit in UNITS]
 columns = [f"t = {t}" for t in range(4)]
 axes = figures.gate_map(shown, columns, rows, title="y: what is shown")

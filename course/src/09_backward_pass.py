@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 09 · The backward pass
 #
-# An LSTM learns by blame. At the end somebody says how wrong the output was, and the blame travels back, through every
+# An LSTM learns by blame. At the end one number, the [loss](glossary.ipynb#loss), says how wrong the output was, and the blame travels back, through every
 # gate of every step, until each number knows its share. That journey is the **backward pass**. Libraries do it behind
 # your back. Today you do it yourself, and then prove that it is right.
 #
 # **Afterwards you can**
-# - derive the gradients of the four gates from two lines of formulas;
+# - derive the gradients of the three gates and the candidate from two lines of formulas;
 # - write the backward step of an LSTM, and run it back through time;
 # - prove any backward pass right or wrong with a gradient check.
 #
@@ -48,7 +48,8 @@ figures.show(figure, alt=alt)
 #
 # ## Three rules
 #
-# The chain rule needs only three forms here. Each takes the blame of a result and hands it to what went in:
+# Calculus has a *chain rule*: along a way, slopes are multiplied. It needs only three forms here. Each takes the blame of a
+# result and hands it to what went in:
 #
 # | the way there | the way back | in words |
 # |---|---|---|
@@ -189,7 +190,7 @@ def backward(steps, dhs, params, gate_gradients):
 # backwards. Three times things are added up, and each time for the same reason. $h$ goes outside *and* into the next step.
 # The weights are used at every step. $c'$ goes into $h'$ *and* along the lane.
 #
-# ## Your turn: the four gate gradients
+# ## Your turn: three gates and a candidate
 #
 # Write the middle of it. It gets
 #

@@ -2,7 +2,7 @@
 # # 10 · Vanishing, exploding, and the forget bias
 #
 # "The LSTM solves the vanishing gradient." You will read this sentence in many places. Today you measure whether it is
-# true, and find that it hangs on one number, which most libraries choose without asking you.
+# true, and find that it hangs above all on one number, which most libraries choose without asking you.
 #
 # **Afterwards you can**
 # - measure how much of a gradient is left after any number of steps back;
@@ -43,7 +43,7 @@ slider(draw, factor=(0.5, 1.2, 0.01, 0.9))
 
 # %% [markdown]
 # A straight line, for the axis is logarithmic: each tick is a factor of a hundred thousand. Move the slider. 0.9 sounds
-# harmless, and leaves three hundred-thousandths after 99 steps. 0.5 leaves nothing that a computer could use: that is a
+# harmless, and leaves three hundred-thousandths after 99 steps. 0.5 leaves a number with thirty zeros, too small to teach anything: that is a
 # [vanishing gradient](glossary.ipynb#vanishing-gradient). 1.1 turns it into twelve thousand: an
 # [exploding gradient](glossary.ipynb#exploding-gradient). **Only a factor very close to 1 survives a hundred steps.**
 #
@@ -146,7 +146,7 @@ figures.show(
 # %% [markdown]
 # Were you right?
 #
-# 1. **No, not so that it would matter.** Both have lost twenty powers of ten. An LSTM with a forget bias of 0 forgets
+# 1. **No, not so that it would matter.** Both have lost more than twenty powers of ten. An LSTM with a forget bias of 0 forgets
 #    half of its memory at each step, and half of its gradient.
 # 2. **Only the one with bias 4.** And it does not just keep the gradient, it *grows* it.
 #
@@ -167,7 +167,7 @@ for bias in (0, 1, 4):
 # %% [markdown]
 # The order is right, the amounts are not: more is left than the lane alone explains. There are two reasons. The gates are not
 # always at $\sigma(b)$: they move with the inputs, and units whose gate is more open win in a product. And
-# there is a second way back: from $c$ to $h$, through the recurrent weights into the gates of the next step, and so to $c$
+# there is a second way back: from $c$ to $h$, through the *recurrent weights* (`weight_hh`; `U` in the tanh network) into the gates of the next step, and so to $c$
 # again. It is added to the lane. With a gate of 0.98 the lane loses hardly anything, and what is added makes it grow.
 #
 # ## An LSTM can explode, too
@@ -186,7 +186,7 @@ for name in norms:
     print(f"{name:22}    ", "".join(row))
 
 # %% [markdown]
-# Times five, three of the four explode, gates or no gates, and the fourth has gained twenty powers of ten. So the honest sentence is: **the LSTM makes it possible
+# Times five, three of the four explode, gates or no gates, and the fourth has gained more than twenty powers of ten. So the honest sentence is: **the LSTM makes it possible
 # to keep a gradient over a long distance; whether it does depends on the forget gate and on the weights.** Against the
 # explosion there is [clipping](glossary.ipynb#clipping), in lesson 11. It does not help against vanishing: a vanished
 # gradient cannot be scaled up, for the shares of the near steps drown it. That needs a better start.
@@ -255,6 +255,5 @@ my_forget_bias = 2.5
 # ## What next
 #
 # Set `STEPS = 400` and predict first: does your forget bias still hold the norm at the last lag inside the band?
-# On a GPU, and with longer sequences, the question only gets sharper.
 #
 # Then go on to [lesson 11](11_training_loop.ipynb): a training loop, in which you cut the gradient on purpose.

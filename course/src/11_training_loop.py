@@ -183,7 +183,7 @@ print(f"norm before {norm:.0f}; after: {np.round(grads['weight'], 3)}")
 # ## The loop
 #
 # `gl.training.windows` does the slicing. Everything else is what you have just written, with a linear layer on top, a loss,
-# and an optimiser that changes the weights after each window.
+# and an [optimiser](glossary.ipynb#optimiser), here [Adam](glossary.ipynb#adam), that changes the weights after each window.
 
 # %%
 HIDDEN = 16
@@ -258,15 +258,16 @@ for length, passes in [(1, 4), (5, 15), (22, 30)]:
     print(f"windows of {length:2} years, {steps:4} steps: misses by {' and '.join(results)}")
 
 # %% [markdown]
-# With a single year per window the network still *has* its memory, for the state is carried. But it never learns what to put
-# into it: the blame of this year's forecast never reaches what was written last year. It ends not far below persistence,
+# With a single year per window the network still *has* its memory, for the state is carried. But it never learns what to keep
+# for later: the blame of this year's forecast never reaches what was written last year. It ends not far below persistence,
 # after the most training steps of all. Two sun cycles per window, 22 years, are enough to learn the rhythm.
 #
 # (The honest way to *choose* the length would be a rehearsal on earlier years, as in lesson 00. Here it is only shown.)
 #
 # ## What gpulstm replaces it with
 #
-# `gl.fit` is the same loop with a progress bar, validation, checkpoints and early stopping. It treats what it gets as
+# `gl.fit` is the same loop with a progress bar, validation, checkpoints and early stopping. A pass over the data is called
+# [epoch](glossary.ipynb#epoch) there. It treats what it gets as
 # **many independent sequences**: it shuffles them, and each begins with a zero state. So cut the record into overlapping
 # pieces that are long enough by themselves:
 

@@ -26,7 +26,8 @@ def gate_for_ten(f_ten: Number()):
     else:
         more = "more" if half_life < 10 else "less"
         nearly = " Give it more digits." if abs(half_life / 10 - 1) < 0.06 else ""
-        yield look(f"With {f_ten:.4g} the half-life is {half_life:.3g} steps. It must keep {more}.{nearly}")
+        steps = "1 step" if half_life == 1 else f"{half_life:.3g} steps"
+        yield look(f"With {f_ten:.4g} the half-life is {steps}. It must keep {more}.{nearly}")
 
 
 @gate_for_ten.right
@@ -39,7 +40,7 @@ def four_digits():
     return answers(0.9330)
 
 
-@gate_for_ten.wrong("as it stands", says="the half-life is 1 steps")
+@gate_for_ten.wrong("as it stands", says="the half-life is 1 step. It must keep more")
 def as_it_stands():
     return answers(0.5)
 

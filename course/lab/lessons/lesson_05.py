@@ -38,6 +38,7 @@ def mistakes(c, f, a_i, a_g):
     yield i * c + f * g, "The forget gate is the valve on the old c, the input gate the one on the candidate."
     yield f * c + (1 - f) * g, "That uses 1 - f where the input gate belongs."
     yield np.tanh(f * c + i * g), "There is a tanh around the sum. The memory itself is not squashed."
+    yield sigmoid(f) * c + i * g, "f lies between 0 and 1 already. It needs no second sigmoid."
     yield f * (c + i * g), "The forget gate is the valve on the old c alone, not on what is newly written."
     if c.ndim == 1:
         yield f * c + i @ g, "i @ g adds up over all units. Each unit has its own: multiply with *."
@@ -77,6 +78,11 @@ def empty():
 @write_into_c.wrong("the old memory dropped", says="What is left of the old c?")
 def drops():
     return answers(lambda c, f, a_i, a_g: sigmoid(a_i) * np.tanh(a_g))
+
+
+@write_into_c.wrong("a second sigmoid around f", says="It needs no second sigmoid")
+def second_sigmoid():
+    return answers(lambda c, f, a_i, a_g: sigmoid(f) * c + sigmoid(a_i) * np.tanh(a_g))
 
 
 @write_into_c.wrong("no input gate", says="How much of it should be?")
