@@ -66,7 +66,12 @@ def masked_softmax(weights: Function()):
     high[0, :, 2] = 999.0
     lengths = np.array([3, 2])
     yield must(
-        same("For scores of 1000 the result", weights(high, lengths), right(high, lengths), "exp(1000) overflows: see hint 2.")
+        same(
+            "For scores of 1000 the result",
+            weights(high, lengths),
+            right(high, lengths),
+            "exp(1000) overflows: see hint 2.",
+        )
     )
     padded = np.array([[[1.0, 2.0, 5000.0]]])
     one = np.array([2])
