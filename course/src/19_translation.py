@@ -393,8 +393,8 @@ for seed in (0, 19):
 # ## In short
 #
 # - The [encoder-decoder](glossary.ipynb#encoder-decoder): one LSTM reads, another begins with its state and writes.
-# - [Attention](glossary.ipynb#attention): scores, a softmax, a weighted mean. Pads get the weight zero, before the softmax and
-#   not after it.
+# - [Attention](glossary.ipynb#attention): scores, a softmax, a weighted mean. It fetches one word by itself, where the state holds all
+#   of them mixed. Pads get the weight zero, before the softmax and not after it.
 # - An [alignment](glossary.ipynb#alignment) shows where was looked, not why.
 # - All held-out sentences right, on a toy grammar. Say both halves of that sentence.
 #
