@@ -172,8 +172,8 @@ print(f"values of h that are those of the step before: {(y[1:] == y[:-1]).mean()
 # ## Does it help?
 #
 # The sunspots once more, with little to learn from: the years before 1920, in nine pieces of 22 years. And with far too
-# much training, such that the plain LSTM begins to learn them by heart. Each is trained from two seeds. One
-# rival has no chance in it at all: it simply stops earlier.
+# much training, 150 epochs, such that the plain LSTM begins to learn them by heart. Each is trained from two seeds. One
+# rival draws no lots at all: it simply stops after 30 epochs.
 
 # %%
 sunspots = sm.datasets.sunspots.load_pandas().data["SUNACTIVITY"].to_numpy()
@@ -251,9 +251,9 @@ figures.show(
 # The plain LSTM knows its own years almost by heart, and is the worst of all on those that it has not seen. That gap is called
 # [overfitting](glossary.ipynb#overfitting). Each of the three remedies makes learning worse *and* the judgement better.
 #
-# And now the honest part. **The simplest remedy wins here: stop earlier.** (30 rounds were a guess; to choose
+# And now the honest part. **The simplest remedy wins here: stop earlier.** (30 epochs were a guess; to choose
 # them properly you would hold back some learning years, for [validation](glossary.ipynb#validation). `gl.fit` has `patience=`
-# for that.) And two seeds on one short record are little evidence: in a rehearsal with 48 units and 100 rounds, ordinary
+# for that.) And two seeds on one short record are little evidence: in a rehearsal with 48 units and 100 epochs, ordinary
 # dropout came out *behind* the plain LSTM. So take from this chart that leaving out can help against learning by heart,
 # not which way is best. That has to be measured for each problem anew.
 #

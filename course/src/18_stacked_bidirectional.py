@@ -210,7 +210,8 @@ print("backward half of state.h is y at John: ", np.array_equal(state.h[1, 0], y
 # round with `x[::-1]`, and a short sentence begins with a row of zeros. The LSTM reads them, its biases move its states, and the
 # first real word no longer finds zeros.
 #
-# Write the flip that turns each sentence round within its own length, and leaves the padding behind it.
+# Write the flip that turns each sentence round within its own length, and leaves the padding behind it. A length may be 0: then
+# nothing moves.
 
 
 # %% tags=["exercise"]
@@ -293,7 +294,7 @@ print(f"without lengths, it differs from alone by {np.abs(without - alone).max()
 #
 # ## What next
 #
-# Let the sentence end with John: "black coffee likes John". Predict the rows *who, forward* and *who, backward*, and draw
+# Let the sentence end with John: "black coffee likes John", `VECTORS[[2, 3, 1, 0]]`. Predict the rows *who, forward* and *who, backward*, and draw
 # the map again.
 #
 # Then one LSTM that reads, and another that writes: [lesson 19](19_translation.ipynb), translation.

@@ -53,7 +53,7 @@ figures.show(figure, alt=alt)
 # ## Predict first
 #
 # A network forecasts tomorrow's sales of a shop. Somebody gives it one input more, the sales *smoothed over three days*, and its error
-# falls to about an eighth. Then it goes to work in the shop.
+# falls to about a seventh. Then it goes to work in the shop.
 #
 # There, will its error be (a) still that small, (b) as before, or (c) worse than before?
 #
@@ -121,7 +121,7 @@ def error(forecast, inputs, series, cut):
 
 
 # %% [markdown]
-# ## Eight times as good, with one more input
+# ## Seven times as good, with one more input
 
 
 # %%

@@ -363,8 +363,9 @@ print("Coins, on average: found where searched:", np.abs(there[3:]).mean() > 0.1
 print("found elsewhere:", here[3:].mean() > 0.15)
 
 # %% [markdown]
-# Your numbers may differ a little from ours. Look at the coins first. Where we searched, a cell was found for each of them, some with a
-# correlation of 0.4. Elsewhere it shrinks, is gone, or has even changed its sign: **there was nothing**. Searching alone would have
+# Your numbers may differ a little from ours. Look at the coins first. Where we searched, a cell was found for each of them, with a
+# correlation of up to 0.4. Elsewhere some shrink, some change their sign, one even grows, and on average nothing is left: **there was
+# nothing**. Searching alone would have
 # fooled you.
 #
 # The letters of the word are another matter: some 0.6 in both passages. The place in the line holds, too. The quotation marks

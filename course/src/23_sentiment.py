@@ -44,7 +44,7 @@ figures.show(
 
 # %% [markdown]
 # Hatched is padding, dark is where to read. An LSTM that reads on through the hatched boxes changes its states there: zeros
-# go in, but the biases are no zeros.
+# go in, but the biases are no zeros, and the gates go on working on what is in the states.
 #
 # ## Predict first
 #
@@ -235,8 +235,8 @@ print("the opinion stays near zero before good:", calm, "- at good it is", f"{so
 # **A. The opinion does not change at *not*.** There is nothing to praise or blame yet.
 #
 # **B. The cell state changes a lot.** All five units turn round at *not*, and wait. At *very* they still wait. At *good* they meet
-# what they have waited for, and the opinion falls to −1.6. Two of them let go at once, the other three at *but*, and so *fresh* is
-# praise again.
+# what they have waited for, and the opinion falls to −1.6. Two of them let go at once, the other three at *but*, and so *fresh*
+# counts as praise: the opinion rises to −0.3, the sum of both halves.
 #
 # That is what a memory is for. The word works *later*, so something must keep it *without showing it*: the
 # [cell state](glossary.ipynb#cell-state) does.

@@ -131,7 +131,7 @@ print(f"gl.nn.ctc: the text a has {np.exp(-loss):.2f}")
 
 names = "_a"
 (greedy,) = gl.nn.ctc_greedy(logits)
-((best,),) = gl.nn.ctc_beam(logits)
+((best,),) = gl.nn.ctc_beam(logits)  # one sequence, and of it the one best text
 print(f'along the likeliest path: "{"".join(names[k] for k in greedy)}"')
 print(f'the likeliest text:       "{"".join(names[k] for k in best.labels)}"')
 

@@ -157,8 +157,8 @@ print(f"{'nothing learnt':19}" + "".join(f"{NOTHING_LEARNT[task]:10.1f}" for tas
 #   missed: there is nothing to forget. The first LSTM, of 1997, had none, and solved just such tasks.
 # - **Resetting: the forget gate.** One seed without it has learnt nothing at all. To forget, one needs it: for that Gers, Schmidhuber and
 #   Cummins put it in, in 2000. The recurrence and the input gate are missed, too.
-# - **Sunspots: no gate.** Nearly all medians lie together. It is the recurrence that is missed: without it gates and candidate see one
-#   year at a time. And [peepholes](glossary.ipynb#peephole) made it worse, after the same training.
+# - **Sunspots: no gate.** Nearly all medians lie together. Two stand out: without the recurrence, where gates and candidate see one
+#   year at a time, and with [peepholes](glossary.ipynb#peephole), after the same training. How sure that is comes below.
 # - **Coupled gates lose nothing**, on any task, with a quarter fewer numbers.
 #
 # ## With real data, and years of computing
@@ -205,7 +205,7 @@ for task, errors in TABLE.items():
 
 # %% [markdown]
 # (Nothing is listed before you have solved it.) On the sunspots the list stays empty, although the median without recurrence is worse by a third: one seed of the
-# full LSTM did just as badly. With five seeds one cannot be sure of more.
+# full LSTM did just as badly. The peepholes, too, stay inside of its range. With five seeds one cannot be sure of more.
 #
 # ## Three questions
 

@@ -61,17 +61,22 @@ def masked_softmax(weights: Function()):
         yield look(f"A row should sum to 1, and here is one that sums to {values.sum(axis=-1).ravel()[0]:.3f}.")
         return
     yield ok("Each row sums to 1.")
-    yield must(same("The weights", found, wanted, "e to the power of the score, shared out over the row."))
+    yield must(same("The table of weights", found, wanted, "e to the power of the score, shared out over the row."))
     high = np.full((1, 2, 3), 1000.0)
     high[0, :, 2] = 999.0
     lengths = np.array([3, 2])
     yield must(
-        same("For scores of 1000 it", weights(high, lengths), right(high, lengths), "exp(1000) overflows: see hint 2.")
+        same(
+            "For scores of 1000 the result",
+            weights(high, lengths),
+            right(high, lengths),
+            "exp(1000) overflows: see hint 2.",
+        )
     )
     padded = np.array([[[1.0, 2.0, 5000.0]]])
     one = np.array([2])
     hint = "The largest score stands on a pad here. It must not be the one that is taken away from all others."
-    yield same("With a high score on a pad it", weights(padded, one), right(padded, one), hint)
+    yield same("With a high score on a pad the result", weights(padded, one), right(padded, one), hint)
 
 
 @masked_softmax.right

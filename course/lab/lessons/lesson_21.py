@@ -47,13 +47,18 @@ def split(arrays, series, cut):
     )
 
 
-def scale(arrays, changed):
-    if close(arrays[1], changed[1]):
-        return ok("The scale comes from the learning days.")
-    return look(
-        "The scale: when the days after the cut change, the targets *before* it change as well. From which days are "
-        "mean and spread?"
-    )
+def scale(arrays, changed, series):
+    if not close(arrays[1], changed[1]):
+        return look(
+            "The scale: when the days after the cut change, the targets *before* it change as well. From which days "
+            "are mean and spread?"
+        )
+    if not straight(np.concatenate([arrays[1], arrays[3]]), series[7:]):
+        return look(
+            "The scale: the two parts have different ones. On the evening before nobody knows the mean of the "
+            "held-out days: scale them, too, by the learning days."
+        )
+    return ok("The scale comes from the learning days.")
 
 
 def week(prepare, arrays, series, cut):
@@ -92,12 +97,15 @@ def find_the_leaks(prepare: Function()):
     later[cut:] = 3 * later[cut:][::-1] + 200
     changed = read(prepare(later, cut), len(series))
     yield must(changed if not isinstance(changed, list) else split(arrays, series, cut))
-    yield must(scale(arrays, changed))
+    yield must(scale(arrays, changed, series))
     yield must(week(prepare, arrays, series, cut))
     yield must(still_there(arrays, series, cut))
     series, cut = record(50), 25
     arrays = read(prepare(series, cut), len(series))
-    yield must(arrays if not isinstance(arrays, list) else split(arrays, series, cut))
+    if isinstance(arrays, list) and split(arrays, series, cut).right:
+        yield ok("It does the same with another record and another cut.")
+    else:
+        yield arrays if not isinstance(arrays, list) else split(arrays, series, cut)
 
 
 def preparation(*, scale="learning", week="back", split="time", yesterday=1):
@@ -170,6 +178,18 @@ def scaled_by_all():
 @find_the_leaks.wrong("the scale of the held-out days", says="From which days are")
 def scaled_by_held_out():
     return preparation(scale="held out")
+
+
+@find_the_leaks.wrong("each part by its own scale", says="the two parts have different ones")
+def scaled_apart():
+    mended = preparation().positional[0]
+
+    def prepare(series, cut):
+        rows, targets, late_rows, late_targets = mended(series, cut)
+        mean, spread = late_targets.mean(), late_targets.std()
+        return rows, targets, (late_rows - mean) / spread, (late_targets - mean) / spread
+
+    return answers(prepare)
 
 
 @find_the_leaks.wrong("the smoothing is left", says="Which days does the mean")

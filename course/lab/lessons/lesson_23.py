@@ -46,6 +46,9 @@ def read_batch(read_batch: Function()):
             "y[lengths - 1] takes whole rows, all sentences at each place. Say which sentence goes with which place."
         )
         return
+    if shape == (1, len(given), 5):
+        yield look("state.h has one axis more, for the layers, and here is one layer: which index takes it away?")
+        return
     yield must(same("The shape", shape, wanted.shape, "One hidden state for each sentence: (sentences, hidden)."))
     y = lstm(padded(given))[0]
     steps = np.array([len(one) for one in given])
@@ -55,6 +58,7 @@ def read_batch(read_batch: Function()):
         (y.mean(axis=0), "That is a mean over all places, padding included. Asked for is the state at the last word."),
         (y[steps - 2, range(len(steps))], "That is the word before the last one."),
         (y[0], "That is the state at the first word."),
+        (lstm(padded(given), lengths=steps)[1].c[0], "That is the cell state c. The hidden state is h."),
         (lstm(padded(given)[: min(steps)])[0][-1], "All were cut to the length of the shortest one."),
         (wanted[np.argsort(steps)], "The sentences came back in another order: sorted by length."),
         (wanted[np.argsort(-steps)], "The sentences came back in another order: sorted by length."),
@@ -144,6 +148,16 @@ def off_by_one():
 @read_batch.wrong("cut", says="cut to the length")
 def cut():
     return answers(lambda lstm, sentences: lstm(padded(sentences)[: counted(sentences).min()])[0][-1])
+
+
+@read_batch.wrong("the cell state", says="That is the cell state")
+def cell_state():
+    return answers(lambda lstm, sentences: lstm(padded(sentences), lengths=counted(sentences))[1].c[0])
+
+
+@read_batch.wrong("all layers", says="one axis more")
+def all_layers():
+    return answers(lambda lstm, sentences: lstm(padded(sentences), lengths=counted(sentences))[1].h)
 
 
 @read_batch.wrong("sorted", says="in another order")
