@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -82,10 +83,12 @@ class TestTheCommand:
         assert "![Speed-up by hidden size and batch](compare-cpu-float32.svg)" in page
         ElementTree.parse(folder / "compare-cpu-float32.svg")
 
-    def test_another_report_has_the_same_bytes(self, folder, tmp_path):
+    @pytest.mark.parametrize("style", [{}, {"font.size": 13, "axes.spines.top": False}], ids=["plain", "styled"])
+    def test_another_report_has_the_same_bytes(self, folder, tmp_path, style):
         (tmp_path / "compare-cpu.json").write_bytes((folder / "compare-cpu.json").read_bytes())
-        for path in report(tmp_path / "compare-cpu.json"):
-            assert path.read_bytes() == (folder / path.name).read_bytes()
+        with matplotlib.rc_context(style):
+            for path in report(tmp_path / "compare-cpu.json"):
+                assert path.read_bytes() == (folder / path.name).read_bytes()
 
 
 def run_here(folder, *more):

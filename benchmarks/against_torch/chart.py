@@ -31,7 +31,16 @@ def _device_name(document: dict[str, Any]) -> str:
 
 
 def _draw_dtype(cells: list[dict[str, Any]], title: str, path: Path) -> None:
-    from matplotlib import rc_context
+    from matplotlib import rc_context, style
+
+    # The same results give the same bytes, whenever they are drawn, and whatever style the caller has chosen.
+    with style.context("default", after_reset=True), rc_context({"svg.hashsalt": "gpulstm", "hatch.linewidth": 0.6}):
+        figure = _figure(cells, title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _figure(cells: list[dict[str, Any]], title: str) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -58,10 +67,7 @@ def _draw_dtype(cells: list[dict[str, Any]], title: str, path: Path) -> None:
     ticks = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
     bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
     bar.minorticks_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same results give the same bytes, whenever they are drawn.
-    with rc_context({"svg.hashsalt": "gpulstm", "hatch.linewidth": 0.6}):
-        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return figure
 
 
 def _draw_panel(axes: Any, cells: list[dict[str, Any]], of_pass: str, hidden: list, batch: list, shades: Any) -> None:
