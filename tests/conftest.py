@@ -1,6 +1,7 @@
 """Which arrays the tests run on, and what the summary says about those that did not run."""
 
 import os
+import signal
 import sys
 
 # One BLAS thread for each worker, set before NumPy loads its BLAS: more would fight over the same cores.
@@ -30,6 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; some tests press Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     quick_strict.speed_up()
     if config.getoption("--gpu"):
         reason = backends.why_no_gpu()
