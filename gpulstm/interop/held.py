@@ -8,11 +8,17 @@ TRAINING_ALONE = ("dropout", "recurrent_dropout", "recurrent_dropout_on", "weigh
 
 
 def refuse_what_is_not_held(
-    lstm: Any, where: str, holds: Collection[str], ignore: Collection[str] = (), reasons: dict[str, str] | None = None
+    lstm: Any,
+    where: str,
+    holds: Collection[str],
+    ignore: Collection[str] = (),
+    reasons: dict[str, str] | None = None,
+    instead: str = "",
 ) -> None:
     """Raises ValueError that names every option of ``lstm`` that differs from its default and that is not in ``holds``.
 
-    ``where`` is the format in a message, such as "a Keras layer"; ``reasons`` says more about single options.
+    ``where`` is the format in a message, such as "a Keras layer"; ``reasons`` says more about single options,
+    ``instead`` what would hold them all.
     ``ignore`` names options to leave out all the same, which only those in `TRAINING_ALONE` can be.
     """
     check_ignored(ignore, TRAINING_ALONE)
@@ -25,7 +31,7 @@ def refuse_what_is_not_held(
     ]
     droppable = tuple(name for name in lost if name in TRAINING_ALONE)
     hint = f"; ignore={droppable!r} leaves out what acts in training alone" if droppable else ""
-    raise ValueError(f"{where} cannot hold {', '.join(problems)}{hint}")
+    raise ValueError(f"{where} cannot hold {', '.join(problems)}{'; ' + instead if instead else ''}{hint}")
 
 
 def check_ignored(ignore: Collection[str], allowed: Collection[str]) -> None:

@@ -252,7 +252,8 @@ class LSTM(torch.nn.LSTM):
 
     def _run(self, x: torch.Tensor, hx: Hidden | None, lengths: Any, batch_first: bool) -> tuple[torch.Tensor, Hidden]:
         result_dtype, (h, c) = x.dtype, hx or (None, None)
-        params = self._summed()
+        layout = self._layout()
+        params = self._summed(layout)
         if (of_autocast := _autocast_dtype(x)) is not None:
             dtype = params[0].dtype
             # PyTorch's autocast leaves float64 alone, and so does this.
@@ -261,22 +262,22 @@ class LSTM(torch.nn.LSTM):
         acting = self._options() if self.training else _in_inference(self._options())
         random = self.training and acting.is_random
         seed = int(torch.empty((), dtype=torch.int64).random_()) if random else None
-        call = torch_function.Call(self._layout(), acting, seed, lengths, batch_first, self.checkpoint_every)
+        call = torch_function.Call(layout, acting, seed, lengths, batch_first, self.checkpoint_every)
         y, h, c = torch_function.run(call, x, h, c, params)
         if y.dtype != result_dtype:
             y, h, c = y.to(result_dtype), h.to(result_dtype), c.to(result_dtype)
         return y, (h, c)
 
-    def _summed(self) -> tuple[torch.Tensor, ...]:
+    def _summed(self, layout: Layout) -> tuple[torch.Tensor, ...]:
         """The parameters in the order of our names; the two biases added up, so that both get the sum's gradient."""
         found = []
-        for name in self._layout().shapes():
+        for name in layout.shapes():
             if name.startswith("bias_l"):
                 suffix = name.removeprefix("bias")
                 found.append(getattr(self, "bias_ih" + suffix) + getattr(self, "bias_hh" + suffix))
             else:
                 found.append(getattr(self, name))
-        for name, parameter in zip(self._layout().shapes(), found, strict=True):
+        for name, parameter in zip(layout.shapes(), found, strict=True):
             if parameter.dtype != found[0].dtype:
                 raise TypeError(f"{name} must have weight_ih_l0's dtype {found[0].dtype}, got {parameter.dtype}")
             if parameter.device != found[0].device:

@@ -11,7 +11,7 @@ from .held import TRAINING_ALONE, check_ignored, refuse_what_is_not_held
 from .torch_module import LSTM as DropIn
 
 HOLDS = ("num_layers", "bias", "batch_first", "bidirectional", "proj_size", "dropout")
-USE_OURS = "drop_in=True gives gpulstm.interop.torch.LSTM, a torch.nn.LSTM that has it"
+USE_OURS = "drop_in=True gives gpulstm.interop.torch.LSTM, a torch.nn.LSTM that can"
 
 
 def to_torch(lstm: LSTM, *, ignore: Collection[str] = (), drop_in: bool = False, device: Any = None) -> torch.nn.LSTM:
@@ -28,8 +28,7 @@ def to_torch(lstm: LSTM, *, ignore: Collection[str] = (), drop_in: bool = False,
         raise TypeError(f"lstm must be a gpulstm.LSTM, got {type(lstm).__name__}")
     changed = lstm.changed_options()
     if not drop_in:
-        reasons = {name: USE_OURS for name in changed if name not in HOLDS}
-        refuse_what_is_not_held(lstm, "torch.nn.LSTM", HOLDS, ignore, reasons)
+        refuse_what_is_not_held(lstm, "torch.nn.LSTM", HOLDS, ignore, instead=USE_OURS)
     check_ignored(ignore, TRAINING_ALONE)
     kept = {name: value for name, value in changed.items() if name not in ignore}
     module = (DropIn if drop_in else torch.nn.LSTM)(
