@@ -84,9 +84,10 @@ def only(*schedules: str) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def plan(batch: int, hidden: int, dtype: str, device: Device) -> Plan:
-    """The schedules of a plain LSTM layer, without options, in one direction."""
-    return Plan(choose(FORWARD, batch, hidden, dtype, device), choose(BACKWARD, batch, hidden, dtype, device))
+def plan(batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Plan:
+    """The schedules of an LSTM layer in one direction, forward and back; see `choose`."""
+    forward, backward = (choose(each, batch, hidden, dtype, device, not_held) for each in (FORWARD, BACKWARD))
+    return Plan(forward, backward)
 
 
 def both(schedule: str, reason: str) -> Plan:
@@ -94,18 +95,25 @@ def both(schedule: str, reason: str) -> Plan:
     return Plan(Choice(schedule, reason), Choice(schedule, reason))
 
 
-def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> Choice:
-    """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`."""
-    return _choose(direction, batch, hidden, dtype, device, _allowed.get())
+def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Choice:
+    """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
+
+    ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
+    """
+    return _choose(direction, batch, hidden, dtype, device, not_held, _allowed.get())
 
 
 @lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
-def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, allowed: tuple[str, ...]) -> Choice:
+def _choose(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str, allowed: tuple[str, ...]
+) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
     for schedule, layouts in (("resident", _resident), ("persistent", _persistent)):
         if schedule not in allowed:
             obstacles[schedule] = "is not allowed here"
+        elif not_held:
+            obstacles[schedule] = f"does not hold {not_held}"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
