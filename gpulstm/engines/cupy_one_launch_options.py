@@ -49,7 +49,8 @@ def forward_steps(
     """All steps. gates (steps, batch, 4*hidden) is W_ih x, and ``weights.recurrent`` has its mask on it.
 
     h (batch, hidden) becomes the final state. hiddens (steps + 1, batch, hidden) holds what the first step's product
-    reads, and receives what those of the others read, both in `slots`. cells is as in `cupy_one_launch.forward_steps`.
+    reads, and receives what those of the others read, both in `slots`; without ``keep`` the resident schedule leaves it
+    alone. cells is as in `cupy_one_launch.forward_steps`.
     """
     steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
@@ -69,10 +70,11 @@ def backward_steps(
     steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
     arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, null(dy), dh, dc, null(lengths))
-    exchange = cupy.zeros(planner.exchange_words(choice), np.uint32)
+    if choice.schedule == "persistent":
+        arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     more = (null(weights.peephole), null(d_peephole), arguments(draws, lane))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    cupy_one_launch._launch(choice, (*arrays, exchange), sizes, more)
+    cupy_one_launch._launch(choice, arrays, sizes, more)
 
 
 def arguments(draws: Draws, lane: Lane) -> np.ndarray:

@@ -117,7 +117,7 @@ class CupyVariantEngine:
         if choice.schedule == "loop":
             _run(call, x, weights, shared, h, y, first_time)
             return
-        hiddens: Any = None
+        hiddens = h  # the resident schedule hands nothing on through memory
         if choice.schedule == "persistent":
             hiddens = cupy_one_launch.history(choice, (call.steps + 1, call.batch, lane.width), x)
             copy(hiddens[-1 if lane.reverse else 0], h)
