@@ -182,7 +182,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                         d_hidden += parts[(column * PARTS + part) * UNITS + thread % UNITS];
                     }
 #if OPTIONS
-                    d_hidden = passed + d_hidden * hidden_mask(options, drawn);
+                    const bool ran = !lengths || step + 1 - 2 * reverse < lengths[sequence];  // and asks for something
+                    d_hidden = passed + (ran ? d_hidden * hidden_mask(options, drawn) : 0.0f);
 #endif
                 }
             }

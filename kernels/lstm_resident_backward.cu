@@ -176,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                 sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
                 sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 4);
 #if OPTIONS
-                d_hidden[s] += sum * hidden_masks[s];
+                if (step < length[s]) d_hidden[s] += sum * hidden_masks[s];
 #else
                 d_hidden[s] += sum;
 #endif

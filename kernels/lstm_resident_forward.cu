@@ -84,10 +84,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
 #endif
         length[s] = lengths && mine[s] ? lengths[sequence] - first_time : steps;
 #if OPTIONS
-        if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = h[s] * mask[s];
+        const float masked = h[s] * mask[s];
 #else
-        if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = h[s];
+        const float masked = h[s];
 #endif
+        if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = masked;
     }
 
     // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
@@ -181,11 +182,14 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
 #endif
                 if (!mine[s]) continue;
 #if OPTIONS
-                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = h[s] * mask[s];
-                const float h_in = next_runs ? h[s] * mask[s] : 0.0f;
+                const float masked = h[s] * mask[s], h_in = next_runs ? masked : 0.0f;
+#else
+                const float masked = h[s];
+#endif
+                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = masked;
+#if OPTIONS
                 if (writes) out_at[s * out_row] = role == 5 ? c[s] : (role == 3 ? h_in : (runs ? h[s] : 0.0f));
 #else
-                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = h[s];
                 if (writes) out_at[s * out_row] = role == 5 ? c[s] : (runs || role == 3 ? h[s] : 0.0f);
 #endif
                 if (keep && runs && half == 0) gate_at[s * gate_row] = activated;

@@ -123,9 +123,13 @@ __device__ __forceinline__ float step_back(
     d_gate[3] = d_h * tanh_c * (o * (1.0f - o));
     d_c += d_h * o * (1.0f - tanh_c * tanh_c);
     if (peephole) d_c += d_gate[3] * peephole[2 * hidden];
-    const float d_f = d_c * c_before;
-    d_gate[0] = (d_c * written - (options.coupled ? d_f : 0.0f)) * (i * (1.0f - i));
-    d_gate[1] = options.coupled ? 0.0f : d_f * (f * (1.0f - f));
+    float d_i = d_c * written, d_f = d_c * c_before;
+    if (options.coupled) {
+        d_i -= d_f;
+        d_f = 0.0f;
+    }
+    d_gate[0] = d_i * (i * (1.0f - i));
+    d_gate[1] = d_f * (f * (1.0f - f));
     d_gate[2] = d_c * i * mask * (1.0f - candidate * candidate);
     d_h = h_stays;
     d_c = d_c * f + c_stays;

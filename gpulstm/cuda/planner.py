@@ -112,8 +112,6 @@ def _choose(
     for schedule, layouts in (("resident", _resident), ("persistent", _persistent)):
         if schedule not in allowed:
             obstacles[schedule] = "is not allowed here"
-        elif not_held:
-            obstacles[schedule] = f"does not hold {not_held}"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
@@ -123,6 +121,8 @@ def _choose(
     loop = _loop_microseconds(direction, batch, hidden)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
+    if not_held:
+        best, why_not = None, f"one launch for all steps does not hold {not_held}"
     if "loop" not in allowed:
         if best is None:
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")

@@ -33,9 +33,9 @@ def not_held(options: Options, *, layer_norm: bool, projection: bool) -> str:
     """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none."""
     found = []
     if layer_norm:
-        found.append("layer_norm (its sums go over all hidden units, which are spread over the blocks)")
+        found.append("layer_norm (it adds up over all hidden units twice in each step)")
     if projection:
-        found.append("proj_size (its product needs all hidden units a second time in each step)")
+        found.append("proj_size (its product needs all hidden units once more in each step)")
     if options.cell_clip is not None:
         found.append("cell_clip")
     if options.activations != PLAIN.activations:
