@@ -99,30 +99,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             // What the recurrence does not touch is fetched first.
             const int unit = first_unit + thread % UNITS, column = thread / UNITS, sequence = sequence0 + column;
             const bool owner = thread < UNITS * COLUMNS && unit < hidden && sequence < end_sequence;
-            const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+            const long long row = (long long)step * batch + sequence;
+            long long at = (long long)sequence * hidden + unit;
             float* gate = gates + row * 4 * hidden + unit;
             float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, c_after = 0, d_cell = 0, d_hidden = 0, d_output = 0;
 #if OPTIONS
-            const long long own = (long long)sequence * 3 * hidden + unit;  // of d_peephole
-            float d_peep[3] = {0, 0, 0};
             unsigned drawn = 0;
+            if (owner) {
+                drawn = draw_for_sequence(options, unit, sequence) | draw_for_step(options, unit, sequence, step);
+                if (!lengths || step + 1 - 2 * reverse < lengths[sequence]) drawn |= LATER_STEP_RAN;
+            }
 #endif
             bool runs = true;
             if (owner) {
                 d_hidden = dh[at];
-#if OPTIONS
-                drawn = draw_for_sequence(options, unit, sequence) | draw_for_step(options, unit, sequence, step);
-#endif
                 if (computes) {
                     if (lengths) runs = step < lengths[sequence];
                     i = gate[0], f = gate[hidden], candidate = gate[2 * hidden], o = gate[3 * hidden];
                     c_before = cells[(step + reverse) * units + at];
-#if OPTIONS
-                    if (peephole) {
-#pragma unroll
-                        for (int q = 0; q < 3; ++q) d_peep[q] = d_peephole[own + q * hidden];
-                    }
-#endif
                     c_after = cells[(step + 1 - reverse) * units + at];
                     d_cell = dc[at];
                     if (dy) d_output = dy[row * dy_width + dy_offset + unit];
@@ -182,11 +176,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                         d_hidden += parts[(column * PARTS + part) * UNITS + thread % UNITS];
                     }
 #if OPTIONS
-                    const bool ran = !lengths || step + 1 - 2 * reverse < lengths[sequence];  // and asks for something
-                    d_hidden = passed + (ran ? d_hidden * hidden_mask(options, drawn) : 0.0f);
+                    d_hidden = passed + (drawn & LATER_STEP_RAN ? d_hidden * hidden_mask(options, drawn) : 0.0f);
 #endif
                 }
             }
+#if OPTIONS
+            at = (long long)afresh(sequence) * hidden + unit;  // registers are short above
+            gate = gates + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
+#endif
             if (!computes) {
                 if (owner) dh[at] = d_hidden;
                 __syncthreads();  // `parts` is written again for the next sequences
@@ -199,14 +196,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     if (runs) {
                         d_hidden += d_output;
 #if OPTIONS
-                        const float* peep = peephole ? peephole + unit : peephole;
                         const float of_gates[4] = {i, f, candidate, o};
                         const float c_star =
-                            step_back(options, drawn, of_gates, c_before, peep, hidden, d_hidden, d_cell, d_gate);
+                            step_back(options, drawn, of_gates, c_before, peephole, unit, hidden, d_hidden, d_cell,
+                                      d_gate);
                         if (peephole) {
-                            d_peephole[own] = d_peep[0] + d_gate[0] * c_before;
-                            d_peephole[own + hidden] = d_peep[1] + d_gate[1] * c_before;
-                            d_peephole[own + 2 * hidden] = d_peep[2] + d_gate[3] * c_star;
+                            float* d_peep = d_peephole + (long long)sequence * 3 * hidden + unit;
+                            d_peep[0] += d_gate[0] * c_before;
+                            d_peep[hidden] += d_gate[1] * c_before;
+                            d_peep[2 * hidden] += d_gate[3] * c_star;
                         }
                         dc[at] = d_cell;
 #else

@@ -18,7 +18,7 @@
 //          unit's eight lanes draw for eight steps at once, one step each. c[t] is not read: c* comes from the gates.
 #include "persistent_options.cuh"
 
-#define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
+#define AHEAD (SEQUENCES == 1 ? 8 - 4 * OPTIONS : 2)  // even, since two buffers take turns; more would not fit into the registers
 #define EIGHTH (4 * QUADS)      // pre-activations in a lane's part of the sum
 #define STRIDE (8 * EIGHTH + 32)  // of a sequence's; each part begins 4 further on, in banks of its own
 
@@ -58,10 +58,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
     int length[SEQUENCES];
     bool mine[SEQUENCES];  // the last block may have fewer sequences
 #if OPTIONS
-    float hidden_masks[SEQUENCES];  // of h, on its way to the products
-    float d_peep[SEQUENCES];        // of the three of a unit's lanes that have a peephole
-    unsigned drawn[SEQUENCES];      // for one of eight steps, each lane its own
-    const float* peep = peephole && exists ? peephole + unit : nullptr;
+    float d_peep[SEQUENCES];    // of the three of a unit's lanes that have a peephole
+    unsigned drawn[SEQUENCES];  // for the sequence and one of eight steps, each lane its own
 #endif
     for (int i = thread; i < 2 * SEQUENCES * STRIDE; i += blockDim.x) (&da[0][0][0])[i] = 0.0f;
 #pragma unroll
@@ -72,9 +70,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
         d_cell[s] = mine[s] ? dc[(long long)sequence * hidden + unit] : 0.0f;
         length[s] = lengths && mine[s] ? lengths[sequence] : steps;
 #if OPTIONS
-        hidden_masks[s] = hidden_mask(options, draw_for_sequence(options, unit, sequence));
         d_peep[s] = 0.0f;
-        drawn[s] = 0;
+        drawn[s] = draw_for_sequence(options, unit, sequence);
 #endif
     }
 
@@ -111,7 +108,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
             if (count % 8 == 0) {
 #pragma unroll
                 for (int s = 0; s < SEQUENCES; ++s) {
-                    drawn[s] = draw_for_step(options, unit, first_sequence + s, step + direction * role);
+                    drawn[s] &= HIDDEN_DROPS;
+                    drawn[s] |= draw_for_step(options, unit, first_sequence + s, step + direction * role);
                 }
             }
 #endif
@@ -133,8 +131,9 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                     const float of_gates[4] = {in, forget, candidate, out};
                     float d_gates[4];
                     d_hidden[s] += d_output;
-                    const float c_star =
-                        step_back(options, now, of_gates, c_before, peep, hidden, d_hidden[s], d_cell[s], d_gates);
+                    const int own = exists ? unit : 0;
+                    const float c_star = step_back(options, now, of_gates, c_before, peephole, own, hidden, d_hidden[s],
+                                                   d_cell[s], d_gates);
                     d_gate = role == 0 ? d_gates[0] : role == 1 ? d_gates[1] : role == 2 ? d_gates[2] : d_gates[3];
                     d_peep[s] += d_gate * (role == 3 ? c_star : c_before);
                 }
@@ -153,7 +152,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                 if (role < 4 && mine[s]) {
                     const int r = 4 * unit + role;
                     da[i % 2][s][r + r / EIGHTH * 4] = d_gate;
+#if OPTIONS  // an address more at each step, and two registers less
+                    gates[(((long long)step * batch + first_sequence + s) * 4 + role) * hidden + unit] = d_gate;
+#else
                     gate_at[s * row] = d_gate;
+#endif
                 }
             }
             ahead += move;
@@ -176,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                 sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
                 sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 4);
 #if OPTIONS
-                if (step < length[s]) d_hidden[s] += sum * hidden_masks[s];
+                if (step < length[s]) d_hidden[s] += sum * hidden_mask(options, drawn[s]);
 #else
                 d_hidden[s] += sum;
 #endif

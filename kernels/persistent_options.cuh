@@ -32,6 +32,7 @@ struct Options {
 #define CANDIDATE_DROPS 2u
 #define H_STAYS 4u
 #define C_STAYS 8u
+#define LATER_STEP_RAN 16u  // set by the backward kernel itself
 
 __device__ __forceinline__ bool draws_at_each_step(const Options& options) {
     return (options.candidate_threshold | options.zone_h_threshold | options.zone_c_threshold) != 0;
@@ -111,18 +112,18 @@ __device__ __forceinline__ float zone_c_takes(const Options& options, unsigned d
 }
 
 // One step back for one hidden unit of one sequence. d_h and d_c, the gradients of h[t] and c[t], become what passes by
-// the step and through the cell to h[t-1] and c[t-1]; d_gate receives those of the pre-activations. ``peephole`` points
-// to the unit's first weight of three, ``hidden`` apart, or is null. Returns c*.
+// the step and through the cell to h[t-1] and c[t-1]; d_gate receives those of the pre-activations. ``peephole``
+// may be null. Returns c*.
 __device__ __forceinline__ float step_back(
-    const Options& options, unsigned drawn, const float (&gates)[4], float c_before, const float* peephole, int hidden,
-    float& d_h, float& d_c, float (&d_gate)[4]) {
+    const Options& options, unsigned drawn, const float (&gates)[4], float c_before, const float* peephole, int unit,
+    int hidden, float& d_h, float& d_c, float (&d_gate)[4]) {
     const float i = gates[0], f = gates[1], candidate = gates[2], o = gates[3];
     const float mask = candidate_mask(options, drawn), written = candidate * mask;
     const float c_star = f * c_before + i * written, tanh_c = tanhf(c_star);
     const float h_stays = zone_h_takes(options, drawn, d_h), c_stays = zone_c_takes(options, drawn, d_c);
     d_gate[3] = d_h * tanh_c * (o * (1.0f - o));
     d_c += d_h * o * (1.0f - tanh_c * tanh_c);
-    if (peephole) d_c += d_gate[3] * peephole[2 * hidden];
+    if (peephole) d_c += d_gate[3] * peephole[2 * hidden + unit];
     float d_i = d_c * written, d_f = d_c * c_before;
     if (options.coupled) {
         d_i -= d_f;
@@ -133,6 +134,6 @@ __device__ __forceinline__ float step_back(
     d_gate[2] = d_c * i * mask * (1.0f - candidate * candidate);
     d_h = h_stays;
     d_c = d_c * f + c_stays;
-    if (peephole) d_c += d_gate[0] * peephole[0] + d_gate[1] * peephole[hidden];
+    if (peephole) d_c += d_gate[0] * peephole[unit] + d_gate[1] * peephole[hidden + unit];
     return c_star;
 }

@@ -117,8 +117,8 @@ def _include_options() -> tuple[str, ...]:
 def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set[str]]:
     """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together.
 
-    Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py, and those of them and of the
-    resident ones that hold options by tests/test_nvrtc_gate_options.py.
+    Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py, and those with one launch
+    for all steps that hold options by tests/test_nvrtc_gate_options.py.
     """
     wanted: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for specialisation in catalogue.specialisations():

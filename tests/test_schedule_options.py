@@ -109,7 +109,7 @@ def test_tiles(backend, direction, tiles):
 
 
 class TestMasks:
-    """Bit for bit those of `gpulstm.masks`. Gates are wide open or shut, so that what comes out tells what was drawn."""
+    """Bit for bit those of `gpulstm.masks`. Gates are wide open or shut, so what comes out tells what was drawn."""
 
     STEPS, BATCH, HIDDEN = 10, 3, 36
     OPEN, SHUT = 100.0, -200.0  # pre-activations; the sigmoid is 1 and 0 to the bit

@@ -1,6 +1,6 @@
-"""The LSTM's options in the schedules with one launch for all time steps: which of them these hold, and the launches.
+"""The LSTM's options in the schedules with one launch for all time steps: which of them these hold, and launches.
 
-The kernels are those of `gpulstm.engines.cupy_one_launch`, with the switch OPTIONS; `kernels/persistent_options.cuh` has
+The kernels are those of `gpulstm.engines.cupy_one_launch` with the switch OPTIONS; `kernels/persistent_options.cuh` has
 the equations. Weight drop is no matter of theirs: they are handed the weights with the mask on them.
 """
 
