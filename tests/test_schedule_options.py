@@ -76,7 +76,7 @@ def random_case(schedule: str, number: int) -> Case:
     )
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_combinations(backend, schedule, number):
     given = random_case(schedule, number)
@@ -92,7 +92,7 @@ def by_hand(kernel: str, tiles: tuple[int, ...], hidden: int, share: int) -> Cho
 
 @pytest.mark.parametrize(
     ("direction", "tiles"),
-    [(FORWARD, (2, 1, 1)), (FORWARD, (2, 1, 4)), (FORWARD, (4, 1, 2)), (BACKWARD, (2, 1, 2)), (BACKWARD, (4, 1, 4))],
+    [(FORWARD, (2, 1, 1)), (FORWARD, (2, 1, 4)), (FORWARD, (4, 1, 2)), (BACKWARD, (4, 1, 4))],
     ids=str,
 )
 def test_tiles(backend, direction, tiles):
@@ -155,11 +155,11 @@ class TestMasks:
         return y.get(), final.c.get()[0], masks
 
 
-class TestTheSameBits:
+class TestOnTheCpu:
     BACKENDS = (backends.CUPY_ON_CPU,)
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
-    def test_in_any_order_and_with_a_late_block(self, schedule):
+    def test_the_same_bits_in_any_order_and_with_a_late_block(self, schedule):
         given = usual(steps=4, lengths=(4, 0, 3, 1, 2), **TOGETHER)
         settings = [{}, {}, {"thread_order": "descending"}, {"thread_order": "random", "seed": 1}]
         if schedule == "persistent":
@@ -174,7 +174,15 @@ class TestTheSameBits:
             assert_same_bits(other, found[0])
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
-    def test_with_checkpoints(self, backend, schedule, monkeypatch):
+    def test_under_address_sanitizer(self, schedule):
+        given = case(steps=3, batch=3, hidden=12 if schedule == "persistent" else 13, lengths=(3, 0, 1), **TOGETHER)
+        with cupy_on_cpu("asan", thread_order="random", seed=1) as cupy:
+            backend = Backend(backends.CUPY_ON_CPU, cupy)
+            with scheduled(backend, schedule, 4):
+                check(backend, given, "training", "float32")
+
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_the_same_bits_with_checkpoints(self, backend, schedule, monkeypatch):
         """A stretch draws from its own first step on, and adds to the peepholes' gradient of the one before."""
         monkeypatch.setattr(engines, "WINDOW", 4)
         monkeypatch.setattr(engines, "GPU_ROWS", 1)
