@@ -70,6 +70,11 @@ def _of(cells: list[dict[str, Any]], passes: Iterable[str]) -> dict[str, Any]:
     }
 
 
+def rounded(value: float) -> float | str:
+    """Four digits; JSON has no NaN and no infinity, so those are words."""
+    return float(f"{value:.4g}") if abs(value) < float("inf") else str(value)
+
+
 def name(cell: dict[str, Any], of_pass: str | None = None) -> str:
     words = f"{cell['setting']}, {cell['dtype']}, H={cell['hidden']}, N={cell['batch']}, T={cell['steps']}"
     return words if of_pass is None else f"{words}, {of_pass.replace('_', ' + ')}"

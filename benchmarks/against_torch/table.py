@@ -35,6 +35,8 @@ def _head(document: dict[str, Any]) -> list[str]:
         lines.append(f"- Threads: {listed(document['threads'])}")
         for pool in document["threads"]["libraries"] if isinstance(document["threads"]["libraries"], list) else []:
             lines.append(f"  - {listed(pool)}")
+    if "environment" in document:
+        lines.append(f"- Environment: {listed(document['environment']) or 'nothing that matters here'}")
     left = document["cells_left"]
     took = f"- {len(document['cells'])} cells in {document['seconds']:.0f} s"
     return [*lines, took + (f"; {left} more of the grid were left out" if left else ", the whole grid"), ""]
@@ -70,6 +72,10 @@ def _explanation(device: str) -> list[str]:
             "They are by events on the device, of a call that follows another. Enqueue is the processor's time until",
             "a call of forward + backward returned, with an idle device before. Memory is the peak of forward +",
             "backward in MiB, beyond inputs and parameters.",
+        ]
+    else:
+        lines += [
+            "Each library ran in a process of its own while the other's threads slept, in calls that follow each other."
         ]
     return lines
 
