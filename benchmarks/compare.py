@@ -128,6 +128,8 @@ def _document(chosen: argparse.Namespace, arguments: list[str], contest: Any) ->
 def _take_over(document: dict[str, Any], before: dict[str, Any]) -> None:
     """Cells of a run of the same code on the same hardware; figures of two machines do not go into one file."""
 
+    from benchmarks.against_torch import results
+
     def identity(of: dict[str, Any]) -> dict[str, Any]:
         machine = of["machine"]
         names = machine["cpu"], machine["cores"], (machine.get("gpu") or {}).get("name")
@@ -139,7 +141,8 @@ def _take_over(document: dict[str, Any], before: dict[str, Any]) -> None:
     if differing:
         key = differing[0]
         raise SystemExit(f"--continue: the file is of another {key}, {theirs[key]}, and this is {ours[key]}")
-    document |= {key: before[key] for key in ("date", "seconds", "cells")}
+    document |= {key: before[key] for key in ("date", "seconds")}
+    document["cells"] = [record for record in before["cells"] if not results.is_disturbed(record)]
 
 
 def _missing(cells: list, document: dict[str, Any]) -> list:
@@ -173,6 +176,8 @@ def _line(cell: Any, record: dict[str, Any]) -> str:
 
     if record["status"] == "timed":
         parts = []
+        if results.is_disturbed(record):
+            parts.append(f"DISTURBED by {record['cores_of_others']} cores of others")
         for of_pass in results.PASSES:
             ours, theirs = (record[side][of_pass]["ms"] for side in ("ours", "torch"))
             parts.append(f"{of_pass} {ours:.3g} ms, PyTorch {theirs:.3g} ms: {results.speed_up(record, of_pass):.2f}x")

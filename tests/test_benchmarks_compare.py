@@ -128,6 +128,19 @@ def test_figures_of_two_environments_do_not_go_into_one_file(contest, tmp_path):
         run_here(contest, tmp_path, "--setting", "one-layer", "--continue")
 
 
+def test_a_disturbed_cell_is_marked_and_measured_again(contest, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(contest, "conditions", lambda: {"cores_of_others": 0.7})
+    run_here(contest, tmp_path, "--setting", "lengths")
+    page = (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+    assert "**disturbed**: 0.7 cores were taken by others" in page and "Cells: 1 timed, 1 disturbed." in page
+    assert "DISTURBED by 0.7 cores" in capsys.readouterr().out
+    monkeypatch.setattr(contest, "conditions", lambda: {"cores_of_others": 0.1})
+    run_here(contest, tmp_path, "--setting", "lengths", "--continue")
+    (cell,) = read_strictly(tmp_path / "compare-cpu.json")["cells"]
+    assert cell["cores_of_others"] == 0.1
+    assert "**disturbed" not in (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+
+
 def test_an_interrupted_write_leaves_the_old_file(monkeypatch, tmp_path):
     path = tmp_path / "results.json"
     results.write(path, {"cells": [{"a": 1}]})

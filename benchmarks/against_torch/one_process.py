@@ -56,6 +56,10 @@ class OneProcess:
             "torch": Turns(self.theirs, self.device, is_ours=False),
         }
 
+    def conditions(self) -> dict[str, Any]:
+        """What was noticed since then that bears upon the figures."""
+        return {}
+
     def end(self) -> None:
         """Nothing of the cell is kept."""
         self.cell = self.theirs = self.ours = self.problem = None

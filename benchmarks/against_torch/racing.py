@@ -35,7 +35,7 @@ def _run(cell: Cell, contest: Any, seconds: float) -> dict[str, Any]:
         return checked
     plan = contest.plan()
     contest.renew()
-    return {**checked, "plan": plan, **_measure(contest, seconds)}
+    return {**checked, "plan": plan, **_measure(contest, seconds), **contest.conditions()}
 
 
 def _measure(contest: Any, seconds: float) -> dict[str, dict[str, dict[str, Any]]]:

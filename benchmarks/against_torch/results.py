@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .others import DISTURBED
+
 PASSES = ("forward", "forward_backward")
 STATUSES = ("timed", "wrong", "not supported", "out of memory", "failed")
 
@@ -24,6 +26,11 @@ def write(path: Path, document: dict[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_disturbed(cell: dict[str, Any]) -> bool:
+    """Whether something else ran while the cell was timed, so that its figures say little."""
+    return (cell.get("cores_of_others") or 0) > DISTURBED
 
 
 def speed_up(cell: dict[str, Any], of_pass: str) -> float | None:

@@ -61,7 +61,7 @@ def _summary(cells: list[dict[str, Any]]) -> list[str]:
                 slowest = f"{of['slowest']['speed_up']:.2f}: {of['slowest']['cell']}"
                 row = [label, SHOWN.get(of_pass, "both"), f"{of['geometric_mean']:.2f}", of["compared"], of["slower"]]
                 lines.append("| " + " | ".join(map(str, [*row, slowest])) + " |")
-    counts = results.summary(cells)["counts"]
+    counts = results.summary(cells)["counts"] | {"disturbed": sum(map(results.is_disturbed, cells))}
     return [*lines, "", "Cells: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count) + "."]
 
 
@@ -110,7 +110,10 @@ def _value(cell: dict[str, Any], side: str, of_pass: str, key: str, unit: int) -
 
 def _note(cell: dict[str, Any]) -> str:
     if cell["status"] == "timed":
-        return (cell.get("plan") or "").partition("\n")[0].replace("|", "/")
+        plan = (cell.get("plan") or "").partition("\n")[0].replace("|", "/")
+        if results.is_disturbed(cell):
+            return f"**disturbed**: {cell['cores_of_others']} cores were taken by others; {plan}"
+        return plan
     if cell["status"] == "wrong":
         shown = ", ".join(f"{name} {cell['errors'][name]}" for name in cell["wrong"][:3])
         return f"**wrong**: relative error of {shown}; allowed {cell['tolerance']}"

@@ -6,6 +6,7 @@ sleep, and then waits for the next question, as the other one does meanwhile.
 """
 
 import multiprocessing
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from . import cpu, worker
 from .cpu import Sample
 from .grid import Cell
+from .others import Others
 
 
 class TwoProcesses:
@@ -58,6 +60,10 @@ class TwoProcesses:
 
     def renew(self) -> None:
         self.ours.ask("renew")
+        self.others = Others([self.ours.process.pid, self.theirs.process.pid, os.getpid()])
+
+    def conditions(self) -> dict[str, Any]:
+        return {"cores_of_others": self.others.cores()}
 
     def end(self) -> None:
         self.sides = {}
