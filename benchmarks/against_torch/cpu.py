@@ -40,7 +40,7 @@ class Cpu:
     where = "cpu"
     xp: Any = np
     out_of_memory: tuple[type[BaseException], ...] = (MemoryError,)
-    rounds = (3, 5)  # at least, at most
+    rounds = (3, 4)  # at least, at most
 
     def allow_tf32(self, allowed: bool) -> None:
         """There is no TF32 on a CPU."""
