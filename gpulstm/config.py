@@ -3,7 +3,7 @@
 import platform
 import sys
 
-import numpy as np
+from . import blas
 
 PACKAGES = (
     *("numpy", "array-api-compat", "cupy-cuda12x", "cupy-cuda13x", "ml_dtypes"),
@@ -25,7 +25,8 @@ def report() -> list[str]:
 
     lines = [f"gpulstm {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
-    lines += [f"NumPy arrays: NumPy engine; BLAS {_blas()}", *_cupy_lines()]
+    library, *advice = blas.lines()
+    lines += [f"NumPy arrays: NumPy engine; {library}", *advice, *_cupy_lines()]
     lines.append("other array-API arrays: the equations, in that library's own operations")
     return lines
 
@@ -37,11 +38,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _blas() -> str:
-    build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{build['name']} {build['version']}"
 
 
 def _cupy_lines() -> list[str]:
