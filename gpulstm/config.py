@@ -22,7 +22,7 @@ def report() -> list[str]:
 
     lines = [f"gpulstm {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
-    lines += [f"NumPy arrays: NumPy engine; BLAS {_blas()}", *_cupy_lines()]
+    lines += [f"NumPy arrays: {_cpu()}; BLAS {_blas()}", *_cupy_lines()]
     lines.append("other array-API arrays: the equations, in that library's own operations")
     return lines
 
@@ -34,6 +34,15 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _cpu() -> str:
+    from .native import library
+
+    found = library.load()
+    if found is None:
+        return f"NumPy engine; no compiled one: {library.why_not()}"
+    return f"in float32 compiled for this processor, {found.threads} threads; else NumPy engine"
 
 
 def _blas() -> str:
