@@ -8,10 +8,7 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -108,6 +105,10 @@ def place() -> Path:
 
 def build() -> Path:
     """Compiles the library, and gives its path. Raises RuntimeError with what is missing or what the compiler said."""
+    import shutil
+    import subprocess
+    import tempfile
+
     compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     if compiler is None or shutil.which(compiler) is None:
         raise RuntimeError(
