@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--quick", action="store_true", help="a part of the grid, in at most three minutes")
     parser.add_argument("--seconds", type=float, help="begin no new cell after this time (default: none; 165 if quick)")
-    parser.add_argument("--pass-seconds", type=float, help="for one pass of one cell (default: 1 on a GPU, 0.5 on a CPU)")
+    parser.add_argument("--pass-seconds", type=float, help="for one pass of one cell (default: 1 on a GPU, 0.5 else)")
     for axis in ("hidden", "batch", "steps"):
         parser.add_argument(f"--{axis}", type=_positive, nargs="+", help="these values instead of the grid's")
     parser.add_argument("--dtype", type=_one_of(DTYPES), help=f"one or more of {','.join(DTYPES)}")

@@ -25,8 +25,8 @@ def report() -> list[str]:
 
     lines = [f"gpulstm {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
-    library, *advice = blas.lines()
-    lines += [f"NumPy arrays: NumPy engine; {library}", *advice, *_cupy_lines()]
+    products, *advice = blas.lines()
+    lines += [f"NumPy arrays: {_cpu()}; {products}", *advice, *_cupy_lines()]
     lines.append("other array-API arrays: the equations, in that library's own operations")
     return lines
 
@@ -38,6 +38,15 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _cpu() -> str:
+    from .native import library
+
+    found = library.load()
+    if found is None:
+        return f"NumPy engine; no compiled one: {library.why_not()}"
+    return f"in float32 compiled for this processor, {found.threads} threads; else NumPy engine"
 
 
 def _cupy_lines() -> list[str]:

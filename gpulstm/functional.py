@@ -184,7 +184,7 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
     """What would run each layer's time steps forward and back, and why; the same for all layers and directions."""
     call = _check(layout, x, params, None, None, batch_first, draws)
     if arrays.is_numpy(x):
-        return planner.both("numpy", "a matrix product and its fused update per step, in place")
+        return _cpu_plan(call)
     if call.engine is None:
         return planner.both("equations", f"{arrays.library(x)}'s own operations, so that its autograd and jit apply")
     if not call.is_plain:
@@ -194,6 +194,18 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
     with arrays.on_device_of(x):
         device = cupy_one_launch.current_device()
     return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device)
+
+
+def _cpu_plan(call: _Call) -> planner.Plan:
+    from .engines import native_engine
+    from .native import library
+
+    if not call.is_plain:
+        return planner.both("numpy", "with options, and in layers that have projections, peepholes or layer norm")
+    if call.engine is native_engine:
+        return planner.both("native", "compiled for this processor; what is too small for it goes through NumPy")
+    why = library.why_not() or f"the compiled one is for float32, not {arrays.dtype_name(call.x)}"
+    return planner.both("numpy", f"a matrix product and a few calls per step; {why}")
 
 
 def lstm_backward(
@@ -333,9 +345,9 @@ def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, 
 
 def _plain_engine(x: Array, draws: Draws) -> Any:
     if arrays.is_numpy(x):
-        from .engines import numpy_engine
+        from .engines import native_engine, numpy_engine
 
-        return numpy_engine
+        return native_engine if native_engine.takes(x) else numpy_engine
     from .engines import cupy_engine
 
     return cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine

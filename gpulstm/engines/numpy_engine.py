@@ -42,8 +42,11 @@ class Sum:
         else:
             self.total += product
 
-    def taken(self) -> np.ndarray:
-        return np.zeros(self.shape, self.dtype) if self.total is None else self.total
+    def array(self) -> np.ndarray:
+        """The sum so far, to be added to in place."""
+        if self.total is None:
+            self.total = np.zeros(self.shape, self.dtype)
+        return self.total
 
 
 def contiguous(x):
@@ -84,7 +87,7 @@ def start_gradient(x, weights: Weights, lane: Lane) -> Weights:
 
 
 def finish_gradient(gradient: Weights, lane: Lane) -> Weights:
-    return Weights(*(None if found is None else found.taken() for found in gradient))
+    return Weights(*(None if found is None else found.array() for found in gradient))
 
 
 @quietly
