@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import os
 import shlex
 import sys
 import time
@@ -11,14 +10,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout that this file is part of is what is measured
+PASS_SECONDS = {"gpu": 1.0, "cpu": 0.5}
+QUICK_PASS_SECONDS = {"gpu": 0.4, "cpu": 0.5}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Zero if every cell was right; one if any was wrong or failed."""
     chosen = _parser().parse_args(arguments)
-    if chosen.device == "cpu":
-        _fix_threads(chosen.threads)
-    return _run(chosen, [*sys.argv[1:]] if arguments is None else arguments)
+    contest = _contest(chosen)
+    try:
+        return _run(chosen, [*sys.argv[1:]] if arguments is None else arguments, contest)
+    finally:
+        contest.close()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--quick", action="store_true", help="a part of the grid, in at most three minutes")
     parser.add_argument("--seconds", type=float, help="begin no new cell after this time (default: none; 165 if quick)")
-    parser.add_argument("--pass-seconds", type=float, help="for one pass of one cell (default: 1; 0.4 if quick)")
+    parser.add_argument("--pass-seconds", type=float, help="for one pass of one cell (default: 1 on a GPU, 0.5 else)")
     for axis in ("hidden", "batch", "steps"):
         parser.add_argument(f"--{axis}", type=_positive, nargs="+", help="these values instead of the grid's")
     parser.add_argument("--dtype", type=_one_of(DTYPES), help=f"one or more of {','.join(DTYPES)}")
@@ -63,27 +66,28 @@ def _one_of(names: tuple[str, ...]) -> Any:
     return read
 
 
-def _fix_threads(count: int) -> None:
-    """BLAS libraries read these when they are loaded."""
-    if "numpy" in sys.modules:
-        raise RuntimeError("the number of threads can no longer be set, because NumPy has been imported already")
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-        os.environ[variable] = str(count)
+def _contest(chosen: argparse.Namespace) -> Any:
+    if chosen.device == "cpu":
+        from benchmarks.against_torch.two_processes import TwoProcesses
+
+        return TwoProcesses(chosen.threads)
+    from benchmarks.against_torch import gpu, one_process
+
+    return one_process.OneProcess(gpu.Gpu())
 
 
-def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
-    from benchmarks.against_torch import devices, grid, racing, results
+def _run(chosen: argparse.Namespace, arguments: list[str], contest: Any) -> int:
+    from benchmarks.against_torch import grid, racing, results
     from benchmarks.report import report
 
     quick = chosen.quick
     seconds = chosen.seconds or (165.0 if quick else float("inf"))
-    pass_seconds = chosen.pass_seconds or (0.4 if quick else 1.0)
+    pass_seconds = chosen.pass_seconds or (QUICK_PASS_SECONDS if quick else PASS_SECONDS)[chosen.device]
     axes = {axis: getattr(chosen, axis) for axis in ("setting", "dtype", "hidden", "batch", "steps")}
     cells = grid.cells(chosen.device, quick=quick, chosen=axes)
     start = time.perf_counter()
-    device = devices.Cpu(chosen.threads) if chosen.device == "cpu" else devices.Gpu()
     path = chosen.out / f"{chosen.name or f'compare-{chosen.device}' + ('-quick' if quick else '')}.json"
-    document = _document(chosen, arguments)
+    document = _document(chosen, arguments, contest)
     if chosen.go_on and path.exists():
         _take_over(document, results.read(path))
     cells, spent = _missing(cells, document), document["seconds"]
@@ -91,13 +95,13 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     for number, cell in enumerate(cells):
         if time.perf_counter() - start > seconds:
             break
-        record = racing.run(cell, device, seconds=pass_seconds)
+        record = racing.run(cell, contest, seconds=pass_seconds)
         document["cells"].append(record)
         document["cells_left"] = len(cells) - number - 1
         document["seconds"] = round(spent + time.perf_counter() - start, 1)
         _write(path, document)
         print(f"[{number + 1}/{len(cells)}] {_line(cell, record)}", flush=True)
-        if _device_is_lost(device):
+        if _device_is_lost(contest):
             print("The device gives no more results; the run ends here.", flush=True)
             break
     _write(path, document)
@@ -106,7 +110,7 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     return any(record["status"] in ("wrong", "failed") for record in document["cells"])
 
 
-def _document(chosen: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
+def _document(chosen: argparse.Namespace, arguments: list[str], contest: Any) -> dict[str, Any]:
     from benchmarks.against_torch import machine
 
     versions = machine.versions(chosen.device)
@@ -118,25 +122,27 @@ def _document(chosen: argparse.Namespace, arguments: list[str]) -> dict[str, Any
         "machine": machine.machine(chosen.device),
         "versions": versions,
     }
-    if chosen.device == "cpu":
-        document["threads"] = machine.threads(chosen.threads)
-    return document | {"seconds": 0.0, "cells_left": 0, "summary": {}, "cells": []}
+    return document | contest.about() | {"seconds": 0.0, "cells_left": 0, "summary": {}, "cells": []}
 
 
 def _take_over(document: dict[str, Any], before: dict[str, Any]) -> None:
     """Cells of a run of the same code on the same hardware; figures of two machines do not go into one file."""
 
+    from benchmarks.against_torch import results
+
     def identity(of: dict[str, Any]) -> dict[str, Any]:
         machine = of["machine"]
         names = machine["cpu"], machine["cores"], (machine.get("gpu") or {}).get("name")
-        return {"machine": names, "versions": of["versions"], "threads": of.get("threads")}
+        found = {"machine": names, "versions": of["versions"]}
+        return found | {key: of.get(key) for key in ("threads", "environment")}
 
     ours, theirs = identity(document), identity(before)
     differing = [key for key in ours if ours[key] != theirs[key]]
     if differing:
         key = differing[0]
         raise SystemExit(f"--continue: the file is of another {key}, {theirs[key]}, and this is {ours[key]}")
-    document |= {key: before[key] for key in ("date", "seconds", "cells")}
+    document |= {key: before[key] for key in ("date", "seconds")}
+    document["cells"] = [record for record in before["cells"] if not results.is_disturbed(record)]
 
 
 def _missing(cells: list, document: dict[str, Any]) -> list:
@@ -155,10 +161,10 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     results.write(path, document)
 
 
-def _device_is_lost(device: Any) -> bool:
+def _device_is_lost(contest: Any) -> bool:
     """An error inside of a kernel leaves a GPU that refuses everything until the process ends."""
     try:
-        device.release()
+        contest.release()
     except Exception as error:  # PyTorch's and CuPy's differ
         print(f"{type(error).__name__}: {error}", flush=True)
         return True
@@ -170,6 +176,8 @@ def _line(cell: Any, record: dict[str, Any]) -> str:
 
     if record["status"] == "timed":
         parts = []
+        if results.is_disturbed(record):
+            parts.append(f"DISTURBED by {record['cores_of_others']} cores of others")
         for of_pass in results.PASSES:
             ours, theirs = (record[side][of_pass]["ms"] for side in ("ours", "torch"))
             parts.append(f"{of_pass} {ours:.3g} ms, PyTorch {theirs:.3g} ms: {results.speed_up(record, of_pass):.2f}x")

@@ -3,9 +3,12 @@
 import platform
 import sys
 
-import numpy as np
+from . import blas
 
-PACKAGES = ("numpy", "array-api-compat", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "onnx", "safetensors")
+PACKAGES = (
+    *("numpy", "array-api-compat", "cupy-cuda12x", "cupy-cuda13x", "ml_dtypes"),
+    *("torch", "jax", "onnx", "safetensors"),
+)
 
 
 def show_config() -> None:
@@ -22,7 +25,8 @@ def report() -> list[str]:
 
     lines = [f"gpulstm {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
-    lines += [f"NumPy arrays: NumPy engine; BLAS {_blas()}", *_cupy_lines()]
+    products, *advice = blas.lines()
+    lines += [f"NumPy arrays: {_cpu()}; {products}", *advice, *_cupy_lines()]
     lines.append("other array-API arrays: the equations, in that library's own operations")
     return lines
 
@@ -36,9 +40,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _blas() -> str:
-    build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{build['name']} {build['version']}"
+def _cpu() -> str:
+    from .native import library
+
+    found = library.load()
+    if found is None:
+        return f"NumPy engine; no compiled one: {library.why_not()}"
+    return f"in float32 compiled for this processor, {found.threads} threads; else NumPy engine"
 
 
 def _cupy_lines() -> list[str]:

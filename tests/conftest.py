@@ -17,6 +17,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Keras computes with whatever it finds first; here it is PyTorch, which the other comparisons need anyway.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
+# Whatever somebody has compiled on this machine, the tests compile what they test.
+os.environ.setdefault("GPULSTM_CPU", "numpy")
+
 import pytest  # noqa: E402
 
 from tests import backends, quick_strict  # noqa: E402

@@ -14,7 +14,8 @@ import pytest
 
 import gpulstm as gl
 from benchmarks import compare
-from benchmarks.against_torch import chart, checking, devices, grid, racing, results
+from benchmarks.against_torch import chart, checking, cpu, gpu, grid, racing, results, turns
+from benchmarks.against_torch.one_process import OneProcess
 from benchmarks.report import report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,10 +24,12 @@ CELL = grid.Cell("lengths", "float32", 6, 3, 5)
 
 
 @pytest.fixture
-def device(monkeypatch):
-    """The CPU, without the pause before each measurement."""
-    monkeypatch.setattr(devices, "SETTLING", 0)
-    return devices.Cpu(threads=1)
+def contest():
+    """Both sides in this process, as on a GPU, where a test can change either; tests/test_benchmarks_processes.py
+    has the two processes of a CPU."""
+    contest = OneProcess(cpu.Cpu())
+    contest.about = lambda: {"threads": {"asked for": 1, "torch": 1, "libraries": []}, "environment": {}}
+    return contest
 
 
 def read_strictly(path):
@@ -59,6 +62,8 @@ class TestTheCommand:
         assert document["threads"]["torch"] == 1
         blas = [pool for pool in document["threads"]["libraries"] if pool["user_api"] == "blas"]
         assert blas and all(pool["num_threads"] == 1 for pool in blas)
+        assert {pool["process"] for pool in document["threads"]["libraries"]} == {"gpulstm", "torch"}
+        assert isinstance(document["environment"], dict)
         assert document["cells_left"] == 0
 
     def test_every_cell_is_checked_and_timed_on_both_sides(self, folder):
@@ -75,7 +80,7 @@ class TestTheCommand:
                     times = cell[side][of_pass]
                     low, high = times["quartiles_ms"]
                     assert 0 < low <= times["ms"] <= high
-                    assert times["rounds"] >= racing.ROUNDS[0]
+                    assert times["calls"] >= times["rounds"] >= cpu.Cpu.rounds[0]
 
     def test_the_report_is_there(self, folder):
         page = (folder / "compare-cpu.md").read_text(encoding="utf-8")
@@ -91,29 +96,49 @@ class TestTheCommand:
                 assert path.read_bytes() == (folder / path.name).read_bytes()
 
 
-def run_here(folder, *more):
+def run_here(contest, folder, *more):
     arguments = [*TINY, "--out", str(folder), *more]
-    return compare._run(compare._parser().parse_args(arguments), arguments)
+    return compare._run(compare._parser().parse_args(arguments), arguments, contest)
 
 
-def test_a_run_that_is_cut_keeps_what_it_has_and_can_be_continued(device, tmp_path):
+def test_a_run_that_is_cut_keeps_what_it_has_and_can_be_continued(contest, tmp_path):
     both = ["--setting", "one-layer,lengths"]
-    assert run_here(tmp_path, *both, "--seconds", "1e-9") == 0
+    assert run_here(contest, tmp_path, *both, "--seconds", "1e-9") == 0
     document = read_strictly(tmp_path / "compare-cpu.json")
     assert document["cells"] == [] and document["cells_left"] == 2
-    assert run_here(tmp_path, "--setting", "lengths") == 0
+    assert run_here(contest, tmp_path, "--setting", "lengths") == 0
     first = read_strictly(tmp_path / "compare-cpu.json")
-    assert run_here(tmp_path, *both, "--continue") == 0
+    assert run_here(contest, tmp_path, *both, "--continue") == 0
     second = read_strictly(tmp_path / "compare-cpu.json")
     assert [cell["setting"] for cell in second["cells"]] == ["lengths", "one-layer"]
     assert second["cells"][0] == first["cells"][0] and second["date"] == first["date"]
     assert second["seconds"] > first["seconds"]
 
 
-def test_figures_of_two_versions_do_not_go_into_one_file(device, tmp_path):
-    run_here(tmp_path, "--setting", "lengths")
+def test_figures_of_two_versions_do_not_go_into_one_file(contest, tmp_path):
+    run_here(contest, tmp_path, "--setting", "lengths")
     with pytest.raises(SystemExit, match="another versions"):
-        run_here(tmp_path, "--setting", "one-layer", "--continue", "--commit", "another")
+        run_here(contest, tmp_path, "--setting", "one-layer", "--continue", "--commit", "another")
+
+
+def test_figures_of_two_environments_do_not_go_into_one_file(contest, tmp_path):
+    run_here(contest, tmp_path, "--setting", "lengths")
+    contest.about = lambda: {"threads": {"asked for": 1, "torch": 1, "libraries": []}, "environment": {"OMP": "other"}}
+    with pytest.raises(SystemExit, match="another environment"):
+        run_here(contest, tmp_path, "--setting", "one-layer", "--continue")
+
+
+def test_a_disturbed_cell_is_marked_and_measured_again(contest, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(contest, "conditions", lambda: {"cores_of_others": 0.7})
+    run_here(contest, tmp_path, "--setting", "lengths")
+    page = (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+    assert "**disturbed**: 0.7 cores were taken by others" in page and "Cells: 1 timed, 1 disturbed." in page
+    assert "DISTURBED by 0.7 cores" in capsys.readouterr().out
+    monkeypatch.setattr(contest, "conditions", lambda: {"cores_of_others": 0.1})
+    run_here(contest, tmp_path, "--setting", "lengths", "--continue")
+    (cell,) = read_strictly(tmp_path / "compare-cpu.json")["cells"]
+    assert cell["cores_of_others"] == 0.1
+    assert "**disturbed" not in (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
 
 
 def test_an_interrupted_write_leaves_the_old_file(monkeypatch, tmp_path):
@@ -147,9 +172,9 @@ def spoil(which):
 
 
 @pytest.mark.parametrize("which", ["dx", "dh", "dweight_hh_l0", "dbias_l0"])
-def test_a_wrong_gradient_is_reported_as_wrong_and_not_timed(device, monkeypatch, tmp_path, which):
+def test_a_wrong_gradient_is_reported_as_wrong_and_not_timed(contest, monkeypatch, tmp_path, which):
     monkeypatch.setattr(gl.LSTM, "backward", spoil(which))
-    assert run_here(tmp_path, "--setting", "lengths") == 1
+    assert run_here(contest, tmp_path, "--setting", "lengths") == 1
     document = read_strictly(tmp_path / "compare-cpu.json")
     (cell,) = document["cells"]
     assert cell["status"] == "wrong" and cell["wrong"] == [which]
@@ -161,12 +186,12 @@ def test_a_wrong_gradient_is_reported_as_wrong_and_not_timed(device, monkeypatch
     assert "wrong" in (tmp_path / "compare-cpu-float32.svg").read_text(encoding="utf-8")
 
 
-def test_nan_in_inference_is_wrong(device, monkeypatch):
+def test_nan_in_inference_is_wrong(contest, monkeypatch):
     right = gl.LSTM.__call__
     monkeypatch.setattr(
         gl.LSTM, "__call__", lambda self, x, **more: (right(self, x, **more)[0] * np.float32("nan"), None)
     )
-    record = racing.run(CELL, device, seconds=0)
+    record = racing.run(CELL, contest, seconds=0)
     assert record["status"] == "wrong" and record["wrong"] == ["y of inference"]
     assert record["errors"]["y of inference"] == "nan"
 
@@ -180,8 +205,8 @@ def test_what_is_missing_or_of_another_shape_is_wrong():
     assert checking.wrong(errors, "float32") == ["y", "h"]
 
 
-def test_a_dtype_that_we_lack_has_pytorchs_time_alone(device, tmp_path):
-    run_here(tmp_path, "--setting", "one-layer", "--dtype", "bfloat16,tf32")
+def test_a_dtype_that_we_lack_has_pytorchs_time_alone(contest, tmp_path):
+    run_here(contest, tmp_path, "--setting", "one-layer", "--dtype", "bfloat16,tf32")
     for cell in read_strictly(tmp_path / "compare-cpu.json")["cells"]:
         assert cell["status"] == "not supported"
         assert "ours" not in cell and cell["torch"]["forward_backward"]["ms"] > 0
@@ -189,20 +214,20 @@ def test_a_dtype_that_we_lack_has_pytorchs_time_alone(device, tmp_path):
 
 
 @pytest.mark.parametrize(("error", "status"), [(MemoryError("full"), "out of memory"), (ValueError("no"), "failed")])
-def test_a_cell_that_raises_is_a_result_too(device, monkeypatch, tmp_path, error, status):
+def test_a_cell_that_raises_is_a_result_too(contest, monkeypatch, tmp_path, error, status):
     def forward(self, *arguments, **options):
         raise error
 
     monkeypatch.setattr(gl.LSTM, "forward", forward)
-    assert run_here(tmp_path, "--setting", "lengths") == (status == "failed")
+    assert run_here(contest, tmp_path, "--setting", "lengths") == (status == "failed")
     (cell,) = read_strictly(tmp_path / "compare-cpu.json")["cells"]
     assert cell["status"] == status and str(error) in cell["message"]
     assert status in (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
 
 
-def test_the_layers_plan_is_recorded(device, monkeypatch):
+def test_the_layers_plan_is_recorded(contest, monkeypatch):
     monkeypatch.setattr(gl.LSTM, "plan", lambda self, x: f"loop for {x.shape}", raising=False)
-    assert racing.run(CELL, device, seconds=0)["plan"] == "loop for (5, 3, 6)"
+    assert racing.run(CELL, contest, seconds=0)["plan"] == "loop for (5, 3, 6)"
 
 
 class Side:
@@ -221,15 +246,16 @@ class Side:
         self.calls.append((self.name, "train", which))
 
 
-def test_both_sides_take_turns_and_every_call_has_other_inputs(device):
+def test_both_sides_take_turns_and_every_call_has_other_inputs():
     calls = []
-    racing._race(device, {"ours": Side("ours", calls), "torch": Side("torch", calls)}, seconds=0)
-    assert calls[:2] == [("ours", False), ("torch", False)]
+    sides = {name: turns.Turns(Side(name, calls), cpu.Cpu(), is_ours=name == "ours") for name in ("ours", "torch")}
+    racing._race(sides, (3, 5), seconds=0)
+    assert calls[:4] == [("ours", False), ("ours", "infer", 0), ("torch", False), ("torch", "infer", 0)]
     inferred = [call for call in calls if call[1:2] == ("infer",)]
     names = [name for name, *_ in inferred]
-    assert names[:2] == ["ours", "torch"]  # to warm up; then a short call comes twice in a row
+    assert names[:2] == ["ours", "torch"]  # to warm up; then a short call's second one in a row counts
     assert names[2:10] == ["ours", "ours", "torch", "torch", "torch", "torch", "ours", "ours"]
-    assert [which for name, _, which in inferred if name == "ours"] == [0, 1, 2] * 3 + [0, 1]
+    assert [which for name, _, which in inferred if name == "ours"] == [0, 1, 2] * 2 + [0]
     assert calls.index(("ours", True)) > calls.index(inferred[-1])
 
 
@@ -301,7 +327,7 @@ def test_peak_memory_is_what_is_in_use_at_the_same_time():
     class CuPy:
         cuda = Cuda
 
-    hook = devices._peak_hook(CuPy)
+    hook = gpu._peak_hook(CuPy)
     for size in (512, 1024):
         hook.malloc_postprocess(device_id=0, size=size - 5, mem_size=size, mem_ptr=1, pmem_id=1)
     hook.free_postprocess(device_id=0, mem_size=512, mem_ptr=1, pmem_id=1)

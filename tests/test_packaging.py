@@ -13,6 +13,7 @@ import numpy
 import pytest
 
 from gpulstm.cuda import sources
+from gpulstm.native import library
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,6 +91,7 @@ def test_the_wheel_is_typed_licensed_and_carries_only_the_package(distributions)
     assert "gpulstm/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert {f"gpulstm/kernels/{path.name}" for path in (ROOT / "kernels").glob("*.cu*")} <= set(names)
+    assert {f"gpulstm/native/{name}" for name in library.SOURCES} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"gpulstm"}
 
 
@@ -99,7 +101,7 @@ def test_the_sdist_carries_what_the_tests_need(distributions):
     assert {"pyproject.toml", "README.md", "LICENSE", "start.py", ".ci/run"} <= names
     for folder in ("gpulstm", "kernels", "benchmarks", "tests", "course"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".cu", ".cuh", ".hpp", ".cpp", ".h", ".ipynb", ".md"} and not_ignored(path):
+            if path.suffix in {".py", ".cu", ".cuh", ".hpp", ".cpp", ".c", ".h", ".ipynb", ".md"} and not_ignored(path):
                 assert path.relative_to(ROOT).as_posix() in names
 
 

@@ -63,21 +63,6 @@ def commit() -> str | None:
     return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
-def threads(wanted: int) -> dict[str, Any]:
-    """The threads that each side has, and the kernels that NumPy's BLAS picked for this processor."""
-    found: dict[str, Any] = {"asked for": wanted, "torch": torch.get_num_threads()}
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return found | {"libraries": "unknown: threadpoolctl is not installed"}
-    wanted_keys = ("user_api", "internal_api", "num_threads", "version", "architecture")
-    libraries = []
-    for pool in threadpool_info():
-        kept = {key: pool[key] for key in wanted_keys if key in pool}
-        libraries.append(kept | {"file": Path(pool["filepath"]).name})
-    return found | {"libraries": libraries, "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE")}
-
-
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

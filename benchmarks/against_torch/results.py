@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .others import DISTURBED
+
 PASSES = ("forward", "forward_backward")
 STATUSES = ("timed", "wrong", "not supported", "out of memory", "failed")
 
@@ -24,6 +26,11 @@ def write(path: Path, document: dict[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_disturbed(cell: dict[str, Any]) -> bool:
+    """Whether something else ran while the cell was timed, so that its figures say little."""
+    return (cell.get("cores_of_others") or 0) > DISTURBED
 
 
 def speed_up(cell: dict[str, Any], of_pass: str) -> float | None:
@@ -68,6 +75,11 @@ def _of(cells: list[dict[str, Any]], passes: Iterable[str]) -> dict[str, Any]:
         if slowest is None
         else {"speed_up": round(slowest[0], 4), "cell": name(slowest[1], slowest[2])},
     }
+
+
+def rounded(value: float) -> float | str:
+    """Four digits; JSON has no NaN and no infinity, so those are words."""
+    return float(f"{value:.4g}") if abs(value) < float("inf") else str(value)
 
 
 def name(cell: dict[str, Any], of_pass: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The two LSTMs of a comparison on the same weights and inputs, called as their users call them."""
+"""PyTorch's side of a comparison, and the random problem that both sides get."""
 
 import copy
 from collections.abc import Callable
@@ -9,13 +9,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-import gpulstm as gl
-
 from .grid import Cell
-
-
-class NotSupported(Exception):
-    """gpulstm has no LSTM of this dtype yet."""
+from .ours import Problem
+from .turns import INPUT_SETS
 
 
 @dataclass
@@ -61,7 +57,8 @@ class TorchSide:
         self.lengths = [None if data.lengths is None else torch.from_numpy(data.lengths) for data in inputs]
 
     @classmethod
-    def of(cls, cell: Cell, inputs: list[Inputs], where: str) -> "TorchSide":
+    def of(cls, cell: Cell, where: str) -> "TorchSide":
+        inputs = [random_inputs(cell, where, seed) for seed in range(INPUT_SETS)]
         torch.manual_seed(1)
         module = torch.nn.LSTM(
             cell.hidden,
@@ -80,6 +77,14 @@ class TorchSide:
     def as_double(self) -> "TorchSide":
         """The same problem in float64: the reference."""
         return TorchSide(copy.deepcopy(self.module).double(), [self.inputs[0].as_double()])
+
+    def problem(self, to_array: Callable[[torch.Tensor], Any]) -> Problem:
+        """The same problem for the other side."""
+        weights = {name: parameter.detach() for name, parameter in self.module.state_dict().items()}
+        return weights, [
+            (to_array(data.x), (to_array(data.h), to_array(data.c)), to_array(data.dy), data.lengths)
+            for data in self.inputs
+        ]
 
     def prepare(self, *, training: bool) -> None:
         """Outside of what is timed: in eval mode PyTorch keeps nothing for a backward pass."""
@@ -115,57 +120,3 @@ class TorchSide:
             if "bias_hh" not in name:
                 found["d" + name.replace("bias_ih", "bias")] = gradient
         return {name: value.detach() for name, value in found.items()}
-
-
-class OurSide:
-    """gpulstm.LSTM, on arrays that share their memory with PyTorch's."""
-
-    def __init__(self, cell: Cell, theirs: TorchSide, xp: Any, to_array: Callable[[torch.Tensor], Any]) -> None:
-        # TF32 is only used when asked for, and this is how: an LSTM without the option does not have it yet.
-        options: dict[str, Any] = {"tf32": True} if cell.dtype == "tf32" else {}
-        try:
-            self.lstm = gl.LSTM(
-                cell.hidden,
-                cell.hidden,
-                cell.num_layers,
-                bidirectional=cell.directions == 2,
-                dtype=cell.storage,
-                xp=xp,
-                rng=0,
-                **options,
-            )
-        except TypeError as error:
-            if cell.dtype == "float32":
-                raise
-            raise NotSupported(str(error)) from None
-        self.lstm.load_state_dict({name: p.detach() for name, p in theirs.module.state_dict().items()})
-        self.inputs = [
-            (to_array(data.x), (to_array(data.h), to_array(data.c)), to_array(data.dy), data.lengths)
-            for data in theirs.inputs
-        ]
-
-    def prepare(self, *, training: bool) -> None:
-        """Nothing to set: inference and training are two methods."""
-
-    def plan(self) -> str | None:
-        """What the LSTM says about the schedule that it picked, if it does."""
-        plan = getattr(self.lstm, "plan", None)
-        return None if plan is None else str(plan(self.inputs[0][0]))
-
-    def infer(self, which: int) -> tuple:
-        x, _, _, lengths = self.inputs[which]
-        return self.lstm(x, lengths=lengths)
-
-    def train(self, which: int) -> tuple:
-        """y, the final state, and (dx, grads, dstate)."""
-        x, state, dy, lengths = self.inputs[which]
-        y, final, cache = self.lstm.forward(x, state, lengths=lengths)
-        return y, final, self.lstm.backward(cache, dy)
-
-    def results(self) -> dict[str, torch.Tensor]:
-        """Everything that the first inputs give, under `TorchSide.results`' names."""
-        inferred, _ = self.infer(0)
-        y, final, (dx, grads, dstate) = self.train(0)
-        found = {"y of inference": inferred, "y": y, "h": final.h, "c": final.c, "dx": dx}
-        found |= {"dh": dstate.h, "dc": dstate.c} | {"d" + name: value for name, value in grads.items()}
-        return {name: torch.from_dlpack(value) for name, value in found.items()}

@@ -35,6 +35,8 @@ def _head(document: dict[str, Any]) -> list[str]:
         lines.append(f"- Threads: {listed(document['threads'])}")
         for pool in document["threads"]["libraries"] if isinstance(document["threads"]["libraries"], list) else []:
             lines.append(f"  - {listed(pool)}")
+    if "environment" in document:
+        lines.append(f"- Environment: {listed(document['environment']) or 'nothing that matters here'}")
     left = document["cells_left"]
     took = f"- {len(document['cells'])} cells in {document['seconds']:.0f} s"
     return [*lines, took + (f"; {left} more of the grid were left out" if left else ", the whole grid"), ""]
@@ -59,7 +61,7 @@ def _summary(cells: list[dict[str, Any]]) -> list[str]:
                 slowest = f"{of['slowest']['speed_up']:.2f}: {of['slowest']['cell']}"
                 row = [label, SHOWN.get(of_pass, "both"), f"{of['geometric_mean']:.2f}", of["compared"], of["slower"]]
                 lines.append("| " + " | ".join(map(str, [*row, slowest])) + " |")
-    counts = results.summary(cells)["counts"]
+    counts = results.summary(cells)["counts"] | {"disturbed": sum(map(results.is_disturbed, cells))}
     return [*lines, "", "Cells: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count) + "."]
 
 
@@ -70,6 +72,10 @@ def _explanation(device: str) -> list[str]:
             "They are by events on the device, of a call that follows another. Enqueue is the processor's time until",
             "a call of forward + backward returned, with an idle device before. Memory is the peak of forward +",
             "backward in MiB, beyond inputs and parameters.",
+        ]
+    else:
+        lines += [
+            "Each library ran in a process of its own while the other's threads slept, in calls that follow each other."
         ]
     return lines
 
@@ -104,7 +110,10 @@ def _value(cell: dict[str, Any], side: str, of_pass: str, key: str, unit: int) -
 
 def _note(cell: dict[str, Any]) -> str:
     if cell["status"] == "timed":
-        return (cell.get("plan") or "").partition("\n")[0].replace("|", "/")
+        plan = (cell.get("plan") or "").partition("\n")[0].replace("|", "/")
+        if results.is_disturbed(cell):
+            return f"**disturbed**: {cell['cores_of_others']} cores were taken by others; {plan}"
+        return plan
     if cell["status"] == "wrong":
         shown = ", ".join(f"{name} {cell['errors'][name]}" for name in cell["wrong"][:3])
         return f"**wrong**: relative error of {shown}; allowed {cell['tolerance']}"

@@ -11,6 +11,8 @@ from itertools import product
 from . import sources
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
+SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+"""Arrays of 16 bits: what `kernels/storage.cuh` is switched by. Their kernels compute in float32."""
 
 # kernel -> (file, feature switches that its body reads)
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -23,6 +25,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_variant_output_backward": ("lstm_variant_output.cu", ()),
     "lstm_variant_initial_gradient": ("lstm_variant_output.cu", ()),
     "masked_copy": ("masked_copy.cu", ()),
+    "widen": ("convert.cu", ()),
+    "narrow": ("convert.cu", ()),
     "embedding_forward": ("embedding.cu", ()),
     "embedding_gradient_chunks": ("embedding.cu", ()),
     "embedding_gradient_join": ("embedding.cu", ()),
@@ -77,6 +81,10 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     ),
 }
 
+# Kernels that know arrays of 16 bits, beside those of float32 and float64; the last two are for them alone.
+IN_16_BITS = ("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy", "widen", "narrow")
+IN_16_BITS_ALONE = ("widen", "narrow")
+
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
 COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward")
 
@@ -105,7 +113,8 @@ class Specialisation:
         switches = zip(KERNELS[self.entry][1], self.features, strict=True)
         return (
             "--std=c++14",
-            f"-DREAL={REAL_OF_DTYPE[self.dtype]}",
+            f"-DREAL={REAL_OF_DTYPE.get(self.dtype, 'float')}",
+            *(f"-D{switch}=1" for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype),
             *(f"-D{name}={int(on)}" for name, on in switches),
             *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
         )
@@ -120,6 +129,14 @@ class Specialisation:
         return TILES[self.entry][0] if self.entry in TILES else ()
 
 
+def dtypes_of(entry: str) -> tuple[str, ...]:
+    """The dtypes of the arrays that a kernel takes."""
+    if entry in TILES:
+        return ("float32",)
+    wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
+    return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
+
+
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x setting of its switches x storage type, or x choice of its tiles."""
     for entry, (_, choices) in TILES.items():
@@ -129,6 +146,6 @@ def specialisations() -> Iterator[Specialisation]:
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES:
             continue
-        for dtype in REAL_OF_DTYPE:
+        for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):
                 yield Specialisation(entry, dtype, features)

@@ -1,70 +1,13 @@
-"""Where a comparison runs: how time and memory are measured there."""
+"""How time and memory are measured on a GPU."""
 
 import gc
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
-# Seconds. A side's threads spin for a while after their work, OpenBLAS' for 2**26 cycles, and would slow the other's.
-SETTLING = 0.05
-SHORT = 0.05  # seconds
-
-
-class Sample(NamedTuple):
-    """One measurement of one call, in milliseconds."""
-
-    ms: float  # of a call that finds the device busy with the one before, as in a training loop
-    from_idle_ms: float | None  # of a call that finds the device idle
-    enqueue_ms: float | None  # until the Python call returned, with an idle device before
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-class Cpu:
-    """NumPy and PyTorch on a fixed number of threads. A call there is over when it returns."""
-
-    name = "cpu"
-    where = "cpu"
-    xp: Any = np
-    out_of_memory: tuple[type[BaseException], ...] = (MemoryError,)
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        torch.set_num_threads(threads)
-
-    def allow_tf32(self, allowed: bool) -> None:
-        """There is no TF32 on a CPU."""
-
-    def to_array(self, tensor: torch.Tensor) -> np.ndarray:
-        return tensor.numpy()
-
-    def synchronize(self) -> None:
-        """Nothing is under way."""
-
-    def release(self) -> None:
-        """No pool keeps memory."""
-        gc.collect()
-
-    def sample(self, call: Callable[[], Any]) -> Sample:
-        """After the pause caches are cold and threads asleep: a short call is measured the second time in a row."""
-        time.sleep(SETTLING)
-        took = _seconds(call)
-        if took < SHORT:
-            took = _seconds(call)
-        return Sample(took * 1e3, None, None)
-
-    def peak_of_ours(self, call: Callable[[], Any]) -> None:
-        """Not measured: NumPy and PyTorch count their memory in ways that cannot be compared."""
-
-    def peak_of_torch(self, call: Callable[[], Any]) -> None:
-        """Not measured, as `peak_of_ours`."""
+from .cpu import Sample
 
 
 class Gpu:
@@ -72,6 +15,7 @@ class Gpu:
 
     name = "gpu"
     where = "cuda"
+    rounds = (5, 25)  # at least, at most
 
     def __init__(self) -> None:
         import cupy
@@ -90,7 +34,11 @@ class Gpu:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 
     def to_array(self, tensor: torch.Tensor) -> Any:
-        return self.xp.from_dlpack(tensor)
+        if tensor.dtype != torch.bfloat16:
+            return self.xp.from_dlpack(tensor)
+        import ml_dtypes
+
+        return self.xp.from_dlpack(tensor.view(torch.int16)).view(ml_dtypes.bfloat16)  # DLPack need not know it
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
@@ -102,7 +50,7 @@ class Gpu:
         torch.cuda.empty_cache()
         self.xp.get_default_memory_pool().free_all_blocks()
 
-    def sample(self, call: Callable[[], Any]) -> Sample:
+    def sample(self, call: Callable[[], Any], seconds: float) -> list[Sample]:
         """Two calls in a row: the first finds the device idle, the second finds it busy with the first."""
         events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
         self.synchronize()
@@ -114,7 +62,7 @@ class Gpu:
         call()
         events[2].record()
         self.synchronize()
-        return Sample(events[1].elapsed_time(events[2]), events[0].elapsed_time(events[1]), enqueued * 1e3)
+        return [Sample(events[1].elapsed_time(events[2]), events[0].elapsed_time(events[1]), enqueued * 1e3)]
 
     def peak_of_ours(self, call: Callable[[], Any]) -> int:
         """Bytes in use at the same time, beyond what was there before, in CuPy's pool."""

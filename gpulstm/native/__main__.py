@@ -1,0 +1,23 @@
+"""``python -m gpulstm.native``: compiles the LSTM for this processor."""
+
+import sys
+
+from . import library
+
+
+def main() -> int:
+    try:
+        path = library.build()
+        loaded = library.load()
+    except (RuntimeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if loaded is None:
+        print(f"{path} was compiled, and is not used: {library.why_not()}", file=sys.stderr)
+        return 1
+    print(f"compiled {path}: NumPy arrays in float32 go through it from now on, with {loaded.threads} threads")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Compiles, finds and loads `lstm.c`.
+
+A library is kept for each source, processor and set of options, so that none is ever used on a processor that it was
+not made for, and a new version of this package does not meet an old one.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+
+SOURCES = ("lstm.c", "product.h", "team.h", "lanes.h")
+OPTIONS = (
+    "-O3",
+    "-march=native",
+    "-std=gnu11",  # vectors as a type are GNU C, which Clang speaks too
+    "-fopenmp",
+    "-fPIC",
+    "-shared",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+SWITCH = "GPULSTM_CPU"
+"""Environment variable: "numpy" leaves the compiled LSTM alone, "native" wants it or an error."""
+
+_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+
+
+class Forward(ctypes.Structure):
+    """`Forward` of lstm.c."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in "x input recurrent bias gates cells hiddens y lengths scratch".split()),
+        *((name, _LONG) for name in "steps batch inputs hidden y_width first_time".split()),
+        *((name, _INT) for name in "keep reverse threads".split()),
+    ]
+
+
+class Backward(ctypes.Structure):
+    """`Backward` of lstm.c."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in "gates cells hiddens x input recurrent dy dh dc dx".split()),
+        *((name, _POINTER) for name in "d_input d_recurrent d_bias lengths scratch".split()),
+        *((name, _LONG) for name in "steps batch inputs hidden dy_width window".split()),
+        *((name, _INT) for name in "reverse add_to_dx threads".split()),
+    ]
+
+
+class Library:
+    """The functions of lstm.c, and how many threads they may use."""
+
+    def __init__(self, path: Path) -> None:
+        found = ctypes.CDLL(str(path))  # while its functions run, other Python threads do too
+        self.forward, self.backward = found.lstm_forward, found.lstm_backward
+        self.forward.argtypes, self.forward.restype = (ctypes.POINTER(Forward),), None
+        self.backward.argtypes, self.backward.restype = (ctypes.POINTER(Backward),), None
+        self.forward_scratch, self.backward_scratch = found.lstm_forward_scratch, found.lstm_backward_scratch
+        self.forward_scratch.argtypes, self.forward_scratch.restype = (_LONG, _LONG, _LONG), _LONG
+        self.backward_scratch.argtypes, self.backward_scratch.restype = (_LONG, _LONG, _INT), _LONG
+        self.threads: int = found.lstm_threads()
+        if hasattr(os, "register_at_fork"):  # OpenMP's threads do not come along, and waiting for them would not end
+            os.register_at_fork(after_in_child=self._stay_alone)
+
+    def _stay_alone(self) -> None:
+        self.threads = 1
+
+
+def load() -> Library | None:
+    """The compiled LSTM, or None where there is none; `why_not` says why. Raises RuntimeError if it was asked for."""
+    found, reason = _loaded()
+    if found is None and os.environ.get(SWITCH) == "native":
+        raise RuntimeError(f"{SWITCH} is 'native', but the compiled LSTM cannot be used: {reason}")
+    return found
+
+
+def why_not() -> str:
+    """Why `load` gives None."""
+    return _loaded()[1]
+
+
+@cache
+def _loaded() -> tuple[Library | None, str]:
+    wanted = os.environ.get(SWITCH, "")
+    if wanted not in ("", "numpy", "native"):
+        raise RuntimeError(f"{SWITCH} must be 'numpy', 'native' or nothing, got {wanted!r}")
+    if wanted == "numpy":
+        return None, f"{SWITCH} is 'numpy'"
+    path = place()
+    if not path.exists():
+        return None, "`python -m gpulstm.native` has not compiled it yet for this processor and this version"
+    try:
+        return Library(path), ""
+    except OSError as error:
+        return None, f"{path} cannot be loaded: {error}"
+
+
+def place() -> Path:
+    """Where the library for this source and this processor is or would be."""
+    return _cache() / f"lstm-{_key()}.so"
+
+
+def build() -> Path:
+    """Compiles the library, and gives its path. Raises RuntimeError with what is missing or what the compiler said."""
+    import shutil
+    import subprocess
+    import tempfile
+
+    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
+    if compiler is None or shutil.which(compiler) is None:
+        raise RuntimeError(
+            f"a C compiler is needed, and {compiler or 'cc, gcc and clang'} cannot be found; on Debian and Ubuntu "
+            "`apt install gcc` brings one. Without it, NumPy arrays go through NumPy"
+        )
+    target = place()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Compiled beside its place and moved there whole: another process may be doing the same, or load it meanwhile.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        half = Path(folder, "lstm.so")
+        command = [compiler, *OPTIONS, "-o", str(half), str(Path(__file__).with_name("lstm.c"))]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        if ran.returncode:
+            raise RuntimeError(f"{' '.join(command)}\nfailed:\n{ran.stderr.strip()}")
+        os.replace(half, target)
+    _loaded.cache_clear()
+    return target
+
+
+def _cache() -> Path:
+    given = os.environ.get("GPULSTM_CACHE_DIR")
+    if given:
+        return Path(given)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "gpulstm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpulstm"
+
+
+@cache
+def _key() -> str:
+    """Of the sources, the options and the processor's instructions."""
+    from numpy._core._multiarray_umath import __cpu_features__ as features
+
+    has = sorted(name for name, there in features.items() if there)
+    digest = hashlib.sha256("\0".join((platform.system(), platform.machine(), *OPTIONS, *has)).encode())
+    for name in SOURCES:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,173 @@
+// Products of matrices: tiles of ROWS x PANEL sums that stay in registers, over operands laid out for them.
+#pragma once
+
+#include "lanes.h"
+#include "team.h"
+
+#define DEPTH 256    // terms of a sum that are added up before it goes back to memory
+#define BLOCK 48     // rows of a transposed operand that are laid out at once: three cache lines of each of its columns
+#define TRANSPOSE 16 // columns that are turned at once, while their lines are in the cache
+
+// A matrix in memory, at element (row, column) = data[row * by_row + column * by_column]. One of the two is 1.
+typedef struct {
+    const float* data;
+    long by_row, by_column;
+} Matrix;
+
+// sums[n][v] = sum over k of a[n][k] * panel[k][v]. The loops over n and v are unrolled away.
+INLINE void tile(const int rows, const float* panel, long depth, const float* a, long by_row, vec sums[][4]) {
+#pragma GCC unroll 8
+    for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
+    for (long k = 0; k < depth; ++k, panel += PANEL) {
+        const vec w0 = load(panel), w1 = load(panel + LANES), w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+#pragma GCC unroll 8
+        for (int n = 0; n < rows; ++n) {
+            const float x = a[n * by_row + k];
+            sums[n][0] += w0 * x;
+            sums[n][1] += w1 * x;
+            sums[n][2] += w2 * x;
+            sums[n][3] += w3 * x;
+        }
+    }
+}
+
+// sums[n][g] = sum over k of a[n][g][k] * panel[k][g]: four products at once, of factors that lie `depth` apart.
+INLINE void tile_of_four(const int rows, const float* panel, long depth, const float* a, long by_row, vec sums[][4]) {
+#pragma GCC unroll 8
+    for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
+    for (long k = 0; k < depth; ++k, panel += PANEL) {
+        const vec w0 = load(panel), w1 = load(panel + LANES), w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+#pragma GCC unroll 8
+        for (int n = 0; n < rows; ++n) {
+            const float* x = a + n * by_row + k;
+            sums[n][0] += w0 * x[0];
+            sums[n][1] += w1 * x[depth];
+            sums[n][2] += w2 * x[2 * depth];
+            sums[n][3] += w3 * x[3 * depth];
+        }
+    }
+}
+
+// Calls `what(rows, ...)` with `rows` as a constant, for which the compiler keeps the sums in registers.
+#if ROWS == 6
+#define WITH_ROWS(rows, what, ...)                       \
+    switch (rows) {                                      \
+        case 1: what(1, __VA_ARGS__); break;             \
+        case 2: what(2, __VA_ARGS__); break;             \
+        case 3: what(3, __VA_ARGS__); break;             \
+        case 4: what(4, __VA_ARGS__); break;             \
+        case 5: what(5, __VA_ARGS__); break;             \
+        default: what(6, __VA_ARGS__); break;            \
+    }
+#elif ROWS == 3
+#define WITH_ROWS(rows, what, ...)                       \
+    switch (rows) {                                      \
+        case 1: what(1, __VA_ARGS__); break;             \
+        case 2: what(2, __VA_ARGS__); break;             \
+        default: what(3, __VA_ARGS__); break;            \
+    }
+#else
+#define WITH_ROWS(rows, what, ...)                       \
+    switch (rows) {                                      \
+        case 1: what(1, __VA_ARGS__); break;             \
+        default: what(2, __VA_ARGS__); break;            \
+    }
+#endif
+
+// `count` things in as few groups of at most ROWS as there can be, alike in size: where group `index` begins.
+static inline long groups_of(long count) { return (count + ROWS - 1) / ROWS; }
+static inline long group_start(long count, long index) { return count * index / groups_of(count); }
+
+// out[k * stride + j] = from[j * by_row + k] for j < rows, and 0 up to `width`.
+static void transpose(float* out, long stride, long width, const float* from, long by_row, long rows, long depth) {
+    for (long first = 0; first < depth; first += TRANSPOSE) {
+        const long end = first + TRANSPOSE < depth ? first + TRANSPOSE : depth;
+        for (long j = 0; j < rows; ++j) {
+            for (long k = first; k < end; ++k) out[k * stride + j] = from[j * by_row + k];
+        }
+        for (long k = first; k < end; ++k) {
+            for (long j = rows; j < width; ++j) out[k * stride + j] = 0.0f;
+        }
+    }
+}
+
+// One panel of b: rows [k, k + depth), columns [column, column + PANEL), zero beyond `columns`.
+static void lay_out_panel(float* out, Matrix b, long k, long depth, long column, long columns) {
+    const long count = columns - column < PANEL ? columns - column : PANEL;
+    if (b.by_row == 1) {
+        transpose(out, PANEL, PANEL, b.data + column * b.by_column + k, b.by_column, count, depth);
+        return;
+    }
+    for (long i = 0; i < depth; ++i) {
+        memcpy(out + i * PANEL, b.data + (k + i) * b.by_row + column, count * sizeof(float));
+        for (long j = count; j < PANEL; ++j) out[i * PANEL + j] = 0.0f;
+    }
+}
+
+INLINE void add_tile(const int rows, const float* panel, long depth, const float* a, long by_row, float* c, long c_by_row,
+                     int first, long count) {
+    vec sums[ROWS][4];
+    tile(rows, panel, depth, a, by_row, sums);
+#pragma GCC unroll 8
+    for (int n = 0; n < rows; ++n) {
+        for (int v = 0; v * LANES < count; ++v) {
+            const long lanes = count - v * LANES < LANES ? count - v * LANES : LANES;
+            float* to = c + n * c_by_row + v * LANES;
+            store_part(to, first ? sums[n][v] : load_part(to, lanes) + sums[n][v], lanes);
+        }
+    }
+}
+
+static float sum_of(const float* from, long count) {
+    vec lanes = {0};
+    long k = 0;
+    for (; k + LANES <= count; k += LANES) lanes += load(from + k);
+    float sum = 0.0f;
+    for (int lane = 0; lane < LANES; ++lane) sum += lanes[lane];
+    for (; k < count; ++k) sum += from[k];
+    return sum;
+}
+
+// Floats of the two buffers of `multiply`.
+static long panels_size(long columns) { return (columns + PANEL - 1) / PANEL * PANEL * DEPTH; }
+#define ROWS_SIZE (BLOCK * DEPTH)
+
+// c (rows, columns) = a (rows, depth) b (depth, columns), or + c with `add`; called by all threads together. `panels` is
+// shared, `own_rows` the thread's own. Each sum goes over k in an order that does not depend on who computes it. Of a
+// transposed a, `row_sums` (rows,), if there, gets the sums of its rows on top, which are at hand here.
+static void multiply(Team* team, int id, long rows, long columns, long depth, Matrix a, Matrix b, float* c, long c_by_row,
+                     int add, float* row_sums, float* panels, float* own_rows) {
+    const long count = (columns + PANEL - 1) / PANEL;
+    const long first_row = share(rows, id, team->size), end_row = share(rows, id + 1, team->size);
+    for (long k = 0; k < depth; k += DEPTH) {
+        const long here = depth - k < DEPTH ? depth - k : DEPTH;
+        barrier(team);  // nobody reads the panels of before any more
+        for (long p = share(count, id, team->size); p < share(count, id + 1, team->size); ++p) {
+            lay_out_panel(panels + p * PANEL * DEPTH, b, k, here, p * PANEL, columns);
+        }
+        barrier(team);
+        for (long row = first_row; row < end_row; row += BLOCK) {
+            const long block = end_row - row < BLOCK ? end_row - row : BLOCK;
+            const float* from = a.data + row * a.by_row + k * a.by_column;
+            long by_row = a.by_row;
+            if (a.by_column != 1) {  // turned, so that a row's terms follow each other
+                for (long i = 0; i < here; ++i) {
+                    for (long j = 0; j < block; ++j) own_rows[j * here + i] = from[i * a.by_column + j];
+                }
+                from = own_rows;
+                by_row = here;
+                for (long j = 0; row_sums && j < block; ++j) row_sums[row + j] += sum_of(own_rows + j * here, here);
+            }
+            for (long p = 0; p < count; ++p) {
+                const long there = columns - p * PANEL < PANEL ? columns - p * PANEL : PANEL;
+                const float* panel = panels + p * PANEL * DEPTH;
+                for (long group = 0; group < groups_of(block); ++group) {
+                    const long m = group_start(block, group), some = group_start(block, group + 1) - m;
+                    float* to = c + (row + m) * c_by_row + p * PANEL;
+                    WITH_ROWS(some, add_tile, panel, here, from + m * by_row, by_row, to, c_by_row, k == 0 && !add, there)
+                }
+            }
+        }
+    }
+    barrier(team);
+}

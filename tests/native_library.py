@@ -1,0 +1,59 @@
+"""The LSTM compiled for the CPU, for the length of a test."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpulstm.native import library
+
+MACHINES = {"-march=native": (), "-march=haswell": ("AVX2", "FMA3"), "-march=x86-64": ("SSE2",)}
+"""Compiler option -> what the processor needs for it: a vector has 16, 8 or 4 lanes on a processor with AVX-512."""
+
+
+def can_run(machine: str) -> bool:
+    from numpy._core._multiarray_umath import __cpu_features__ as features
+
+    return all(features.get(name) for name in MACHINES[machine])
+
+
+@contextmanager
+def compiled(folder: Path, machine: str = "-march=native") -> Iterator[library.Library]:
+    """Compiled in ``folder`` unless it is there, and used for NumPy arrays within."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPULSTM_CACHE_DIR", str(folder))
+        patch.setenv(library.SWITCH, "native")
+        patch.setattr(
+            library, "OPTIONS", tuple(machine if option == "-march=native" else option for option in library.OPTIONS)
+        )
+        _forget()
+        if not library.place().exists():
+            library.build()
+        loaded = library.load()
+        assert loaded is not None
+        yield loaded
+    _forget()
+
+
+def _forget() -> None:
+    library._loaded.cache_clear()
+    library._key.cache_clear()
+
+
+@contextmanager
+def counted(native: library.Library, calls: dict[str, int]) -> Iterator[None]:
+    """Counts the calls of both functions."""
+
+    def count(name: str, function: Callable) -> Callable:
+        def counting(argument: ctypes.Structure) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            function(argument)
+
+        return counting
+
+    before = native.forward, native.backward
+    native.forward, native.backward = count("forward", native.forward), count("backward", native.backward)
+    yield
+    native.forward, native.backward = before

@@ -1,0 +1,211 @@
+"""The LSTM compiled for the CPU: the NumPy engine's results, whatever the sizes, threads and width of the vectors."""
+
+import os
+import select
+
+import numpy as np
+import pytest
+
+import gpulstm as gl
+from gpulstm.engines import native_engine
+from tests import backends, native_library
+from tests.backends import Backend
+from tests.problems import Problem, assert_same_bits, infer, problem, solve
+from tests.schedule_cases import TOLERANCE, lengths_for, small_problem
+
+NUMPY = Backend(backends.NUMPY, np)
+THREADS = (1, 2, 3, 4)
+HIDDEN = (1, 3, 8, 15, 16, 17, 31, 33, 40, 64)  # around the widths of vectors, and several of them
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("native")
+
+
+@pytest.fixture
+def native(folder):
+    with native_library.compiled(folder) as loaded:
+        loaded.threads = 2
+        yield loaded
+
+
+def random_case(number: int) -> Problem:
+    rng = np.random.default_rng([31, number])
+    steps, batch = int(rng.integers(1, 14)), int(rng.integers(1, 21))
+    steps = max(steps, -(-native_engine.ROWS_THAT_PAY // batch))
+    given = small_problem(
+        number,
+        hidden=HIDDEN[number % len(HIDDEN)],
+        inputs=int(rng.choice([1, 2, 7, 16, 19, 65])),
+        steps=steps,
+        batch=batch,
+        layers=int(rng.integers(1, 3)),
+        directions=int(rng.integers(1, 3)),
+        bias=bool(rng.random() < 0.7),
+        state=bool(rng.random() < 0.7),
+        lengths=lengths_for(rng, steps, batch) if rng.random() < 0.5 else None,
+    )
+    if number % 5 == 3:
+        given = given.but(dy=None)
+    return given.but(dstate=None) if number % 5 == 4 else given
+
+
+def in_double(given: Problem) -> Problem:
+    def double(value):
+        return None if value is None else np.asarray(value, "float64")
+
+    return given.but(
+        x=double(given.x),
+        params={name: double(p) for name, p in given.params.items()},
+        state=given.state and tuple(map(double, given.state)),
+        dy=double(given.dy),
+        dstate=given.dstate and tuple(map(double, given.dstate)),
+    )
+
+
+def assert_like_numpy(given: Problem) -> None:
+    """Float64 goes through NumPy: the reference for the same numbers."""
+    found, expected = solve(NUMPY, given), solve(NUMPY, in_double(given))
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        difference, size = np.linalg.norm(found[name] - wanted), np.linalg.norm(wanted)
+        assert found[name].dtype == np.float32 and difference <= TOLERANCE * size, (name, difference / size)
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_it_agrees_with_numpy(native, number):
+    native.threads = THREADS[number % len(THREADS)]
+    given = random_case(number)
+    calls = {}
+    with native_library.counted(native, calls):
+        assert_like_numpy(given)
+    runs = len([name for name in given.params if name.startswith("weight_hh")])
+    assert calls == {"forward": runs, "backward": runs}
+
+
+@pytest.mark.parametrize("machine", [m for m in native_library.MACHINES if m != "-march=native"])
+@pytest.mark.parametrize("number", range(8))
+def test_vectors_of_every_width(folder, machine, number):
+    if not native_library.can_run(machine):
+        pytest.skip(f"this processor cannot run what {machine} makes")
+    with native_library.compiled(folder, machine):
+        assert_like_numpy(random_case(100 + number))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_one_direction_from_the_end(native, reverse):
+    rng = np.random.default_rng(5)
+    x, lengths = rng.normal(size=(9, 4, 5)), [9, 0, 4, 1]
+    results = []
+    for dtype in ("float32", "float64"):
+        lstm = gl.LSTM(5, 18, reverse=reverse, dtype=dtype, rng=1)
+        y, final, cache = lstm.forward(x.astype(dtype), lengths=lengths)
+        dx, grads, _ = lstm.backward(cache, np.cos(y))
+        results.append([y, *final, dx, *grads.values()])
+    for found, wanted in zip(*results, strict=True):
+        assert np.linalg.norm(found - wanted) <= TOLERANCE * np.linalg.norm(wanted)
+
+
+class TestBits:
+    @pytest.mark.parametrize(("batch", "hidden"), [(1, 40), (13, 33), (4, 100)])
+    def test_do_not_depend_on_the_threads(self, native, batch, hidden):
+        given = problem(3, steps=11, batch=batch, hidden=hidden, inputs=6, dtype="float32")
+        results = []
+        for threads in (1, 2, 3, 3):
+            native.threads = threads
+            results.append(solve(NUMPY, given))
+        for found in results[1:]:
+            assert_same_bits(found, results[0])
+
+    def test_inference_gives_those_of_training(self, native):
+        given = problem(4, steps=150, batch=3, hidden=17, inputs=6, lengths=[150, 0, 77], dtype="float32")
+        training, inference = solve(NUMPY, given), infer(NUMPY, given)
+        assert_same_bits(inference, {name: training[name] for name in inference})
+
+    def test_stretches_of_a_long_sequence(self, native):
+        given = problem(5, steps=300, batch=2, hidden=9, inputs=4, lengths=[300, 131], dtype="float32")
+        results = []
+        for every in (None, 1):  # 1 is rounded up to the window of 128
+            y, _, cache = gl.lstm_forward(
+                given.x, given.params, given.state, lengths=given.lengths, checkpoint_every=every
+            )
+            dx, grads, dstate = gl.lstm_backward(cache, given.dy, given.dstate)
+            results.append({"y": y, "dx": dx, "dh": dstate.h, "dc": dstate.c, **grads})
+        assert_same_bits(*results)
+
+
+class TestNumbersThatAreNone:
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_a_sequence_keeps_its_own_to_itself(self, native, bad):
+        given = problem(6, steps=6, batch=7, hidden=20, inputs=3, dtype="float32")
+        x = given.x.copy()
+        x[2, 3] = bad
+        clean, dirty = infer(NUMPY, given), infer(NUMPY, given.but(x=x))
+        others = [row for row in range(7) if row != 3]
+        np.testing.assert_array_equal(dirty["y"][:, others], clean["y"][:, others])
+        assert np.isnan(dirty["y"][2:, 3]).any() if np.isnan(bad) else not np.array_equal(dirty["y"], clean["y"])
+
+    def test_padding_is_never_read(self, native):
+        given = problem(7, steps=5, batch=3, hidden=18, inputs=3, lengths=[5, 0, 2], dtype="float32")
+        x, dy = given.x.copy(), given.dy.copy()
+        x[2:, 2] = dy[2:, 2] = np.nan
+        assert_same_bits(solve(NUMPY, given.but(x=x, dy=dy)), solve(NUMPY, given))
+
+    def test_the_state_of_an_empty_sequence_passes_through(self, native):
+        given = problem(8, steps=5, batch=3, hidden=18, inputs=3, lengths=[5, 0, 2], dtype="float32")
+        h, c = (part.copy() for part in given.state)
+        h[0, 1] = c[0, 1] = np.nan
+        found = solve(NUMPY, given.but(state=(h, c)))
+        assert np.isnan(found["h"][0, 1]).all() and np.isnan(found["c"][0, 1]).all()
+        assert all(np.isfinite(value).all() for name, value in found.items() if name not in ("h", "c"))
+
+
+def test_tanh_is_exact_to_a_few_units_in_the_last_place(native):
+    """With open input gates and nothing to remember, c is tanh(x)."""
+    x = np.concatenate([np.linspace(-12, 12, 5001), 10.0 ** np.arange(-30, 3), [0.0, 8.99999, 9.00001, 1e30]])
+    x = np.concatenate([x, -x]).astype("float32")
+    params = {
+        "weight_ih_l0": np.array([[0], [0], [1], [0]], "float32"),
+        "weight_hh_l0": np.zeros((4, 1), "float32"),
+        "bias_l0": np.array([100, -100, 0, 0], "float32"),
+    }
+    _, state, _ = gl.lstm_forward(x[None, :, None], params)
+    found, wanted = state.c[0, :, 0], np.tanh(x.astype("float64"))
+    # Half a unit for each operation of which nothing cancels: two products behind the division, the division, what it
+    # divides by, itself a product, and the ends of three polynomials.
+    assert (np.abs(found - wanted) <= 6 * np.spacing(np.abs(wanted).astype("float32"))).all()
+    assert (np.abs(found) <= 1).all() and (np.sign(found) == np.sign(x)).all()
+
+
+def test_too_small_a_call_goes_through_numpy(native):
+    lstm = gl.LSTM(3, 5, rng=0)
+    x = np.ones((native_engine.ROWS_THAT_PAY - 1, 1, 3), "float32")
+    calls = {}
+    with native_library.counted(native, calls):
+        y, _, cache = lstm.forward(x)
+        lstm.backward(cache, y)
+        lstm(x)
+        assert calls == {}
+        lstm(np.ones((native_engine.ROWS_THAT_PAY, 1, 3), "float32"))
+    assert calls == {"forward": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_threads_that_stayed_behind(native):
+    lstm = gl.LSTM(8, 96, rng=0)
+    x = np.ones((20, 8, 8), "float32")
+    wanted, _ = lstm(x)  # with two threads
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, np.float32(lstm(x)[0].sum()).tobytes())
+        os._exit(0)
+    os.close(writer)
+    ready, _, _ = select.select([reader], [], [], 30)
+    if not ready:
+        os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert ready, "the child hangs"
+    assert np.frombuffer(os.read(reader, 4), np.float32)[0] == np.float32(wanted.sum())
+    os.close(reader)

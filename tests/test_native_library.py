@@ -1,0 +1,96 @@
+"""Compiling, finding and choosing the LSTM for the CPU, and what is said about it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import gpulstm as gl
+from gpulstm import config
+from gpulstm.native import library
+from tests import native_library
+
+
+@pytest.fixture
+def nothing_yet(tmp_path, monkeypatch):
+    """An empty cache, and no choice."""
+    monkeypatch.setenv("GPULSTM_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv(library.SWITCH)
+    native_library._forget()
+    yield tmp_path
+    monkeypatch.undo()
+    native_library._forget()
+
+
+def plan(dtype: str = "float32", **options) -> str:
+    lstm = gl.LSTM(4, 8, dtype=dtype, rng=0, **options)
+    return str(lstm.plan(np.zeros((9, 2, 4), dtype)).forward)
+
+
+def test_without_it_numpy_does_the_work_and_says_how_to_get_it(nothing_yet):
+    assert plan().startswith("numpy: ") and "`python -m gpulstm.native` has not compiled it yet" in plan()
+    assert "NumPy engine; no compiled one: `python -m gpulstm.native`" in "\n".join(config.report())
+
+
+def test_the_command_compiles_it_and_it_is_used(nothing_yet):
+    command = [sys.executable, "-m", "gpulstm.native"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert f"compiled {library.place()}" in ran.stdout and "with 1 threads" in ran.stdout
+    native_library._forget()
+    assert plan().startswith("native: ")
+    assert plan("float64").endswith("the compiled one is for float32, not float64")
+    assert plan(peephole=True).startswith("numpy: with options")
+    assert "in float32 compiled for this processor" in "\n".join(config.report())
+    assert [path.name for path in nothing_yet.iterdir()] == [library.place().name], "something was left behind"
+
+
+def test_numpy_can_be_asked_for(nothing_yet, monkeypatch):
+    library.place().write_bytes(b"")
+    monkeypatch.setenv(library.SWITCH, "numpy")
+    assert library.load() is None and library.why_not() == "GPULSTM_CPU is 'numpy'"
+
+
+def test_asking_for_what_is_not_there(nothing_yet, monkeypatch):
+    monkeypatch.setenv(library.SWITCH, "native")
+    with pytest.raises(
+        RuntimeError, match=r"GPULSTM_CPU is 'native', but the compiled LSTM cannot be used: `python -m"
+    ):
+        plan()
+
+
+def test_asking_for_nonsense(nothing_yet, monkeypatch):
+    monkeypatch.setenv(library.SWITCH, "fast")
+    with pytest.raises(RuntimeError, match="GPULSTM_CPU must be 'numpy', 'native' or nothing, got 'fast'"):
+        plan()
+
+
+def test_a_damaged_library_is_not_used(nothing_yet):
+    library.place().write_bytes(b"not a library")
+    assert library.load() is None and f"{library.place()} cannot be loaded" in library.why_not()
+    assert plan().startswith("numpy: ")
+
+
+def test_no_compiler(nothing_yet, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(RuntimeError, match="a C compiler is needed, and cc, gcc and clang cannot be found"):
+        library.build()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(RuntimeError, match="a C compiler is needed, and no-such-compiler cannot be found"):
+        library.build()
+
+
+def test_what_the_compiler_says(nothing_yet, monkeypatch):
+    monkeypatch.setattr(library, "OPTIONS", (*library.OPTIONS, "-no-such-option"))
+    with pytest.raises(RuntimeError, match="no-such-option") as refused:
+        library.build()
+    assert "failed:" in str(refused.value) and not library.place().exists()
+
+
+def test_another_processor_or_version_has_another_library(nothing_yet, monkeypatch):
+    first = library.place()
+    native_library._forget()
+    monkeypatch.setattr(library, "OPTIONS", (*library.OPTIONS, "-g"))
+    assert library.place() != first and library.place().parent == nothing_yet
