@@ -187,13 +187,13 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
         return _cpu_plan(call)
     if call.engine is None:
         return planner.both("equations", f"{arrays.library(x)}'s own operations, so that its autograd and jit apply")
-    if not call.is_plain:
-        return planner.both("loop", "with options, and in layers that have projections, peepholes or layer norm")
-    from .engines import cupy_one_launch
+    from .engines import cupy_one_launch, cupy_one_launch_options
 
     with arrays.on_device_of(x):
         device = cupy_one_launch.current_device()
-    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device)
+    of_step = draws.options.of_step(training=draws.training)
+    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
+    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device, not_held)
 
 
 def _cpu_plan(call: _Call) -> planner.Plan:

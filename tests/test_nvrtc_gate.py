@@ -117,11 +117,12 @@ def _include_options() -> tuple[str, ...]:
 def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set[str]]:
     """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together.
 
-    Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py.
+    Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py, and those with one launch
+    for all steps that hold options by tests/test_nvrtc_gate_options.py.
     """
     wanted: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for specialisation in catalogue.specialisations():
-        if specialisation.is_cooperative != cooperative:
+        if specialisation.is_cooperative != cooperative or (specialisation.tiles and any(specialisation.features)):
             continue
         wanted.setdefault((specialisation.source, specialisation.options), set()).add(specialisation.entry)
     return wanted

@@ -258,6 +258,12 @@ class TestPlanOfALayer:
 
     X = np.zeros((5, 3, 2), np.float32)
     OPTIONS = {"zoneout": {"zoneout": 0.1}, "peephole": {"peephole": True}, "projection": {"proj_size": 2}}
+    NOT_HELD = {
+        "proj_size (its product needs all hidden units once more in each step)": {"proj_size": 2},
+        "layer_norm (it adds up over all hidden units twice in each step)": {"layer_norm": True},
+        "cell_clip": {"cell_clip": 1.0},
+        "activations other than sigmoid, tanh, tanh": {"activations": ("sigmoid", "relu", "tanh")},
+    }
 
     @pytest.fixture(autouse=True)
     def fresh_devices(self, monkeypatch):
@@ -300,12 +306,27 @@ class TestPlanOfALayer:
                 plan = gl.LSTM(2, 100, xp=cupy, rng=0).plan(cupy.asarray(self.X))
                 assert plan == planner.plan(3, 100, "float32", device)
 
-    @pytest.mark.parametrize("name", OPTIONS)
-    def test_on_cupy_with_options(self, name):
+    @pytest.mark.parametrize("hidden", [4, 100])
+    def test_on_cupy_with_options_that_one_launch_holds(self, hidden):
+        held = {"zoneout": 0.1, "recurrent_dropout": 0.2, "weight_drop": 0.1, "peephole": True, "coupled": True}
+        with cupy_on_cpu(multiprocessors=132, schedules=planner.SCHEDULES) as cupy:
+            x = cupy.asarray(self.X)
+            plain = gl.LSTM(2, hidden, xp=cupy, rng=0).plan(x)
+            assert "loop" not in {choice.schedule for choice in plain}
+            assert gl.LSTM(2, hidden, **held, xp=cupy, rng=0).plan(x) == plain
+
+    @pytest.mark.parametrize("name", NOT_HELD)
+    def test_on_cupy_with_options_that_one_launch_does_not_hold(self, name):
         with cupy_on_cpu(schedules=planner.SCHEDULES) as cupy:
-            plan = gl.LSTM(2, 4, **self.OPTIONS[name], xp=cupy, rng=0).plan(cupy.asarray(self.X))
-        assert {choice.schedule for choice in plan} == {"loop"}
-        assert "options" in str(plan)
+            lstm = gl.LSTM(2, 4, **self.NOT_HELD[name], zoneout=0.1, xp=cupy, rng=0)
+            x = cupy.asarray(self.X)
+            for choice in lstm.plan(x):
+                assert str(choice) == f"loop: one launch for all steps does not hold {name}"
+            with planner.only("resident"), pytest.raises(ValueError, match="no schedule that is allowed here") as error:
+                lstm.plan(x)
+            assert name in str(error.value)
+            lstm(x)
+            assert "lstm_variant_cell_forward" in cupy.on_cpu.launches
 
     def test_in_float64(self):
         with cupy_on_cpu(schedules=planner.SCHEDULES) as cupy:

@@ -41,10 +41,10 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
-    "lstm_resident_forward": ("lstm_resident_forward.cu", ()),
-    "lstm_resident_backward": ("lstm_resident_backward.cu", ()),
-    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ()),
-    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ()),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS",)),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS",)),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
     "sgd_step": ("sgd_step.cu", ()),
     "adam_step": ("adam_step.cu", ()),
     "sum_of_squares": ("clip_gradients.cu", ()),
@@ -138,10 +138,11 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches, or x choice of its tiles."""
+    """All of them: every kernel x setting of its switches x storage type, or x choice of its tiles."""
     for entry, (_, choices) in TILES.items():
-        for tiles in choices:
-            yield Specialisation(entry, "float32", (), tiles)
+        for features in product((False, True), repeat=len(KERNELS[entry][1])):
+            for tiles in choices:
+                yield Specialisation(entry, "float32", features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES:
             continue

@@ -84,9 +84,10 @@ def only(*schedules: str) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def plan(batch: int, hidden: int, dtype: str, device: Device) -> Plan:
-    """The schedules of a plain LSTM layer, without options, in one direction."""
-    return Plan(choose(FORWARD, batch, hidden, dtype, device), choose(BACKWARD, batch, hidden, dtype, device))
+def plan(batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Plan:
+    """The schedules of an LSTM layer in one direction, forward and back; see `choose`."""
+    forward, backward = (choose(each, batch, hidden, dtype, device, not_held) for each in (FORWARD, BACKWARD))
+    return Plan(forward, backward)
 
 
 def both(schedule: str, reason: str) -> Plan:
@@ -94,13 +95,18 @@ def both(schedule: str, reason: str) -> Plan:
     return Plan(Choice(schedule, reason), Choice(schedule, reason))
 
 
-def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> Choice:
-    """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`."""
-    return _choose(direction, batch, hidden, dtype, device, _allowed.get())
+def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Choice:
+    """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
+
+    ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
+    """
+    return _choose(direction, batch, hidden, dtype, device, not_held, _allowed.get())
 
 
 @lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
-def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, allowed: tuple[str, ...]) -> Choice:
+def _choose(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str, allowed: tuple[str, ...]
+) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
     for schedule, layouts in (("resident", _resident), ("persistent", _persistent)):
@@ -115,6 +121,8 @@ def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device,
     loop = _loop_microseconds(direction, batch, hidden)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
+    if not_held:
+        best, why_not = None, f"one launch for all steps does not hold {not_held}"
     if "loop" not in allowed:
         if best is None:
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")

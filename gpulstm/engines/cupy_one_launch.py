@@ -67,9 +67,9 @@ def current_device() -> planner.Device:
     return found
 
 
-def choose(direction: str, like, batch: int, hidden: int) -> planner.Choice:
+def choose(direction: str, like, batch: int, hidden: int, not_held: str = "") -> planner.Choice:
     """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`."""
-    return planner.choose(direction, batch, hidden, dtype_name(like), current_device())
+    return planner.choose(direction, batch, hidden, dtype_name(like), current_device(), not_held)
 
 
 def history(choice: planner.Choice, shape: tuple[int, int, int], like):
@@ -109,17 +109,20 @@ def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, d
     _launch(choice, arrays, sizes)
 
 
-def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple) -> None:
+def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tuple = ()) -> None:
+    """``of_options`` is what the kernel takes beside with the switch OPTIONS."""
+    with_options = bool(of_options)
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
+        function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
-        function((choice.groups,), (threads,), (*arrays, *(np.int32(size) for size in sizes)))
+        function((choice.groups,), (threads,), (*arrays, *of_options, *(np.int32(size) for size in sizes)))
         return
     shared = planner.shared_bytes(choice.tiles) if choice.kernel.endswith(planner.FORWARD) else 0
-    function = kernel(choice.kernel, "float32", tiles=choice.tiles, shared_bytes=shared)
+    function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
-    arguments = (*arrays, alarm.word, *(np.int32(size) for size in (*sizes, choice.blocks, choice.share)))
+    numbers = (np.int32(size) for size in (*sizes, choice.blocks, choice.share))
+    arguments = (*arrays, alarm.word, *of_options, *numbers)
     function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
     alarm.look()
 
