@@ -124,7 +124,7 @@ static void lay_out_gates(float* panel, const float* weight, long hidden, long d
 INLINE void input_tile(const int rows, const float* panel, const float* bias, long inputs, const float* x, float* gates,
                        long hidden, long count) {
     vec sums[ROWS][4];
-    tile(rows, panel, inputs, x, inputs, sums);
+    tile(rows, panel, inputs, x, inputs, 1, sums);
     for (int n = 0; n < rows; ++n) {
         for (int gate = 0; gate < 4; ++gate) {
             store_part(gates + (4 * n + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
@@ -142,7 +142,7 @@ INLINE void forward_tile(const int rows, const Forward* p, const float* panel, l
                          long unit, long count) {
     const long hidden = p->hidden;
     vec sums[ROWS][4];
-    tile(rows, panel, hidden, h_before + sequence * hidden, hidden, sums);
+    tile(rows, panel, hidden, h_before + sequence * hidden, hidden, 1, sums);
     for (int n = 0; n < rows; ++n) {
         const long s = sequence + n, at = s * hidden + unit;
         float* gates = all_gates + s * 4 * hidden + unit;
