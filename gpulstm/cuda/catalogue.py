@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import sources
+from . import half_layouts, sources
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 
@@ -41,6 +41,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_backward": ("lstm_resident_backward.cu", ()),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ()),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ()),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
     "adam_step": ("adam_step.cu", ()),
     "sum_of_squares": ("clip_gradients.cu", ()),
@@ -77,8 +79,15 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     ),
 }
 
+# The same for kernels of 16 bits.
+HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
+}
+
+TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # that multiply in TF32 if asked to
+
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
-COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward")
+COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class Specialisation:
         switches = zip(KERNELS[self.entry][1], self.features, strict=True)
         return (
             "--std=c++14",
-            f"-DREAL={REAL_OF_DTYPE[self.dtype]}",
+            *self._arithmetic,
             *(f"-D{name}={int(on)}" for name, on in switches),
             *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
         )
@@ -116,17 +125,30 @@ class Specialisation:
         return self.entry in COOPERATIVE
 
     @property
+    def _arithmetic(self) -> tuple[str, ...]:
+        if self.entry in HALF_TILES:
+            return (f"-DBFLOAT16={int(self.dtype == 'bfloat16')}",)
+        if self.entry in TF32:
+            return ("-DREAL=float", f"-DTF32={int(self.dtype == 'tf32')}")
+        return (f"-DREAL={REAL_OF_DTYPE[self.dtype]}",)
+
+    @property
     def _tile_names(self) -> tuple[str, ...]:
-        return TILES[self.entry][0] if self.entry in TILES else ()
+        return {**TILES, **HALF_TILES}.get(self.entry, ((), ()))[0]
 
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches, or x choice of its tiles."""
     for entry, (_, choices) in TILES.items():
-        for tiles in choices:
-            yield Specialisation(entry, "float32", (), tiles)
+        for dtype in ("float32", "tf32") if entry in TF32 else ("float32",):
+            for tiles in choices:
+                yield Specialisation(entry, dtype, (), tiles)
+    for entry, (_, choices) in HALF_TILES.items():
+        for dtype in half_layouts.DTYPES:
+            for tiles in choices:
+                yield Specialisation(entry, dtype, (), tiles)
     for entry, (_, switches) in KERNELS.items():
-        if entry in TILES:
+        if entry in TILES or entry in HALF_TILES:
             continue
         for dtype in REAL_OF_DTYPE:
             for features in product((False, True), repeat=len(switches)):

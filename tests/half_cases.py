@@ -1,0 +1,189 @@
+"""The persistent kernels of 16 bits, run by themselves, and what they compute in NumPy: float64 arithmetic, with roundings
+where the kernels round.
+
+Arrays of 16 bits travel as uint16, their bits: neither NumPy nor the stand-in has a type for bfloat16.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpulstm.cuda import half_layouts, planner
+from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
+from gpulstm.engines import Lane, cupy_one_launch
+from gpulstm.parameters import Weights
+
+UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""What rounding to nearest is off by at most, relative to the number."""
+
+
+def bits_of(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    """The nearest 16-bit numbers, of two the even one, as uint16."""
+    numbers = np.asarray(numbers, np.float32)
+    if dtype == "float16":
+        return numbers.astype(np.float16).view(np.uint16)
+    words = numbers.view(np.uint32)
+    nearest = (words + 0x7FFF + (words >> 16 & 1)) >> 16
+    return np.where(np.isnan(numbers), 0x7FFF, nearest).astype(np.uint16)
+
+
+def number_of(bits: np.ndarray, dtype: str) -> np.ndarray:
+    """The numbers that these bits are, as float32."""
+    if dtype == "float16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    return number_of(bits_of(numbers, dtype), dtype)
+
+
+@dataclass
+class HalfCase:
+    """One layer's recurrence in one direction. All arrays hold numbers of 16 bits but c, dh and dc."""
+
+    dtype: str
+    inputs: np.ndarray  # (steps, batch, 4*hidden) W_ih x
+    weight: np.ndarray  # (4*hidden, hidden)
+    bias: np.ndarray | None  # (4*hidden,)
+    h: np.ndarray  # (batch, hidden)
+    c: np.ndarray
+    dy: np.ndarray | None  # (steps, batch, hidden)
+    dh: np.ndarray  # (batch, hidden)
+    dc: np.ndarray
+    lengths: np.ndarray | None = None
+    reverse: bool = False
+    first_time: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        steps, batch, rows = self.inputs.shape
+        return steps, batch, rows // 4
+
+
+def half_case(dtype: str, steps: int, batch: int, hidden: int, *, seed=0, bias=True, dy=True, **settings) -> HalfCase:
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape, scale=1.0):
+        return rounded(scale * rng.standard_normal(shape), dtype)
+
+    return HalfCase(
+        dtype,
+        normal(steps, batch, 4 * hidden),
+        normal(4 * hidden, hidden, scale=hidden**-0.5),
+        normal(4 * hidden) if bias else None,
+        normal(batch, hidden, scale=0.5),
+        normal(batch, hidden),
+        normal(steps, batch, hidden) if dy else None,
+        normal(batch, hidden),
+        normal(batch, hidden),
+        **settings,
+    )
+
+
+def choice_of(direction: str, tiles: tuple[int, ...], dtype: str, hidden: int, groups: int, share: int) -> Choice:
+    kernel = half_layouts.FORWARD if direction == FORWARD else half_layouts.BACKWARD
+    blocks = -(-hidden // half_layouts.units(kernel, tiles))
+    return Choice("persistent", "by hand", kernel, tiles, blocks, groups, share, arithmetic=dtype)
+
+
+def _order(case: HalfCase) -> range:
+    return range(case.sizes[0])[:: -1 if case.reverse else 1]
+
+
+def _runs(case: HalfCase, step: int) -> np.ndarray:
+    """(batch, 1)"""
+    batch = case.sizes[1]
+    if case.lengths is None:
+        return np.ones((batch, 1), bool)
+    return (case.first_time + step < case.lengths)[:, None]
+
+
+def forward_in_numpy(case: HalfCase) -> dict[str, np.ndarray]:
+    """gates, cells, hiddens, y in float64, with h rounded from step to step."""
+    steps, batch, hidden = case.sizes
+    gates = case.inputs.astype(np.float64)
+    cells, hiddens = np.zeros((2, steps + 1, batch, hidden))
+    y = np.zeros((steps, batch, hidden))
+    start = steps if case.reverse else 0
+    cells[start], hiddens[start] = case.c, case.h
+    for t in _order(case):
+        before, after = (t + 1, t) if case.reverse else (t, t + 1)
+        a = case.inputs[t] + hiddens[before] @ case.weight.T.astype(np.float64)
+        a = a + (0 if case.bias is None else case.bias)
+        i, f, g, o = np.split(a, 4, axis=1)
+        i, f, g, o = (1 / (1 + np.exp(-i)), 1 / (1 + np.exp(-f)), np.tanh(g), 1 / (1 + np.exp(-o)))
+        c = f * cells[before] + i * g
+        h = rounded(o * np.tanh(c), case.dtype)
+        runs = _runs(case, t)
+        cells[after], hiddens[after] = np.where(runs, c, cells[before]), np.where(runs, h, hiddens[before])
+        y[t] = np.where(runs, h, 0)
+        gates[t] = np.where(runs, rounded(np.concatenate([i, f, g, o], axis=1), case.dtype), gates[t])
+    return {"gates": gates, "cells": cells, "hiddens": hiddens, "y": y}
+
+
+def backward_in_numpy(case: HalfCase, gates: np.ndarray, cells: np.ndarray) -> dict[str, np.ndarray]:
+    """gates (gradients), dh, dc in float64, with the gradients rounded from step to step."""
+    gates = gates.astype(np.float64)
+    dh, dc = case.dh.astype(np.float64), case.dc.astype(np.float64)
+    for t in _order(case)[::-1]:
+        before, after = (t + 1, t) if case.reverse else (t, t + 1)
+        runs = _runs(case, t)
+        i, f, g, o = np.split(gates[t].copy(), 4, axis=1)
+        d_h = dh + (0 if case.dy is None else case.dy[t])
+        tanh_c = np.tanh(cells[after])
+        d_c = dc + d_h * o * (1 - tanh_c**2)
+        parts = [d_c * g * i * (1 - i), d_c * cells[before] * f * (1 - f), d_c * i * (1 - g**2)]
+        da = rounded(np.concatenate([*parts, d_h * tanh_c * o * (1 - o)], axis=1), case.dtype)
+        gates[t] = np.where(runs, da, 0)
+        dh = np.where(runs, 0, dh) + gates[t] @ case.weight.astype(np.float64)
+        dc = np.where(runs, d_c * f, dc)
+    return {"gates": gates, "dh": dh, "dc": dc}
+
+
+def weights_of(cupy, case: HalfCase) -> Weights:
+    bias = None if case.bias is None else cupy.asarray(bits_of(case.bias, case.dtype))
+    return Weights(cupy.zeros((1, 1), np.uint16), cupy.asarray(bits_of(case.weight, case.dtype)), bias)
+
+
+def run_forward(cupy, case: HalfCase, choice: Choice, keep: bool = True, wider: int = 0) -> dict[str, np.ndarray]:
+    """What the kernel makes; ``wider``: columns of y on either side, which belong to others."""
+    steps, batch, hidden = case.sizes
+    first = steps if case.reverse else 0
+    gates = cupy.asarray(bits_of(case.inputs, case.dtype))
+    hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), gates)
+    hiddens[first] = cupy.asarray(bits_of(case.h, case.dtype))
+    cells = cupy.zeros((steps + 1, batch, hidden) if keep else (batch, hidden), np.float32)
+    cells[first if keep else ...] = cupy.asarray(case.c)
+    y = cupy.full((steps, batch, hidden + 2 * wider), 7, np.uint16)
+    lengths = None if case.lengths is None else cupy.asarray(case.lengths.astype(np.int32))
+    lane = Lane(wider, hidden, case.reverse, 0)
+    weights = weights_of(cupy, case)
+    cupy_one_launch.forward_steps(
+        choice, gates, weights, hiddens, cells, y, lane, lengths, case.first_time, keep
+    )
+    y = y.get()
+    assert (y[..., :wider] == 7).all() and (y[..., wider + hidden :] == 7).all(), "wrote beside its columns"
+    found = {"gates": gates.get(), "hiddens": hiddens.get(), "y": y[..., wider : wider + hidden]}
+    return {**{k: number_of(v, case.dtype) for k, v in found.items()}, "cells": cells.get()}
+
+
+def run_backward(cupy, case: HalfCase, choice: Choice, gates, cells, wider: int = 0) -> dict[str, np.ndarray]:
+    """What the kernel makes of activated gates and cells."""
+    _, _, hidden = case.sizes
+    there = cupy.asarray(bits_of(gates, case.dtype))
+    dy = None
+    if case.dy is not None:
+        dy = cupy.asarray(np.pad(bits_of(case.dy, case.dtype), ((0, 0), (0, 0), (wider, wider)), constant_values=7))
+    dh, dc = cupy.asarray(case.dh), cupy.asarray(case.dc)
+    lengths = None if case.lengths is None else cupy.asarray(case.lengths.astype(np.int32))
+    lane = Lane(wider, hidden, case.reverse, 0)
+    cells = cupy.asarray(cells.astype(np.float32))
+    cupy_one_launch.backward_steps(choice, there, cells, weights_of(cupy, case), dy, dh, dc, lane, lengths)
+    return {"gates": number_of(there.get(), case.dtype), "dh": dh.get(), "dc": dc.get()}
+
+
+def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:
+    for name, value in found.items():
+        error = np.linalg.norm(value - expected[name]) / (np.linalg.norm(expected[name]) or 1)
+        assert error <= tolerance, f"{name} is off by {error:.2g}, more than {tolerance:.2g}"
