@@ -37,18 +37,22 @@ struct Corner {
     }
 };
 
-// word_of(row, word): two neighbouring columns of a row of weights, zeros outside of the matrix.
+// word_of(row, word): two neighbouring columns of a row of weights, zeros outside of the matrix. `zero` is one of which
+// the compiler knows nothing. Each fragment's place depends on what was loaded before it: with all of them on their way
+// at once, their addresses and halves would take more registers than there are, and weights would go to memory.
 template <class WordOf>
 __device__ __forceinline__ void hold_weights(unsigned (&w)[MTILES][KEPT][4], uint4* parked, const Corner& corner,
-                                             WordOf word_of) {
+                                             unsigned zero, WordOf word_of) {
+    int after = 0;
 #pragma unroll
     for (int m = 0; m < MTILES; ++m) {
         const int row = corner.row + 16 * m + corner.g;
 #pragma unroll
         for (int k = 0; k < KEPT; ++k) {
-            const int word = afresh(corner.word) + 2 * k;
+            const int word = corner.word + 2 * k + after;
 #pragma unroll
             for (int part = 0; part < 4; ++part) w[m][k][part] = word_of(row + 8 * (part % 2), word + part / 2);
+            after = (int)((w[m][k][0] ^ w[m][k][1] ^ w[m][k][2] ^ w[m][k][3]) & zero);
         }
 #pragma unroll 1
         for (int k = KEPT; k < KTILES; ++k) {

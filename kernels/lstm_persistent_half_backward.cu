@@ -55,10 +55,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KEPT][4];
-    hold_weights(w, parked, Corner(thread), [=](int row, int word) -> unsigned {
+    hold_weights(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row, source = word / 4 * 2, gate = word % 4;
         if (unit >= hidden || source >= hidden) return 0;
-        const bits16* first = weight + ((long long)gate * hidden + source) * hidden + unit;
+        const bits16* first = weight + ((gate * hidden + source) * hidden + unit);  // 4 * 2048^2 at most
         return pair_of(first[0], first[hidden]);
     });
 

@@ -52,10 +52,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KEPT][4];
-    hold_weights(w, parked, Corner(thread), [=](int row, int word) -> unsigned {
+    hold_weights(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row / 4;
         if (unit >= hidden || 2 * word >= hidden) return 0;
-        return ((const unsigned*)weight)[(((long long)(row % 4) * hidden + unit) * hidden) / 2 + word];
+        return ((const unsigned*)weight)[(row % 4 * hidden + unit) * (hidden / 2) + word];  // below 2 * 2048^2
     });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
