@@ -16,6 +16,7 @@ Array = Any
 """An array of any library: there is no common base class to name."""
 
 KERNEL_DTYPES = ("float32", "float64")
+HALF_DTYPES = ("float16", "bfloat16")
 PORTABLE_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -69,9 +70,21 @@ def standard_namespace(xp: ModuleType) -> ModuleType:
     return array_namespace(xp.asarray(0.0))
 
 
-def dtypes_of(xp: ModuleType) -> tuple[str, ...]:
-    """The dtypes that this library's path computes in."""
-    return KERNEL_DTYPES if xp is np or xp is sys.modules.get("cupy") else PORTABLE_DTYPES
+def dtypes_of(xp: ModuleType, *, half: bool = False) -> tuple[str, ...]:
+    """The dtypes that this library's path computes in; ``half`` says whether there are kernels for 16 bits."""
+    has_kernels = xp is np or xp is sys.modules.get("cupy") and not half
+    return KERNEL_DTYPES if has_kernels else PORTABLE_DTYPES
+
+
+def bfloat16() -> np.dtype:
+    """The dtype of that name in NumPy and CuPy, which is ml_dtypes's. Raises ImportError where that is missing."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError(
+            "dtype 'bfloat16' on CuPy arrays needs the package ml_dtypes, which is not installed: pip install ml_dtypes"
+        ) from error
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def library(x: Array) -> str:
@@ -133,9 +146,12 @@ def require_array(name: str, x: object) -> None:
     raise TypeError(f"{name} must be an array (NumPy, CuPy or array-API), got {type(x).__name__}{hint}")
 
 
-def require_floating(name: str, x: Array) -> None:
-    """Raises TypeError unless ``x`` has a dtype that its library's path can compute in."""
-    allowed = KERNEL_DTYPES if is_numpy(x) or is_cupy(x) else PORTABLE_DTYPES
+def require_floating(name: str, x: Array, *, half: bool = False) -> None:
+    """Raises TypeError unless ``x`` has a dtype that its library's path can compute in.
+
+    ``half`` says whether there are CuPy kernels for 16 bits.
+    """
+    allowed = dtypes_of(namespace(x), half=half)
     got = dtype_name(x)
     if got not in allowed:
         hint = (
@@ -143,7 +159,11 @@ def require_floating(name: str, x: Array) -> None:
             if is_numpy(x) and not x.dtype.isnative
             else f"nothing is cast silently; convert it, for example with .astype('{KERNEL_DTYPES[0]}')"
         )
-        raise TypeError(f"{name} must have dtype {' or '.join(allowed)}, got {got}; {hint}")
+        where = f"; {WHERE_HALF}" if got in HALF_DTYPES else ""
+        raise TypeError(f"{name} must have dtype {' or '.join(allowed)}, got {got}; {hint}{where}")
+
+
+WHERE_HALF = "16 bits are for the plain LSTM on CuPy arrays, and for other array-API libraries such as PyTorch"
 
 
 def check_same(named: Mapping[str, Array]) -> None:

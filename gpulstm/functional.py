@@ -14,7 +14,7 @@ from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
 from .masks import Draws
-from .options import PLAIN, Options, as_options, refuse_two_reverses
+from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State
 
 
@@ -52,7 +52,7 @@ class _Call:
         """The in-place engine for x's library, or None: then the equations run as they stand."""
         if not (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)):
             return None
-        return _plain_engine(self.x) if self.is_plain else _variant_engine(self.x, self.draws)
+        return _plain_engine(self.x, self.draws) if self.is_plain else _variant_engine(self.x, self.draws)
 
     @property
     def is_empty(self) -> bool:
@@ -77,10 +77,11 @@ def lstm_forward(
     x : (time, batch, inputs), or (batch, time, inputs) with ``batch_first``, or (time, inputs).
     params : parameters as `LSTM.params` names them; the number of layers and directions is read off the names.
     state : ``(h, c)``, each (layers * directions, batch, hidden); None is zeros. Without a batch axis in x there is
-        none here either.
+        none here either. Both have x's dtype, here and where they come back. Of 16 bits, c is float32 in between, and
+        is rounded where it is handed out.
     lengths : (batch,) integers, the time steps of each sequence, in any order, 0 allowed. Outputs past a sequence's
         end are zero, its final state is the one at its own last step, the reverse direction starts at its own end.
-    options : what `LSTM` takes beyond sizes, such as ``{"zoneout": 0.1}``.
+    options : what `LSTM` takes beyond sizes, such as ``{"zoneout": 0.1}`` or ``{"tf32": True}``.
     rng : seed below 2^64 or numpy Generator for the random masks of training; None draws a fresh seed.
     checkpoint_every : keep only the states of every so many steps, and compute the rest again in the backward pass:
         less memory for a second forward pass, and the same gradients to the bit. NumPy and CuPy round it up to a
@@ -192,7 +193,8 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
 
     with arrays.on_device_of(x):
         device = cupy_one_launch.current_device()
-    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device)
+    arithmetic = "tf32" if draws.options.tf32 else arrays.dtype_name(x)
+    return planner.plan(call.x.shape[1], layout.hidden_size, arithmetic, device)
 
 
 def lstm_backward(
@@ -232,7 +234,7 @@ def _check(
     draws: Draws,
 ) -> _Call:
     arrays.require_array("x", x)
-    arrays.require_floating("x", x)
+    arrays.require_floating("x", x, half=True)
     if layout is None:
         layout = Layout.of(params)
     else:
@@ -240,6 +242,7 @@ def _check(
     refuse_two_reverses(layout, draws.options)
     _check_dtype_of_x(x, params)
     arrays.check_same({"x": x, **params})
+    refuse_tf32(draws.options, arrays.dtype_name(x))
     if x.ndim not in (2, 3):
         axes = "(batch, time, inputs)" if batch_first else "(time, batch, inputs)"
         raise ValueError(f"x must have shape {axes}, or (time, inputs) without a batch, got {tuple(x.shape)}")
@@ -251,7 +254,19 @@ def _check(
     inward = _inward(x, batched, batch_first)
     initial = _check_state("state", state, x, layout, inward.shape[1], batched)
     steps = lengths_module.checked(lengths, inward, batched=batched)
-    return _Call(layout, inward, initial, steps, batched, draws)
+    call = _Call(layout, inward, initial, steps, batched, draws)
+    if not call.is_plain:
+        refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
+    return call
+
+
+def refuse_half(on_cupy: bool, dtype: str) -> None:
+    """Raises TypeError for an LSTM that is not plain on CuPy arrays of 16 bits."""
+    if on_cupy and dtype in arrays.HALF_DTYPES:
+        raise TypeError(
+            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with options, projections, peepholes or layer norm on "
+            f"CuPy arrays, got {dtype}; {arrays.WHERE_HALF}"
+        )
 
 
 def _check_dtype_of_x(x: Array, params: Mapping[str, Array]) -> None:
@@ -317,14 +332,14 @@ def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, 
     return dy, (parts[0], parts[1])
 
 
-def _plain_engine(x: Array) -> Any:
+def _plain_engine(x: Array, draws: Draws) -> Any:
     if arrays.is_numpy(x):
         from .engines import numpy_engine
 
         return numpy_engine
     from .engines import cupy_engine
 
-    return cupy_engine
+    return cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine
 
 
 def _variant_engine(x: Array, draws: Draws) -> Any:

@@ -5,6 +5,7 @@ to the rounding of their dtype.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -138,7 +139,7 @@ def of_lstm(
     Glorot and Bengio 2010; Saxe et al. 2014; Jozefowicz et al. 2015; chrono: Tallec and Ollivier, Can recurrent neural
     networks warp time?, ICLR 2018.
     """
-    draw, convert = generator(rng), _converter(dtype, xp)
+    draw, convert = generator(rng), _converter(dtype, xp, half=True)
     bound = hidden_size**-0.5
     values = {name: _values(_kind(name), shape, start.init, bound, draw) for name, shape in shapes.items()}
     of_input, of_forget = (
@@ -179,15 +180,24 @@ def _orthogonal(shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray
     return q if shape[0] >= shape[1] else q.T
 
 
-def _converter(dtype: Any, xp: ModuleType) -> Any:
-    """The function that turns NumPy's float64 values into parameters. Refuses a bad library or dtype here already."""
+def _converter(dtype: Any, xp: ModuleType, *, half: bool = False) -> Any:
+    """The function that turns NumPy's float64 values into parameters. Refuses a bad library or dtype here already.
+
+    ``half`` says whether there are CuPy kernels for 16 bits.
+    """
     xp = arrays.standard_namespace(xp)
-    name = floating_name(dtype, arrays.dtypes_of(xp))
-    host = np.float64 if name == "bfloat16" else np.dtype(name)
+    name = floating_name(dtype, arrays.dtypes_of(xp, half=half))
+    ours = xp is np or xp is sys.modules.get("cupy")
+    if name == "bfloat16":
+        host = arrays.bfloat16() if ours else np.dtype(np.float64)
+    else:
+        host = np.dtype(name)
 
     def convert(values: Mapping[str, np.ndarray]) -> dict[str, Array]:
         found = {key: np.ascontiguousarray(value.astype(host)) for key, value in values.items()}
-        return found if xp is np else {key: xp.asarray(a, dtype=getattr(xp, name)) for key, a in found.items()}
+        if xp is np:
+            return found
+        return {key: xp.asarray(a, dtype=host if ours else getattr(xp, name)) for key, a in found.items()}
 
     return convert
 
@@ -199,7 +209,8 @@ def floating_name(dtype: Any, allowed: tuple[str, ...]) -> str:
     except TypeError:
         name = str(dtype).rpartition(".")[2]
     if name not in allowed:
-        raise TypeError(f"dtype must be {' or '.join(allowed)}, got {dtype!r}")
+        where = f"; {arrays.WHERE_HALF}" if name in arrays.HALF_DTYPES else ""
+        raise TypeError(f"dtype must be {' or '.join(allowed)}, got {dtype!r}{where}")
     return name
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from . import arrays, checkpoints, initialisers, options, state_dict
 from .arrays import Array
 from .cuda.planner import Plan
-from .functional import Cache, forward, inference, lstm_backward, plan
+from .functional import Cache, forward, inference, lstm_backward, plan, refuse_half
 from .masks import Draws
 from .parameters import GATES, Layout, State
 
@@ -60,7 +60,13 @@ class LSTM:
 
     checkpoint_every : training keeps the states of every so many steps only, and backward runs the rest again: for
         sequences too long for the memory. See `gpulstm.lstm_forward`.
-    dtype : of the parameters, and so of what the layer takes and gives: "float32" or "float64".
+    dtype : of the parameters, and so of what the layer takes and gives, states and gradients too: "float32" or
+        "float64". On CuPy arrays "float16" and "bfloat16" as well, for the plain LSTM, with dropout between layers or
+        without: cell states and sums are float32 inside, and bfloat16 needs the package ml_dtypes and compute
+        capability 8.0. Other libraries take all four.
+    tf32 : on CuPy arrays of float32, matrix products may round their factors to TF32, with 10 bits of mantissa instead
+        of 23: faster, and by 1e-3 less exact. The resident schedule, of small layers, multiplies exactly within its steps.
+        Without effect on other libraries' arrays and on GPUs before compute capability 8.0.
     xp : the library that the parameters live in: numpy, cupy, or any array-API library such as torch.
     rng : seed or numpy Generator for the parameters; the same seed gives the same ones in every library.
 
@@ -95,6 +101,7 @@ class LSTM:
         forget_bias: float | None = None,
         chrono: float | None = None,
         checkpoint_every: int | None = None,
+        tf32: bool = False,
         dtype: Any = "float32",
         xp: ModuleType = np,
         rng: Any = None,
@@ -121,12 +128,21 @@ class LSTM:
             recurrent_dropout_on=recurrent_dropout_on,
             zoneout=zoneout,
             weight_drop=weight_drop,
+            tf32=tf32,
         )
         options.refuse_contradictions(self.layout, self.options)
         self.batch_first = bool(batch_first)
         start = initialisers.started(init, forget_bias, chrono, bias=self.layout.bias, options=self.options)
         shapes, hidden = self.layout.shapes(), self.layout.hidden_size
         self.params: dict[str, Array] = initialisers.of_lstm(shapes, hidden, start, dtype, xp, rng)
+        self._refuse_dtype(self.params["weight_hh_l0"])
+
+    def _refuse_dtype(self, weight: Array) -> None:
+        """Raises what every call would raise."""
+        name = arrays.dtype_name(weight)
+        options.refuse_tf32(self.options, name)
+        if not (self.layout.is_plain and self.options.of_step(training=True) == options.PLAIN):
+            refuse_half(arrays.is_cupy(weight), name)
 
     def __call__(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None

@@ -29,6 +29,7 @@ class Options:
     recurrent_dropout_on: str = "hidden"  # "hidden" (Gal and Ghahramani 2016) or "candidate" (Semeniuta et al. 2016)
     zoneout: tuple[float, float] = (0.0, 0.0)  # probabilities that h and c keep their old value (Krueger et al. 2017)
     weight_drop: float = 0.0  # of single entries of weight_hh (Merity et al. 2018)
+    tf32: bool = False  # float32 products on a GPU may round their factors to TF32
 
     @property
     def is_random(self) -> bool:
@@ -38,8 +39,8 @@ class Options:
     @lru_cache(maxsize=256)  # noqa: B019 - options are a few numbers, and every call of a layer asks
     def of_step(self, *, training: bool) -> "Options":
         """What is left of the options within one time step: the order of the steps and dropout between layers act
-        outside of it, and in inference no dropout acts at all."""
-        kept = replace(self, reverse=False, dropout=0.0)
+        outside of it, in inference no dropout acts at all, and TF32 is how the engines multiply, not what."""
+        kept = replace(self, reverse=False, dropout=0.0, tf32=False)
         if not training:
             kept = replace(kept, recurrent_dropout=0.0, weight_drop=0.0)
         return kept if kept.recurrent_dropout else replace(kept, recurrent_dropout_on=PLAIN.recurrent_dropout_on)
@@ -63,11 +64,12 @@ def checked(
     recurrent_dropout_on: Any = "hidden",
     zoneout: Any = 0.0,
     weight_drop: Any = 0.0,
+    tf32: Any = False,
 ) -> Options:
     """`Options` from what a user wrote. Raises TypeError or ValueError that names the option and the reason."""
     if recurrent_dropout_on not in ("hidden", "candidate"):
         raise ValueError(f"recurrent_dropout_on must be 'hidden' or 'candidate', got {recurrent_dropout_on!r}")
-    for name, flag in (("reverse", reverse), ("coupled", coupled)):
+    for name, flag in (("reverse", reverse), ("coupled", coupled), ("tf32", tf32)):
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be True or False, got {flag!r}")
     zones = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, zoneout)
@@ -84,6 +86,7 @@ def checked(
         recurrent_dropout_on=recurrent_dropout_on,
         zoneout=(zone_h, zone_c),
         weight_drop=_probability("weight_drop", weight_drop),
+        tf32=tf32,
     )
 
 
@@ -145,6 +148,14 @@ def refuse_contradictions(layout: Layout, options: Options) -> None:
         raise ValueError(
             f"dropout must be 0 with one layer, got {options.dropout}: it acts between layers; "
             f"recurrent_dropout and zoneout act within one"
+        )
+
+
+def refuse_tf32(options: Options, dtype: str) -> None:
+    """Raises ValueError for TF32 with anything but float32."""
+    if options.tf32 and dtype != "float32":
+        raise ValueError(
+            f"tf32 must be False with dtype {dtype}, got True: it lets products of float32 round their factors"
         )
 
 

@@ -50,7 +50,7 @@ def forward(
             runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
         inputs.append(layer_input)
         layer_input = y if layer == layout.num_layers - 1 else engine.dropped(y, draws, layer)
-    return y, final, Saved(engine, layout, weights, inputs, runs, lengths, draws)
+    return y, _rounded(engine, final, x), Saved(engine, layout, weights, inputs, runs, lengths, draws)
 
 
 def backward(
@@ -82,9 +82,10 @@ def backward(
                 lengths,
                 gradient,
             )
-            gradients[index] = engine.finish_gradient(gradient, lane)
+            finished = engine.finish_gradient(gradient, lane)
+            gradients[index] = Weights(*(None if w is None else engine.rounded(w, x) for w in finished))
         dy = dx if layer == 0 else engine.dropped(dx, saved.draws, layer - 1)
-    return dy, gradients, dstate
+    return dy, gradients, _rounded(engine, dstate, saved.inputs[0])
 
 
 def inference(
@@ -124,7 +125,7 @@ def inference(
                 for t, n in _tiles(steps, batch, tile_steps, tile_batch, lane.reverse):
                     run(engine.contiguous(source[t, n]), target[t, n], index, lane, t, n)
             source = target
-        return y, final
+        return y, _rounded(engine, final, x)
 
     between = [engine.empty((tile_steps, tile_batch, layout.width), x) for _ in range(min(layout.num_layers - 1, 2))]
     for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse):
@@ -134,7 +135,7 @@ def inference(
             target = y[t, n] if last else between[layer % 2][: t.stop - t.start, : n.stop - n.start]
             run(source, target, layer, Lane(0, layout.width, reverse, 2 * layer), t, n)
             source = target
-    return y, final
+    return y, _rounded(engine, final, x)
 
 
 def tile(layout: Layout, steps: int, batch: int, itemsize: int, limit: int) -> tuple[int, int]:
@@ -169,17 +170,25 @@ def _contiguous(engine: Engine, weights: list[Weights], x: Array | None, initial
 
 
 def _state(engine: Engine, layout: Layout, x: Array, initial: State | None) -> State:
-    """The state that the engines update in place: a copy of the initial one, or zeros."""
-    state = State(*(engine.zeros(shape, x) for shape in layout.state_shapes(x.shape[1])))
+    """The state that the engines update in place: a copy of the initial one, or zeros. c stays wide to the end, so that
+    it is rounded no more often where time is cut into parts."""
+    of_h, of_c = layout.state_shapes(x.shape[1])
+    state = State(engine.zeros(of_h, x), engine.wide_zeros(of_c, x))
     if initial is not None:
-        state.h[...], state.c[...] = initial
+        for target, given in zip(state, initial, strict=True):
+            engine.assign(target, given)
     return state
+
+
+def _rounded(engine: Engine, state: State, like: Array) -> State:
+    """The state in like's dtype, as it is handed out."""
+    return State(*(engine.rounded(part, like) for part in state))
 
 
 def _gradient_state(engine: Engine, layout: Layout, like: Array, dstate: tuple[Array | None, Array | None]) -> State:
     """The final state's gradients, which the engines turn into the initial state's in place."""
-    state = _state(engine, layout, like, None)
+    state = State(*(engine.wide_zeros(shape, like) for shape in layout.state_shapes(like.shape[1])))
     for target, given in zip(state, dstate, strict=True):
         if given is not None:
-            target[...] = given
+            engine.assign(target, given)
     return state

@@ -160,4 +160,6 @@ def _like(host: np.ndarray, like: Array) -> Array:
     """A copy of ``host`` in the library, device and dtype of ``like``."""
     if arrays.is_numpy(like):
         return np.array(host, dtype=like.dtype, order="C")
-    return arrays.beside(np.array(host, order="C"), like, like.dtype)
+    # On the host there is a cast to every dtype that CuPy may have.
+    wanted = np.array(host, dtype=like.dtype if arrays.is_cupy(like) else None, order="C")
+    return arrays.beside(wanted, like, like.dtype)

@@ -5,15 +5,15 @@
 // several slabs leaves one row of partial sums per slab, and a second launch over that small matrix finishes.
 // The order depends on the shape alone, so the same input gives the same bits.
 //
-// Bytes per element of the matrix: reads sizeof(real); writes one sum per column and slab.
-#include "common.cuh"
+// Bytes per element of the matrix: reads sizeof(store); writes one sum per column and slab, a `real`.
+#include "storage.cuh"
 
 #define COLUMNS_PER_BLOCK 32
 #define ROW_LANES 8
 
 extern "C" __global__ void column_sum(
-    const real* __restrict__ matrix,  // (rows, columns)
-    real* __restrict__ sums,          // (slabs, columns), slabs = gridDim.y
+    const store* __restrict__ matrix,  // (rows, columns)
+    real* __restrict__ sums,           // (slabs, columns), slabs = gridDim.y
     long long rows,
     int columns,
     long long rows_per_slab) {
@@ -25,7 +25,7 @@ extern "C" __global__ void column_sum(
 
     real sum = real(0);
     if (column < columns)
-        for (long long row = first + lane; row < end; row += ROW_LANES) sum += matrix[row * columns + column];
+        for (long long row = first + lane; row < end; row += ROW_LANES) sum += real_of(matrix[row * columns + column]);
     lanes[lane][threadIdx.x] = sum;
     __syncthreads();
 

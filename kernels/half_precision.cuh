@@ -1,5 +1,4 @@
-// Numbers stored in 16 bits, -DBFLOAT16=0 for float16 or 1 for bfloat16, and their products on the tensor cores. Sums
-// are float32.
+// Numbers of 16 bits (storage.cuh) two in a word, and their products on the tensor cores, summed in float32.
 //
 // A fragment's word has two numbers that follow each other in a row of A or a column of B, the first in its lower half.
 // Layout (mma.sync.m16n8k16, lane = 4 * g + t), counted in words: a[0] is A[g][t], a[1] A[g + 8][t], a[2] A[g][t + 4],
@@ -7,49 +6,12 @@
 // of row g + 8. Which columns of A the words stand for does not matter as long as B agrees.
 #pragma once
 
-typedef unsigned short bits16;
-
-// The number that 16 bits stand for; exact.
-__device__ __forceinline__ float wide(bits16 bits) {
-#if BFLOAT16
-    return __uint_as_float((unsigned)bits << 16);
-#elif defined(__CUDA_ARCH__)
-    float number;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(number) : "h"(bits));
-    return number;
-#else
-    const unsigned size = bits & 0x7FFFu, sign = (bits & 0x8000u) << 16;
-    if (size >= 0x7C00u) return __uint_as_float(sign | 0x7F800000u | (size & 0x3FFu) << 13);
-    return __uint_as_float(sign | __float_as_uint(__uint_as_float(size << 13) * 0x1p112f));  // 127 - 15
-#endif
-}
-
-// The nearest number of 16 bits, of two the even one. NaN becomes 0x7FFF.
-__device__ __forceinline__ bits16 rounded(float number) {
-#ifdef __CUDA_ARCH__
-    bits16 bits;
-#if BFLOAT16
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(number));
-#else
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(number));
-#endif
-    return bits;
-#else
-    const unsigned word = __float_as_uint(number), size = word & 0x7FFFFFFFu, sign = word >> 16 & 0x8000u;
-    if (size > 0x7F800000u) return 0x7FFFu;
-#if BFLOAT16
-    return (bits16)(sign | (size + 0x7FFFu + (size >> 16 & 1u)) >> 16);
-#else
-    if (size >= 0x477FF000u) return (bits16)(sign | 0x7C00u);  // 65520 and beyond
-    // Below the smallest normal number, 2^-14, all steps are 2^-24, and the addition to 1/2 rounds to them.
-    if (size < 0x38800000u) return (bits16)(sign | (__float_as_uint(__uint_as_float(size) + 0.5f) - 0x3F000000u));
-    return (bits16)(sign | ((size - 0x38000000u + 0xFFFu + (size >> 13 & 1u)) >> 13));
-#endif
-#endif
-}
+#include "storage.cuh"
 
 // Two neighbours as a word.
-__device__ __forceinline__ unsigned pair_of(bits16 first, bits16 second) { return first | (unsigned)second << 16; }
+__device__ __forceinline__ unsigned pair_of(store first, store second) { return first.bits | (unsigned)second.bits << 16; }
+__device__ __forceinline__ store first_of(unsigned pair) { return store{(unsigned short)pair}; }
+__device__ __forceinline__ store second_of(unsigned pair) { return store{(unsigned short)(pair >> 16)}; }
 
 // A word that is handed over: all ones would say that it is not there yet.
 __device__ __forceinline__ unsigned present(unsigned word) { return word == 0xFFFFFFFFu ? 0x7FFF7FFFu : word; }

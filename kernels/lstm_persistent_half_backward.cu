@@ -23,28 +23,29 @@
 //
 // hidden is a multiple of 8, and at most 4 * SPLIT * KTILES.
 #include "handed_product.cuh"
+#include "storage.cuh"
 
 #define UNITS ROWS
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_backward(
-    bits16* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
-    const bits16* __restrict__ weight,  // (4*hidden, hidden) W_hh
-    const float* __restrict__ cells,    // (steps + 1, batch, hidden)
-    const bits16* __restrict__ dy,      // (steps, batch, dy_width), or null
-    float* dh,                          // (batch, hidden) gradient of the final h; becomes the initial one's
-    float* dc,                          // (batch, hidden) the same of c
-    const int* __restrict__ lengths,    // (batch,) steps that a sequence has, or null
-    unsigned* exchange,                 // (steps, batch, hidden / 2, 4): da of two units and one gate, all ones at first
-    unsigned* failed,                   // becomes 1 if a block waited in vain
+    store* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
+    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
+    const store* __restrict__ dy,      // (steps, batch, dy_width), or null
+    float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
+    float* dc,                         // (batch, hidden) the same of c
+    const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
+    unsigned* exchange,                // (steps, batch, hidden / 2, 4): da of two units and one gate, all ones at first
+    unsigned* failed,                  // becomes 1 if a block waited in vain
     int steps,
     int batch,
     int hidden,
     int dy_width,
     int dy_offset,
-    int reverse,                        // 1: the forward pass went from the last step to the first
-    int first_time,                     // the time of step 0, to compare with lengths
-    int blocks,                         // of a group
-    int share) {                        // sequences of a group
+    int reverse,                       // 1: the forward pass went from the last step to the first
+    int first_time,                    // the time of step 0, to compare with lengths
+    int blocks,                        // of a group
+    int share) {                       // sequences of a group
     extern __shared__ uint4 dynamic[];  // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
     uint4* parked = dynamic + threadIdx.x;
     float* all_sums = (float*)(dynamic + PARKED);
@@ -58,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     hold_weights(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row, source = word / 4 * 2, gate = word % 4;
         if (unit >= hidden || source >= hidden) return 0;
-        const bits16* first = weight + ((gate * hidden + source) * hidden + unit);  // 4 * 2048^2 at most
+        const store* first = weight + ((gate * hidden + source) * hidden + unit);  // 4 * 2048^2 at most
         return pair_of(first[0], first[hidden]);
     });
 
@@ -83,13 +84,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 if (output >= UNITS * COLUMNS || unit >= hidden || sequence >= end_sequence) continue;
                 d_hidden[e] = dh[at];
                 if (!computes) continue;
-                const bits16* gate = gates + row * 4 * hidden + unit;
+                const store* gate = gates + row * 4 * hidden + unit;
                 i_and_f[e] = pair_of(gate[0], gate[hidden]);
                 g_and_o[e] = pair_of(gate[2 * hidden], gate[3 * hidden]);
                 c_before[e] = cells[(step + reverse) * units + at];
                 c_after[e] = cells[(step + 1 - reverse) * units + at];
                 d_cell[e] = dc[at];
-                if (dy) d_output[e] = wide(dy[row * dy_width + dy_offset + unit]);
+                if (dy) d_output[e] = real_of(dy[row * dy_width + dy_offset + unit]);
             }
 
             const float* sums = all_sums + buffer * SPLIT * COLUMNS * STRIDE;
@@ -118,21 +119,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 unsigned i_and_f_gradient = 0, g_and_o_gradient = 0;
                 if (owner) {
                     if (!lengths || first_time + step < lengths[sequence]) {
-                        const float i = wide(i_and_f[e] & 0xFFFFu), f = wide(i_and_f[e] >> 16);
-                        const float candidate = wide(g_and_o[e] & 0xFFFFu), o = wide(g_and_o[e] >> 16);
+                        const float i = real_of(first_of(i_and_f[e])), f = real_of(second_of(i_and_f[e]));
+                        const float candidate = real_of(first_of(g_and_o[e])), o = real_of(second_of(g_and_o[e]));
                         const float d_h = d_hidden[e] + d_output[e], tanh_c = tanhf(c_after[e]);
                         const float d_c = d_cell[e] + d_h * o * (1.0f - tanh_c * tanh_c);
-                        i_and_f_gradient = pair_of(rounded(d_c * candidate * (i * (1.0f - i))),
-                                                   rounded(d_c * c_before[e] * (f * (1.0f - f))));
-                        g_and_o_gradient = pair_of(rounded(d_c * i * (1.0f - candidate * candidate)),
-                                                   rounded(d_h * tanh_c * (o * (1.0f - o))));
+                        i_and_f_gradient = pair_of(stored(d_c * candidate * (i * (1.0f - i))),
+                                                   stored(d_c * c_before[e] * (f * (1.0f - f))));
+                        g_and_o_gradient = pair_of(stored(d_c * i * (1.0f - candidate * candidate)),
+                                                   stored(d_h * tanh_c * (o * (1.0f - o))));
                         dc[at] = d_c * f;
                         d_hidden[e] = 0;
                     }
                     dh[at] = d_hidden[e];
-                    bits16* gate = gates + row * 4 * hidden + unit;
-                    gate[0] = (bits16)i_and_f_gradient, gate[hidden] = (bits16)(i_and_f_gradient >> 16);
-                    gate[2 * hidden] = (bits16)g_and_o_gradient, gate[3 * hidden] = (bits16)(g_and_o_gradient >> 16);
+                    store* gate = gates + row * 4 * hidden + unit;
+                    gate[0] = first_of(i_and_f_gradient), gate[hidden] = second_of(i_and_f_gradient);
+                    gate[2 * hidden] = first_of(g_and_o_gradient), gate[3 * hidden] = second_of(g_and_o_gradient);
                 }
                 // The lane of the even unit publishes both units' i and f, that of the odd one their g and o.
                 const bool odd = output % 2;

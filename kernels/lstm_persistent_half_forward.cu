@@ -12,7 +12,7 @@
 //
 // A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]; multiply; add
 // up the warps' sums through shared memory, in a fixed order; four neighbouring lanes make one unit's four gates;
-// publish h[t], two units in one word. What has not been written yet in `hiddens` is all ones: two NaNs that `rounded`
+// publish h[t], two units in one word. What has not been written yet in `hiddens` is all ones: two NaNs that `stored`
 // does not make, and that `present` does not pass on.
 //
 // Bytes per hidden unit and step: reads 4 gates of 2 and a cell of 4, writes a cell of 4, h and y of 2, and with `keep`
@@ -20,16 +20,17 @@
 //
 // hidden is a multiple of 8, and at most 16 * SPLIT * KTILES.
 #include "handed_product.cuh"
+#include "storage.cuh"
 
 #define UNITS (ROWS / 4)
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_forward(
-    bits16* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
-    const bits16* __restrict__ weight, // (4*hidden, hidden) W_hh
-    const bits16* __restrict__ bias,   // (4*hidden,) or null
+    store* gates,                      // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const store* __restrict__ bias,    // (4*hidden,) or null
     float* cells,                      // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
-    bits16* hiddens,                   // (steps + 1, batch, hidden): the initial h, and all ones elsewhere
-    bits16* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    store* hiddens,                    // (steps + 1, batch, hidden): the initial h, and all ones elsewhere
+    store* __restrict__ y,             // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* failed,                  // becomes 1 if a block waited in vain
     int steps,
@@ -76,8 +77,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                 const int unit = first_unit + output / 4 % UNITS, sequence = sequence0 + output / ROWS;
                 input[e] = c[e] = 0.0f;
                 if (output < ROWS * COLUMNS && unit < hidden && sequence < end_sequence) {
-                    input[e] = wide(gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit]);
-                    if (bias) input[e] += wide(bias[gate * hidden + unit]);
+                    input[e] = real_of(gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit]);
+                    if (bias) input[e] += real_of(bias[gate * hidden + unit]);
                     c[e] = c_before[(long long)sequence * hidden + unit];
                 }
             }
@@ -104,18 +105,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
                 const float c_next = f * c[e] + i * candidate;
-                const unsigned h_next = rounded(o * tanhf(c_next));
-                const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, h_next, 4);  // of the other unit of a word
+                const store h_next = stored(o * tanhf(c_next));
+                const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, (unsigned)h_next.bits, 4);  // the word's other unit
                 if (unit >= hidden || sequence >= end_sequence) continue;
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
                 const bool runs = !lengths || first_time + step < lengths[sequence];
                 if (gate == 0 && unit % 2 == 0) {
-                    const unsigned word = runs ? h_next | h_neighbour << 16 : h_before[at / 2];
+                    const unsigned word = runs ? h_next.bits | h_neighbour << 16 : h_before[at / 2];
                     store_word(h_after + at / 2, present(word));
                 }
-                if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : 0;
+                if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : stored(0.0f);
                 if (gate == 2) c_after[at] = runs ? c_next : c[e];
-                if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = rounded(activated);
+                if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = stored(activated);
             }
             __syncwarp();  // c was written by one lane of four, and all four read it in the next step
             buffer ^= 1;

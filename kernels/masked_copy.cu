@@ -4,14 +4,15 @@
 // recurrent dropout (the initial h). The mask's counter is (column, row % batch, row / batch + first_time, stream), of
 // which the first word counts: see philox.cuh.
 //
-// One thread owns one element. Bytes per element, in units of sizeof(real): reads 1, writes 1.
+// One thread owns one element. Bytes per element, in units of sizeof(store): reads 1, writes 1.
 // Source and target may be the same array.
 #include "philox.cuh"
+#include "storage.cuh"
 
 extern "C" __global__ void masked_copy(
-    const real* source,  // (rows, columns), rows = times * batch
-    real* target,        // (rows, columns)
-    long long size,      // rows * columns
+    const store* source,  // (rows, columns), rows = times * batch
+    store* target,        // (rows, columns)
+    long long size,       // rows * columns
     int columns,
     int batch,
     unsigned int first_time,
@@ -26,5 +27,5 @@ extern "C" __global__ void masked_copy(
     const Stream draws = {seed_low, seed_high, stream, 0};
     const unsigned int time = first_time + (unsigned int)(row / batch);
     const Words words = philox(draws, (unsigned int)(index % columns), (unsigned int)(row % batch), time);
-    target[index] = source[index] * Dropout{threshold, scale}.factor(words.x0);
+    target[index] = stored(real_of(source[index]) * Dropout{threshold, scale}.factor(words.x0));
 }

@@ -28,11 +28,20 @@ def test_specialisations_are_all_different_and_complete():
     expected = sum(
         len(catalogue.TILES[entry][1])
         if entry in catalogue.TILES
-        else len(catalogue.REAL_OF_DTYPE) * 2 ** len(switches)
+        else len(catalogue.dtypes_of(entry)) * 2 ** len(switches)
         for entry, (_, switches) in catalogue.KERNELS.items()
     )
     assert len(every) == expected
     assert len({(s.source, s.options) for s in every}) < len(every), "entries of one file share a translation unit"
+
+
+def test_kernels_for_arrays_of_16_bits_are_those_that_tell_storage_from_arithmetic():
+    folder = sources.kernel_folder()
+    for entry, (file, _) in catalogue.KERNELS.items():
+        knows = '#include "storage.cuh"' in (folder / file).read_text(encoding="utf-8")
+        half = {"float16", "bfloat16"} & set(catalogue.dtypes_of(entry))
+        assert len(half) == (2 if knows else 0), entry
+        assert ("float32" in catalogue.dtypes_of(entry)) == (file != "convert.cu"), entry
 
 
 def test_kernel_readme_has_one_row_per_kernel():

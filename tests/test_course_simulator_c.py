@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,8 @@ from tests.cuda_on_cpu import cupy_on_cpu
 from tests.simulated import HEAD, run
 from tests.simulator_expressions import kernel_source
 
-KERNELS = Path(__file__).resolve().parent.parent / "kernels"
+from lab.lesson_12_launching import library_kernel  # isort: skip - tests.simulated says where it is
+
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 
 # C type of the result, statements and expression, value
@@ -212,22 +212,6 @@ def test_functions_are_within_one_ulp_of_the_c_library():
     assert (np.abs(ours - theirs) <= np.spacing(np.abs(theirs))).all()
 
 
-def with_headers(name):
-    """A kernel of the project with what it includes, in float32."""
-    seen = set()
-
-    def text_of(path):
-        return re.sub(r'#include "([\w.]+)"', header, path.read_text(encoding="utf-8").replace("#pragma once", ""))
-
-    def header(found):
-        if found[1] in seen:
-            return ""
-        seen.add(found[1])
-        return text_of(KERNELS / found[1])
-
-    return "#define REAL float\n" + text_of(KERNELS / name)
-
-
 ROWS, HIDDEN = 5, 6
 SIZES = (np.int64(ROWS * HIDDEN), np.int32(HIDDEN))
 WIDE, NARROW = (ROWS, 4 * HIDDEN), (ROWS, HIDDEN)
@@ -245,7 +229,7 @@ REAL_KERNELS = [  # file, kernel, grid, block, shapes of what is read, of what i
 @pytest.mark.parametrize("case", REAL_KERNELS, ids=lambda case: case[1])
 def test_the_projects_own_kernels_run_in_it(case):
     file, name, grid, block, read, written, scalars = case
-    source, rng = with_headers(file), np.random.default_rng(7)
+    source, rng = library_kernel(file), np.random.default_rng(7)
     inputs = [rng.normal(size=shape).astype(np.float32) for shape in read]
     ours = [np.zeros(shape, np.float32) for shape in written]
     made = run(source, grid, block, *inputs, *ours, *scalars, name=name)

@@ -230,6 +230,7 @@ class TestRefused:
         "cell_clip": {"cell_clip": 3.0},
         "zoneout": {"zoneout": 0.1},
         "weight_drop": {"weight_drop": 0.1},
+        "tf32": {"tf32": True},
         "recurrent_dropout": {"recurrent_dropout": 0.1},
         "activations": {"activations": ("sigmoid", "tanh", "relu")},
         "activations=": {"activations": (("hard_sigmoid", 0.2, 0.5), "tanh", "tanh")},

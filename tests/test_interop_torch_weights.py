@@ -25,6 +25,7 @@ NOT_HELD = {
     "recurrent_dropout": {"recurrent_dropout": 0.1},
     "weight_drop": {"weight_drop": 0.1},
     "checkpoint_every": {"checkpoint_every": 9},
+    "tf32": {"tf32": True},
 }
 
 
@@ -91,14 +92,15 @@ ALL = NOT_HELD | {
 
 @pytest.mark.parametrize("options", ALL.values(), ids=ALL)
 def test_the_drop_in_holds_every_option(options):
-    ours = gl.LSTM(4, 3, **options, dtype="float64", rng=0)
+    dtype, tolerance = ("float32", 1e-6) if "tf32" in options else ("float64", 1e-14)
+    ours = gl.LSTM(4, 3, **options, dtype=dtype, rng=0)
     module = to_torch(ours, drop_in=True).eval()
     assert_same(ours, gl.LSTM.from_torch(module))
-    x = np.random.default_rng(1).normal(size=(5, 2, 4))
+    x = np.random.default_rng(1).normal(size=(5, 2, 4)).astype(dtype)
     expected, state = ours(x)
     y, (h, c) = module(torch.tensor(x))
     for found, wanted in ((y, expected), (h, state.h), (c, state.c)):
-        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=0, atol=tolerance)
 
 
 def test_every_option_is_either_held_or_refused():

@@ -11,6 +11,8 @@ from itertools import product
 from . import half_layouts, sources
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
+SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+"""Arrays of 16 bits: what `kernels/storage.cuh` is switched by. Their kernels compute in float32."""
 
 # kernel -> (file, feature switches that its body reads)
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -23,6 +25,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_variant_output_backward": ("lstm_variant_output.cu", ()),
     "lstm_variant_initial_gradient": ("lstm_variant_output.cu", ()),
     "masked_copy": ("masked_copy.cu", ()),
+    "widen": ("convert.cu", ()),
+    "narrow": ("convert.cu", ()),
     "embedding_forward": ("embedding.cu", ()),
     "embedding_gradient_chunks": ("embedding.cu", ()),
     "embedding_gradient_join": ("embedding.cu", ()),
@@ -79,12 +83,16 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     ),
 }
 
-# The same for kernels of 16 bits.
+# The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
 }
 
-TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # that multiply in TF32 if asked to
+TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
+
+# Kernels that know arrays of 16 bits, beside those of float32 and float64; the last two are for them alone.
+IN_16_BITS = ("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy", "widen", "narrow")
+IN_16_BITS_ALONE = ("widen", "narrow")
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
 COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)
@@ -114,7 +122,9 @@ class Specialisation:
         switches = zip(KERNELS[self.entry][1], self.features, strict=True)
         return (
             "--std=c++14",
-            *self._arithmetic,
+            f"-DREAL={REAL_OF_DTYPE.get(self.dtype, 'float')}",
+            *(f"-D{switch}=1" for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype),
+            *((f"-DTF32={int(self.dtype == 'tf32')}",) if self.entry in TF32 else ()),
             *(f"-D{name}={int(on)}" for name, on in switches),
             *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
         )
@@ -125,31 +135,29 @@ class Specialisation:
         return self.entry in COOPERATIVE
 
     @property
-    def _arithmetic(self) -> tuple[str, ...]:
-        if self.entry in HALF_TILES:
-            return (f"-DBFLOAT16={int(self.dtype == 'bfloat16')}",)
-        if self.entry in TF32:
-            return ("-DREAL=float", f"-DTF32={int(self.dtype == 'tf32')}")
-        return (f"-DREAL={REAL_OF_DTYPE[self.dtype]}",)
-
-    @property
     def _tile_names(self) -> tuple[str, ...]:
-        return {**TILES, **HALF_TILES}.get(self.entry, ((), ()))[0]
+        return (TILES | HALF_TILES).get(self.entry, ((), ()))[0]
+
+
+def dtypes_of(entry: str) -> tuple[str, ...]:
+    """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
+    if entry in HALF_TILES:
+        return tuple(SWITCH_OF_DTYPE)
+    if entry in TILES:
+        return ("float32", "tf32") if entry in TF32 else ("float32",)
+    wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
+    return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
 
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches, or x choice of its tiles."""
-    for entry, (_, choices) in TILES.items():
-        for dtype in ("float32", "tf32") if entry in TF32 else ("float32",):
-            for tiles in choices:
-                yield Specialisation(entry, dtype, (), tiles)
-    for entry, (_, choices) in HALF_TILES.items():
-        for dtype in half_layouts.DTYPES:
+    for entry, (_, choices) in (TILES | HALF_TILES).items():
+        for dtype in dtypes_of(entry):
             for tiles in choices:
                 yield Specialisation(entry, dtype, (), tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES or entry in HALF_TILES:
             continue
-        for dtype in REAL_OF_DTYPE:
+        for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):
                 yield Specialisation(entry, dtype, features)

@@ -5,16 +5,18 @@ Every engine is a module, or an object, with the same functions, so `gpulstm.sta
 - ``GATE_BUFFER_BYTES``: how large a gate buffer may grow in inference
 - ``window(batch)``: time steps of a window, see `windows`
 - ``contiguous(x)``, ``empty(shape, like)``, ``zeros(shape, like)``
+- ``wide_zeros(shape, like)``: in the dtype of cell states and sums, which is float32 where numbers have 16 bits;
+  ``assign(target, source)`` writes between it and like's, ``rounded(array, like)`` gives an array in like's
 - ``without_padding(x, lengths)``: a copy of x (time, batch, inputs) with zeros where a sequence is over
 - ``dropped(y, draws, layer)``: y (time, batch, features) with the mask of dropout between layers on it, or y itself
 - ``forward(x, weights, h, c, y, lane, lengths) -> saved``: training; h and c become the final state
 - ``inference(x, weights, h, c, y, lane, gates, lengths, first_time)``: the same, and keeps nothing
 - ``backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)``: dh and dc become the initial
   state's gradients; what the weights' gradient is made of is added to ``gradient``, which
-  ``start_gradient(x, weights, lane)`` makes and ``finish_gradient(gradient, lane)`` turns into `Weights`
+  ``start_gradient(x, weights, lane)`` makes and ``finish_gradient(gradient, lane)`` turns into `Weights`, wide ones
 
-x (time, batch, inputs) contiguous; h, c, dh, dc (batch, features) contiguous; y and dy (time, batch, all directions)
-contiguous, of which a `Lane` names one direction's columns; lengths (batch,) int32 or None.
+x (time, batch, inputs) contiguous; h, c, dh, dc (batch, features) contiguous, all but h wide; y and dy (time, batch,
+all directions) contiguous, of which a `Lane` names one direction's columns; lengths (batch,) int32 or None.
 """
 
 from collections.abc import Iterator

@@ -7,6 +7,7 @@ from ..arrays import dtype_name
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
 from ..masks import Draws
+from .cupy_storage import wide_dtype
 
 
 def masked_copy(source, target, draws: Draws, stream: int, probability: float, *, batch: int, first_time: int) -> None:
@@ -16,7 +17,7 @@ def masked_copy(source, target, draws: Draws, stream: int, probability: float, *
     """
     numbers = (np.int64(source.size), np.int32(source.shape[-1]), np.int32(batch), np.uint32(first_time))
     seed_and_stream = draw_arguments(draws, stream, 0)[:3]
-    arguments = (*seed_and_stream, *dropout_arguments(probability, source.dtype.type))
+    arguments = (*seed_and_stream, *dropout_arguments(probability, wide_dtype(source).type))
     grid, block = one_thread_per(source.size)
     kernel("masked_copy", dtype_name(source))(grid, block, (source, target, *numbers, *arguments))
 

@@ -63,6 +63,9 @@ class CupyVariantEngine:
     contiguous = staticmethod(cupy_engine.contiguous)
     empty = staticmethod(cupy_engine.empty)
     zeros = staticmethod(cupy_engine.zeros)
+    wide_zeros = staticmethod(cupy_engine.wide_zeros)
+    assign = staticmethod(cupy_engine.assign)
+    rounded = staticmethod(cupy_engine.rounded)
     without_padding = staticmethod(cupy_engine.without_padding)
     dropped = staticmethod(cupy_engine.dropped)
 
@@ -160,7 +163,7 @@ class _Call:
         import cupy
 
         real = x.dtype.type
-        self.dtype, self.gemm = dtype_name(x), Gemm(cupy, dtype_name(x))
+        self.dtype, self.gemm = dtype_name(x), Gemm(cupy, dtype_name(x), tf32=draws.options.tf32)
         self.steps, self.batch, _ = x.shape
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None

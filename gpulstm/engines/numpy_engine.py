@@ -44,6 +44,17 @@ def zeros(shape, like):
     return np.zeros(shape, like.dtype)
 
 
+wide_zeros = zeros
+
+
+def assign(target, source):
+    target[...] = source
+
+
+def rounded(array, like):
+    return array
+
+
 def without_padding(x, lengths):
     running = np.arange(x.shape[0])[:, None] < lengths  # (time, batch)
     return np.where(running[:, :, None], x, x.dtype.type(0))

@@ -39,6 +39,9 @@ class NumpyVariantEngine:
     contiguous = staticmethod(numpy_engine.contiguous)
     empty = staticmethod(numpy_engine.empty)
     zeros = staticmethod(numpy_engine.zeros)
+    wide_zeros = staticmethod(numpy_engine.wide_zeros)
+    assign = staticmethod(numpy_engine.assign)
+    rounded = staticmethod(numpy_engine.rounded)
     without_padding = staticmethod(numpy_engine.without_padding)
     dropped = staticmethod(numpy_engine.dropped)
 

@@ -26,7 +26,7 @@ class LSTM(torch.nn.LSTM):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype :
         PyTorch's, but for a dropout of 1, which is refused. The same ``torch.manual_seed`` gives the same parameters.
     recurrent_dropout, recurrent_dropout_on, zoneout, weight_drop, layer_norm, peephole, coupled, cell_clip,
-    activations, reverse, checkpoint_every, init, forget_bias, chrono :
+    activations, reverse, checkpoint_every, tf32, init, forget_bias, chrono :
         `gpulstm.LSTM`'s. Parameters that only they need come under gpulstm's names: ``weight_peephole_l0``,
         ``weight_norm_ih_l0``, ``weight_norm_hh_l0``, ``weight_norm_c_l0``, ``bias_norm_c_l0``. ``forget_bias`` and
         ``chrono`` set the sum of PyTorch's two biases.
@@ -71,6 +71,7 @@ class LSTM(torch.nn.LSTM):
         forget_bias: float | None = None,
         chrono: float | None = None,
         checkpoint_every: int | None = None,
+        tf32: bool = False,
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
@@ -87,11 +88,13 @@ class LSTM(torch.nn.LSTM):
             recurrent_dropout_on=recurrent_dropout_on,
             zoneout=zoneout,
             weight_drop=weight_drop,
+            tf32=tf32,
         )
         # Plain attributes, as PyTorch's: a schedule may change them between two calls.
         self.recurrent_dropout, self.recurrent_dropout_on = found.recurrent_dropout, found.recurrent_dropout_on
         self.zoneout, self.weight_drop, self.cell_clip = found.zoneout, found.weight_drop, found.cell_clip
         self.reverse, self.coupled, self.activations = found.reverse, found.coupled, found.activations
+        self.tf32 = found.tf32
         options.refuse_contradictions(self._layout(), found)
         self._start = initialisers.started(init, forget_bias, chrono, bias=self.bias, options=found)
         self._register_own(device, dtype)
@@ -120,6 +123,7 @@ class LSTM(torch.nn.LSTM):
             recurrent_dropout_on=self.recurrent_dropout_on,
             zoneout=tuple(self.zoneout) if isinstance(self.zoneout, list) else self.zoneout,
             weight_drop=self.weight_drop,
+            tf32=self.tf32,
         )
 
     def _register_own(self, device: Any, dtype: Any) -> None:

@@ -14,6 +14,7 @@ MAX_GRID = (2**31 - 1, 65535, 65535)
 DEFAULT_SHARED_BYTES = 48 * 1024
 _NAMES = {
     **{"f4": "float", "f8": "double", "i4": "int", "i8": "long long", "u4": "unsigned int"},
+    **{"f2": "Float16", "V2": "BFloat16"},
     **{"u8": "unsigned long long", "b1": "bool", "i1": "signed char", "u1": "unsigned char"},
 }
 
@@ -172,7 +173,7 @@ def _kind_of(dtype: np.dtype) -> str:
 
 
 def _dtype_of(kind: str) -> str:
-    return str(np.dtype(kind))
+    return "bfloat16" if kind == "V2" else str(np.dtype(kind))
 
 
 def _describe(value) -> str:

@@ -2,6 +2,7 @@
 
 import ctypes
 
+import ml_dtypes
 import numpy as np
 
 from . import memory, state
@@ -10,6 +11,13 @@ from .ndarray import quiet
 
 CUBLAS_OP_N = 0
 CUBLAS_OP_T = 1
+CUBLAS_COMPUTE_32F = 68
+CUBLAS_COMPUTE_32F_FAST_TF32 = 77
+CUBLAS_GEMM_DEFAULT = -1
+DATA_TYPES = {"CUDA_R_32F": 0, "CUDA_R_16F": 2, "CUDA_R_16BF": 14}
+_DTYPES = {0: np.dtype(np.float32), 2: np.dtype(np.float16), 14: np.dtype(ml_dtypes.bfloat16)}
+_MATH_MODES = (0, 1, 2, 3)
+_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
 
 
 class CUBLASError(RuntimeError):
@@ -26,42 +34,123 @@ def dgemm(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
     _gemm("dgemm", np.float64, handle, (transa, transb), (m, n, k), alpha, (A, lda), (B, ldb), beta, (C, ldc))
 
 
+def gemmEx(  # noqa: N802 - CuPy's name
+    handle,
+    transa,
+    transb,
+    m,
+    n,
+    k,
+    alpha,
+    A,
+    Atype,
+    lda,
+    B,
+    Btype,
+    ldb,
+    beta,
+    C,
+    Ctype,
+    ldc,
+    computeType,
+    algo,  # noqa: N803
+):
+    """The same with factors and results of other types; alpha, beta and the sums are float32.
+
+    A sum of 16-bit products is cut in two, and each part rounded to the result's type, unless the math mode forbids
+    it: cuBLAS is as free.
+    """
+    types = Atype, Btype, Ctype
+    if computeType == CUBLAS_COMPUTE_32F:
+        supported = Atype == Btype in _DTYPES and Ctype in (Atype, 0)
+    else:
+        supported = computeType == CUBLAS_COMPUTE_32F_FAST_TF32 and types == (0, 0, 0)
+    if not supported or algo != CUBLAS_GEMM_DEFAULT:
+        raise CUBLASError(
+            f"CUBLAS_STATUS_NOT_SUPPORTED: gemmEx: types {types}, compute type {computeType}, algorithm {algo}"
+        )
+    capability = int(state.current().gpu.compute_capability)
+    if capability < 80 and (14 in types or computeType == CUBLAS_COMPUTE_32F_FAST_TF32):
+        raise CUBLASError(f"CUBLAS_STATUS_NOT_SUPPORTED: gemmEx: types {types}, compute type {computeType}")
+    dtypes = [_DTYPES[kind] for kind in types]
+    parts = 2 if Ctype and not getMathMode(handle) & _DISALLOW_REDUCED_PRECISION_REDUCTION else 1
+    rounding = to_tf32 if computeType == CUBLAS_COMPUTE_32F_FAST_TF32 else _to_float32
+    places = (A, lda), (B, ldb), beta, (C, ldc)
+    _gemm("gemmEx", np.float32, handle, (transa, transb), (m, n, k), alpha, *places, dtypes, rounding, parts)
+
+
+def to_tf32(values: np.ndarray) -> np.ndarray:
+    """float32 numbers rounded to 10 bits of mantissa, to the nearest."""
+    words = np.ascontiguousarray(values).view(np.uint32)
+    rounded = ((words + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isfinite(values), rounded, values)
+
+
+def _to_float32(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32)
+
+
+def _as_it_is(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def getMathMode(handle):  # noqa: N802 - CuPy's name
+    _check_handle("getMathMode", handle)
+    return state.current().math_modes.get(handle, 0)
+
+
+def setMathMode(handle, mode):  # noqa: N802 - CuPy's name
+    _check_handle("setMathMode", handle)
+    if mode & ~_DISALLOW_REDUCED_PRECISION_REDUCTION not in _MATH_MODES:
+        raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: setMathMode: {mode}")
+    state.current().math_modes[handle] = mode
+
+
 @quiet
-def _gemm(name, dtype, handle, operations, sizes, alpha, a, b, beta, c) -> None:
+def _gemm(
+    name, dtype, handle, operations, sizes, alpha, a, b, beta, c, dtypes=None, rounding=_as_it_is, parts=1
+) -> None:
     m, n, k = sizes
     transa, transb = operations
+    of_a, of_b, of_c = dtypes or (dtype, dtype, dtype)
     _check(name, handle, operations, sizes, a[1], b[1], c[1])
     state.current().gemms[name] += 1
     if m == 0 or n == 0:
         return
     alpha, beta = _host_scalar(alpha, dtype), _host_scalar(beta, dtype)
-    out = _matrix(c, (m, n), dtype, f"{name}: C")
+    out = _matrix(c, (m, n), of_c, f"{name}: C")
     product = None
     if k > 0 and alpha != 0:
-        first = _matrix(a, (k, m) if transa else (m, k), dtype, f"{name}: A")
-        second = _matrix(b, (n, k) if transb else (k, n), dtype, f"{name}: B")
+        first = _matrix(a, (k, m) if transa else (m, k), of_a, f"{name}: A")
+        second = _matrix(b, (n, k) if transb else (k, n), of_b, f"{name}: B")
         for what, other in (("A", first), ("B", second)):
             if np.may_share_memory(out, other) and np.shares_memory(out, other):
                 raise CUBLASError(f"{name}: C overlaps {what}, which cuBLAS does not allow")
-        product = (first.T if transa else first) @ (second.T if transb else second)
+        first, second = rounding(first.T if transa else first), rounding(second.T if transb else second)
+        product = first[:, : k // parts] @ second[: k // parts]
+        if parts == 2:
+            product = (product.astype(of_c) + (first[:, k // 2 :] @ second[k // 2 :]).astype(of_c)).astype(dtype)
         if alpha != 1:
             product *= alpha
     # With beta = 0, cuBLAS does not read C: there may be anything in it, NaN too.
     if beta == 0:
         out[...] = 0 if product is None else product
         return
-    if beta != 1:
-        out *= beta
-    if product is not None:
-        out += product
+    before = out.astype(dtype, copy=False)
+    before = before if beta == 1 else before * beta
+    out[...] = before if product is None else before + product
+
+
+def _check_handle(name, handle) -> None:
+    if handle != get_cublas_handle():
+        raise CUBLASError(f"{name}: the handle is not the current device's")
 
 
 def _check(name, handle, operations, sizes, lda, ldb, ldc) -> None:
     """What cuBLAS answers with CUBLAS_STATUS_INVALID_VALUE, or would not survive."""
     m, n, k = sizes
     transa, transb = operations
-    if handle != get_cublas_handle():
-        raise CUBLASError(f"{name}: the handle is not the current device's")
+    _check_handle(name, handle)
     if not {transa, transb} <= {CUBLAS_OP_N, CUBLAS_OP_T}:
         raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: {name}: operations must be N (0) or T (1), got {operations}")
     if min(sizes) < 0:

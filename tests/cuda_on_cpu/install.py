@@ -89,6 +89,7 @@ def _modules() -> dict[str, ModuleType]:
         memsetAsync=device.memset_async,
         memcpyAsync=device.memcpy_async,
         memcpyDeviceToDevice=device.MEMCPY_DEVICE_TO_DEVICE,
+        **cublas.DATA_TYPES,
     )
     cuda.driver = _module("cupy.cuda.driver", **{name: getattr(driver, name) for name in DRIVER})
     cuda.device = _module("cupy.cuda.device", Device=device.Device, get_cublas_handle=device.get_cublas_handle)
@@ -115,7 +116,10 @@ FUNCTIONS = (
     *("isfinite", "isnan", "any", "all"),
 )
 CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
-CUBLAS = ("sgemm", "dgemm", "CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLASError")
+CUBLAS = (
+    *("sgemm", "dgemm", "gemmEx", "getMathMode", "setMathMode", "CUBLASError"),
+    *("CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLAS_COMPUTE_32F", "CUBLAS_COMPUTE_32F_FAST_TF32", "CUBLAS_GEMM_DEFAULT"),
+)
 SUBMODULES = ("runtime", "device", "stream", "compiler")
 DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError")
 ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import state
 
-GARBAGE = {"f": np.nan, "i": -0x5A5A5A5B, "u": 0xA5A5A5A5, "b": True, "c": np.nan}
+GARBAGE = {"f": np.nan, "i": -0x5A5A5A5B, "u": 0xA5A5A5A5, "b": True, "c": np.nan, "V": np.nan}  # V: bfloat16
 _GUARD = bytes(range(0x80, 0x100))  # a write beside an array changes these
 _alive: "weakref.WeakValueDictionary[int, Allocation]" = weakref.WeakValueDictionary()  # by address
 _addresses: list[int] = []  # of those alive, sorted

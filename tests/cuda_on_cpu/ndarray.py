@@ -69,6 +69,9 @@ class ndarray:  # noqa: N801 - CuPy's name
             else owned(values_of(self).reshape(*shape, order=order))
         )
 
+    def view(self, dtype=None):
+        return self._view(self._values if dtype is None else self._values.view(dtype))
+
     def ravel(self, order="C"):
         return self.reshape(-1, order=order)
 
@@ -183,7 +186,7 @@ def uninitialised(shape, dtype, order="C") -> ndarray:
     allocation = memory.Allocation(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     values = np.ndarray(shape, dtype, allocation.bytes, order=order)
     garbage = memory.GARBAGE[dtype.kind]
-    values.fill(garbage if dtype.kind in "fcb" else np.array(garbage).astype(dtype))
+    values.fill(garbage if dtype.kind in "fcbV" else np.array(garbage).astype(dtype))
     return ndarray(values, allocation)
 
 

@@ -29,7 +29,8 @@ class State:
     gpu: Gpu = field(default_factory=Gpu)
     device: int = 0
     launches: Counter = field(default_factory=Counter)  # kernel name -> launches
-    gemms: Counter = field(default_factory=Counter)  # "sgemm", "dgemm" -> calls
+    gemms: Counter = field(default_factory=Counter)  # "sgemm", "dgemm", "gemmEx" -> calls
+    math_modes: dict = field(default_factory=dict)  # of each device's cuBLAS handle
 
     def reset_counts(self) -> None:
         self.launches.clear()

@@ -24,6 +24,9 @@
 
 enum { warpSize = 32 };
 
+struct Float16;  // arrays of 16 bits, if the source has them: structs of these names
+struct BFloat16;
+
 namespace host_cuda {
 
 struct BarrierResult {
@@ -102,6 +105,8 @@ HOST_CUDA_KIND(long long, "i8")
 HOST_CUDA_KIND(unsigned long long, "u8")
 HOST_CUDA_KIND(float, "f4")
 HOST_CUDA_KIND(double, "f8")
+HOST_CUDA_KIND(Float16, "f2")
+HOST_CUDA_KIND(BFloat16, "V2")
 #undef HOST_CUDA_KIND
 template <class T> struct Kind<const T> : Kind<T> {};
 template <class T> struct Kind<T*> {

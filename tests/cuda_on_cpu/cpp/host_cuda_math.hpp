@@ -1,6 +1,33 @@
 // The arithmetic that CUDA offers under its own names.
 #pragma once
 
+namespace host_cuda {
+
+// What cvt.f32.f16 and cvt.rn.f16.f32 do.
+inline float float_of_f16(unsigned short bits) {
+    const unsigned sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
+    if (rest >= 0x7c00u) return from_bits<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+    const float scaled = from_bits<float>(rest << 13) * 5.192296858534828e33f;  // 2^112 moves the bias from 15 to 127
+    return sign ? -scaled : scaled;
+}
+inline unsigned short f16_of_float(float x) {
+    const unsigned sign = static_cast<unsigned>(to_bits(x)) >> 16 & 0x8000u;
+    const float size = fabsf(x);
+    unsigned rest;
+    if (x != x) return 0x7fffu;
+    if (size >= 65520.0f) {  // halfway between the largest number and what would be the next
+        rest = 0x7c00u;
+    } else if (size < 6.103515625e-5f) {  // below 2^-14, subnormal: a multiple of 2^-24
+        rest = static_cast<unsigned>(nearbyintf(size * 16777216.0f));
+    } else {
+        const unsigned word = static_cast<unsigned>(to_bits(size));
+        rest = (word + 0xfffu + (word >> 13 & 1u) - (112u << 23)) >> 13;  // ties go to even
+    }
+    return static_cast<unsigned short>(sign | rest);
+}
+
+}  // namespace host_cuda
+
 template <class A, class B> auto min(A a, B b) -> decltype(a + b) { return b < a ? b : a; }
 template <class A, class B> auto max(A a, B b) -> decltype(a + b) { return a < b ? b : a; }
 

@@ -1,11 +1,10 @@
 """The persistent kernels of 16 bits, run by themselves, and what they compute in NumPy: float64 arithmetic, with roundings
 where the kernels round.
-
-Arrays of 16 bits travel as uint16, their bits: neither NumPy nor the stand-in has a type for bfloat16.
 """
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 from gpulstm.cuda import half_layouts, planner
@@ -13,29 +12,15 @@ from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
 from gpulstm.engines import Lane, cupy_one_launch
 from gpulstm.parameters import Weights
 
-UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-9}
 """What rounding to nearest is off by at most, relative to the number."""
 
 
-def bits_of(numbers: np.ndarray, dtype: str) -> np.ndarray:
-    """The nearest 16-bit numbers, of two the even one, as uint16."""
-    numbers = np.asarray(numbers, np.float32)
-    if dtype == "float16":
-        return numbers.astype(np.float16).view(np.uint16)
-    words = numbers.view(np.uint32)
-    nearest = (words + 0x7FFF + (words >> 16 & 1)) >> 16
-    return np.where(np.isnan(numbers), 0x7FFF, nearest).astype(np.uint16)
-
-
-def number_of(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """The numbers that these bits are, as float32."""
-    if dtype == "float16":
-        return bits.view(np.float16).astype(np.float32)
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def rounded(numbers: np.ndarray, dtype: str) -> np.ndarray:
-    return number_of(bits_of(numbers, dtype), dtype)
+    """The nearest numbers of 16 bits, as float32."""
+    return np.asarray(numbers, np.float32).astype(DTYPES[dtype]).astype(np.float32)
 
 
 @dataclass
@@ -141,46 +126,51 @@ def backward_in_numpy(case: HalfCase, gates: np.ndarray, cells: np.ndarray) -> d
     return {"gates": gates, "dh": dh, "dc": dc}
 
 
-def weights_of(cupy, case: HalfCase) -> Weights:
-    bias = None if case.bias is None else cupy.asarray(bits_of(case.bias, case.dtype))
-    return Weights(cupy.zeros((1, 1), np.uint16), cupy.asarray(bits_of(case.weight, case.dtype)), bias)
+def _array(cupy, numbers, dtype: str):
+    return None if numbers is None else cupy.asarray(np.asarray(numbers, np.float32).astype(DTYPES[dtype]))
+
+
+def _weights(cupy, case: HalfCase) -> Weights:
+    return Weights(None, _array(cupy, case.weight, case.dtype), _array(cupy, case.bias, case.dtype))
+
+
+def _lengths(cupy, case: HalfCase):
+    return None if case.lengths is None else cupy.asarray(case.lengths.astype(np.int32))
 
 
 def run_forward(cupy, case: HalfCase, choice: Choice, keep: bool = True, wider: int = 0) -> dict[str, np.ndarray]:
     """What the kernel makes; ``wider``: columns of y on either side, which belong to others."""
     steps, batch, hidden = case.sizes
     first = steps if case.reverse else 0
-    gates = cupy.asarray(bits_of(case.inputs, case.dtype))
+    gates = _array(cupy, case.inputs, case.dtype)
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), gates)
-    hiddens[first] = cupy.asarray(bits_of(case.h, case.dtype))
+    hiddens[first] = _array(cupy, case.h, case.dtype)
     cells = cupy.zeros((steps + 1, batch, hidden) if keep else (batch, hidden), np.float32)
     cells[first if keep else ...] = cupy.asarray(case.c)
-    y = cupy.full((steps, batch, hidden + 2 * wider), 7, np.uint16)
-    lengths = None if case.lengths is None else cupy.asarray(case.lengths.astype(np.int32))
+    y = _array(cupy, np.full((steps, batch, hidden + 2 * wider), 7.0), case.dtype)
     lane = Lane(wider, hidden, case.reverse, 0)
-    weights = weights_of(cupy, case)
+    lengths = _lengths(cupy, case)
     cupy_one_launch.forward_steps(
-        choice, gates, weights, hiddens, cells, y, lane, lengths, case.first_time, keep
+        choice, gates, _weights(cupy, case), hiddens, cells, y, lane, lengths, case.first_time, keep
     )
-    y = y.get()
+    found = {name: a.get().astype(np.float32) for name, a in (("gates", gates), ("hiddens", hiddens), ("y", y))}
+    y = found["y"]
     assert (y[..., :wider] == 7).all() and (y[..., wider + hidden :] == 7).all(), "wrote beside its columns"
-    found = {"gates": gates.get(), "hiddens": hiddens.get(), "y": y[..., wider : wider + hidden]}
-    return {**{k: number_of(v, case.dtype) for k, v in found.items()}, "cells": cells.get()}
+    return {**found, "y": y[..., wider : wider + hidden], "cells": cells.get()}
 
 
 def run_backward(cupy, case: HalfCase, choice: Choice, gates, cells, wider: int = 0) -> dict[str, np.ndarray]:
     """What the kernel makes of activated gates and cells."""
-    _, _, hidden = case.sizes
-    there = cupy.asarray(bits_of(gates, case.dtype))
-    dy = None
-    if case.dy is not None:
-        dy = cupy.asarray(np.pad(bits_of(case.dy, case.dtype), ((0, 0), (0, 0), (wider, wider)), constant_values=7))
+    there = _array(cupy, gates, case.dtype)
+    around = ((0, 0), (0, 0), (wider, wider))
+    dy = None if case.dy is None else _array(cupy, np.pad(case.dy, around, constant_values=7), case.dtype)
     dh, dc = cupy.asarray(case.dh), cupy.asarray(case.dc)
-    lengths = None if case.lengths is None else cupy.asarray(case.lengths.astype(np.int32))
-    lane = Lane(wider, hidden, case.reverse, 0)
+    lane = Lane(wider, case.sizes[2], case.reverse, 0)
     cells = cupy.asarray(cells.astype(np.float32))
-    cupy_one_launch.backward_steps(choice, there, cells, weights_of(cupy, case), dy, dh, dc, lane, lengths)
-    return {"gates": number_of(there.get(), case.dtype), "dh": dh.get(), "dc": dc.get()}
+    cupy_one_launch.backward_steps(
+        choice, there, cells, _weights(cupy, case), dy, dh, dc, lane, _lengths(cupy, case)
+    )
+    return {"gates": there.get().astype(np.float32), "dh": dh.get(), "dc": dc.get()}
 
 
 def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:
