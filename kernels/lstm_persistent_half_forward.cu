@@ -56,7 +56,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     hold_weights(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row / 4;
         if (unit >= hidden || 2 * word >= hidden) return 0;
-        return ((const unsigned*)weight)[(row % 4 * hidden + unit) * (hidden / 2) + word];  // below 2 * 2048^2
+        const store* first = weight + ((row % 4 * hidden + unit) * hidden + 2 * word);  // below 4 * 2048^2
+        return pair_of(first[0], first[1]);  // a caller's array may begin at an odd number
     });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
