@@ -108,7 +108,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
             for (int e = 0; e < OUTPUTS; ++e) {
                 const int output = afresh(thread) + e * THREADS;
                 const int unit = first_unit + output % UNITS, column = output / UNITS, sequence = sequence0 + column;
-                if (e * THREADS + warp * 32 >= UNITS * COLUMNS) break;  // a whole warp at once
+                const int first = e * THREADS + warp * 32;  // of this warp, which leaves as a whole
+                if (first >= UNITS * COLUMNS || sequence0 + first / UNITS >= end_sequence) break;
                 const bool owner = unit < hidden && sequence < end_sequence;
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
                 if (collects) d_hidden[e] += whole_sum(sums, output % UNITS, column);

@@ -96,7 +96,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
             for (int e = 0; e < OUTPUTS; ++e) {
                 const int output = afresh(thread) + e * THREADS, gate = output % 4;
                 const int unit = first_unit + output / 4 % UNITS, column = output / ROWS, sequence = sequence0 + column;
-                if (e * THREADS + warp * 32 >= ROWS * COLUMNS) break;  // a whole warp at once
+                const int first = e * THREADS + warp * 32;  // of this warp, which leaves as a whole
+                if (first >= ROWS * COLUMNS || sequence0 + first / ROWS >= end_sequence) break;
                 const float a = whole_sum(sums, output % ROWS, column) + input[e];
                 const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
                 const float tanh_a = tanhf(half * a), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;

@@ -7,6 +7,7 @@ allow: few of them hand numbers over faster than many, and each reads what all o
 of, and the lines fitted to the kernels of float32, whose structure these have.
 """
 
+from math import log2
 from typing import NamedTuple
 
 DTYPES = ("float16", "bfloat16")
@@ -40,7 +41,7 @@ TILES: dict[str, tuple[tuple[int, ...], ...]] = {
         (16, 2, 8, 0, 1, 4),  # 32, 512
         (16, 2, 8, 2, 2, 4),
         (16, 2, 12, 6, 1, 6),  # 32, 768
-        (16, 2, 12, 4, 2, 4),
+        (16, 2, 12, 8, 2, 4),
         (16, 1, 16, 4, 1, 8),  # 16, 1024
         (16, 1, 16, 4, 2, 4),
         (16, 2, 16, 10, 1, 8),  # 32, 1024
@@ -119,17 +120,18 @@ def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int, shared_l
         fewest = _up(batch, multiprocessors // blocks)
         for share in sorted({fewest, max(fewest, min(batch, SEQUENCES_PER_TILE * t.sequence_tiles))}):
             groups = _up(batch, share)
-            found.append(HalfLayout(tiles, blocks, groups, share, microseconds(kernel, t, share, hidden)))
+            found.append(HalfLayout(tiles, blocks, groups, share, microseconds(kernel, t, blocks, share, hidden)))
     return found
 
 
-def microseconds(kernel: str, tiles: Tiles, share: int, hidden: int) -> float:
+def microseconds(kernel: str, tiles: Tiles, blocks: int, share: int, hidden: int) -> float:
     """Derived time of a step, one term after the other.
 
-    - 0.29 us a step and 0.52 a pass over a block's sequences: the line fitted to the forward kernel of float32.
-    - 0.5 us for each 8 sequences are, in that line, the warps' sums through shared memory and what follows, for 64 rows
-      and 4 row tiles. Here one half of it goes with the row tiles, the other one with what the rows' units take.
-    - A product of all 16 warps, 16 x 65536 operations at 646 TFLOP/s over 132 multiprocessors, takes 0.0134 us; times
+    - Handing over from block to block: 0.27 us between two, 0.70 among 16 and 1.06 among 132 were measured, which is
+      0.14 + 0.13 log2(blocks). Of a further pass over a block's sequences, the line fitted to float32 has 0.52.
+    - 0.5 us for each 8 sequences are, in that line, the sums of 4 row tiles through shared memory and one output of each
+      thread: half of it here for either. A gradient's output has four gates, and counts twice.
+    - A product of all 16 warps, 16 x 4096 operations at 646 TFLOP/s over 132 multiprocessors, takes 0.0134 us; times
       1.8, by which the fitted line is above the same rate in float32.
     - Weights in shared memory: 8 KB for each tile and pass, at 128 bytes a clock of 1.98 GHz.
     - What the other blocks hand over: 2 bytes a number, for each group of rows, at 13 TB/s over 132 multiprocessors.
@@ -137,12 +139,13 @@ def microseconds(kernel: str, tiles: Tiles, share: int, hidden: int) -> float:
     sequences = _up(share, SEQUENCES_PER_TILE)
     passes = _up(sequences, tiles.sequence_tiles)
     products = sequences * tiles.row_tiles * tiles.depth_tiles
-    unit_rows = tiles.rows if kernel == FORWARD else 4 * tiles.rows
+    outputs = _up(share * tiles.rows, THREADS) * (1 if kernel == FORWARD else 2)
     numbers = share * hidden * (1 if kernel == FORWARD else 4) * WARPS // tiles.split
     return (
-        0.29
-        + 0.52 * passes
-        + sequences * (0.25 * tiles.row_tiles / 4 + 0.25 * unit_rows / 64)
+        max(0.27, 0.14 + 0.13 * log2(blocks))
+        + 0.52 * (passes - 1)
+        + 0.25 * sequences * tiles.row_tiles / 4
+        + 0.25 * outputs
         + 0.024 * products
         + 0.032 * tiles.in_shared * tiles.row_tiles * passes
         + 2 * numbers / 98e3
