@@ -5,7 +5,10 @@ import sys
 
 import numpy as np
 
-PACKAGES = ("numpy", "array-api-compat", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "onnx", "safetensors")
+PACKAGES = (
+    *("numpy", "array-api-compat", "cupy-cuda12x", "cupy-cuda13x", "ml_dtypes"),
+    *("torch", "jax", "onnx", "safetensors"),
+)
 
 
 def show_config() -> None:

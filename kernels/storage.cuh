@@ -6,7 +6,7 @@
 //
 //             exponent  mantissa   largest   rounding error, relative
 //     float16    5         10       65504        2^-11
-//     bfloat16   8          7       3e38         2^-9
+//     bfloat16   8          7       3e38         2^-8
 //
 // Both conversions to 16 bits round to the nearest, ties to even. What is too large becomes infinite. A NaN becomes
 // 0x7FFF, so no number that was computed is ever 0xFFFF. Subnormal numbers are kept.

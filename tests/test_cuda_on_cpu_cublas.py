@@ -1,5 +1,6 @@
 """The stand-in for cuBLAS multiplies like NumPy, and refuses what cuBLAS refuses or would not survive."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -141,3 +142,74 @@ def test_calls_are_counted(cupy):
     gemm(cupy, *operands)
     gemm(cupy, *operands, m=0)
     assert cupy.on_cpu.gemms == {"sgemm": 2}
+
+
+class TestGemmEx:
+    """Factors and results of 16 bits, and TF32."""
+
+    TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
+
+    def call(self, cupy, of_factors="float16", of_out="float16", compute=68, **other):
+        """A product of random factors by gemmEx: (found, exact)."""
+        dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+        a, b, c, _ = random_case("float64", 0, 0)
+        a, b, c = a.astype(dtypes[of_factors]), b.astype(dtypes[of_factors]), c.astype(dtypes[of_out])
+        (m, n, k), scalars = SIZES, np.array([1, 0], np.float32)
+        a_there, b_there, out = (stored(cupy, matrix, matrix.shape[0]) for matrix in (a, b, c))
+        arguments = {
+            **{"handle": cupy.cuda.device.get_cublas_handle(), "transa": 0, "transb": 0, "m": m, "n": n, "k": k},
+            **{"alpha": scalars.ctypes.data, "A": a_there.data.ptr, "Atype": self.TYPES[of_factors], "lda": m},
+            **{"B": b_there.data.ptr, "Btype": self.TYPES[of_factors], "ldb": k},
+            **{"beta": scalars.ctypes.data + 4, "C": out.data.ptr, "Ctype": self.TYPES[of_out], "ldc": m},
+            **{"computeType": compute, "algo": -1, **other},
+        }
+        cupy.cuda.cublas.gemmEx(*arguments.values())
+        return out.get().astype("float64").reshape(n, m).T, a.astype("float64") @ b.astype("float64")
+
+    @pytest.mark.parametrize(
+        ("factors", "out", "compute", "least", "most"),
+        [
+            ("float16", "float32", 68, 0, 2e-6),
+            ("bfloat16", "float32", 68, 0, 2e-6),
+            ("float16", "float16", 68, 4e-5, 4e-3),
+            ("bfloat16", "bfloat16", 68, 3e-4, 3e-2),
+            ("float32", "float32", 68, 0, 2e-6),
+            ("float32", "float32", 77, 4e-5, 4e-3),
+        ],
+    )
+    def test_it_multiplies(self, cupy, factors, out, compute, least, most):
+        found, exact = self.call(cupy, factors, out, compute)
+        assert least <= np.abs(found - exact).max() < most
+        assert cupy.on_cpu.gemms == {"gemmEx": 1}
+
+    def test_parts_are_rounded_unless_the_mode_forbids_it(self, cupy):
+        free, exact = self.call(cupy)
+        cupy.cuda.cublas.setMathMode(cupy.cuda.device.get_cublas_handle(), 16)
+        whole, _ = self.call(cupy)
+        assert (free != whole).any()
+        np.testing.assert_array_equal(whole, exact.astype("float32").astype("float16"))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"Btype": 14}, {"Ctype": 14}, {"Ctype": 1}, {"computeType": 64}, {"computeType": 77}, {"algo": 99}],
+        ids=str,
+    )
+    def test_what_is_not_supported_is_refused(self, cupy, wrong):
+        with pytest.raises(cupy.cuda.cublas.CUBLASError, match="NOT_SUPPORTED: gemmEx"):
+            self.call(cupy, **wrong)
+
+    def test_old_devices_have_no_bfloat16_and_no_tf32(self):
+        with cupy_on_cpu(compute_capability="75") as cupy:
+            self.call(cupy)
+            for factors, compute in (("bfloat16", 68), ("float32", 77)):
+                with pytest.raises(cupy.cuda.cublas.CUBLASError, match="NOT_SUPPORTED"):
+                    self.call(cupy, factors, factors, compute)
+
+    def test_wrong_modes_and_handles_are_refused(self, cupy):
+        cublas, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
+        assert cublas.getMathMode(handle) == 0
+        with pytest.raises(cublas.CUBLASError, match="INVALID_VALUE: setMathMode: 4"):
+            cublas.setMathMode(handle, 4)
+        for call in (lambda: cublas.setMathMode(0, 0), lambda: cublas.getMathMode(0)):
+            with pytest.raises(cublas.CUBLASError, match="the handle is not the current device's"):
+                call()

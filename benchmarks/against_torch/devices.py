@@ -90,7 +90,11 @@ class Gpu:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 
     def to_array(self, tensor: torch.Tensor) -> Any:
-        return self.xp.from_dlpack(tensor)
+        if tensor.dtype != torch.bfloat16:
+            return self.xp.from_dlpack(tensor)
+        import ml_dtypes
+
+        return self.xp.from_dlpack(tensor.view(torch.int16)).view(ml_dtypes.bfloat16)  # as above
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

@@ -121,7 +121,9 @@ class OurSide:
     """gpulstm.LSTM, on arrays that share their memory with PyTorch's."""
 
     def __init__(self, cell: Cell, theirs: TorchSide, xp: Any, to_array: Callable[[torch.Tensor], Any]) -> None:
-        # TF32 is only used when asked for, and this is how: an LSTM without the option does not have it yet.
+        if cell.dtype == "tf32" and xp is np:
+            raise NotSupported("there is no TF32 on a CPU")
+        # TF32 is only used when asked for, and this is how.
         options: dict[str, Any] = {"tf32": True} if cell.dtype == "tf32" else {}
         try:
             self.lstm = gl.LSTM(
@@ -168,4 +170,11 @@ class OurSide:
         y, final, (dx, grads, dstate) = self.train(0)
         found = {"y of inference": inferred, "y": y, "h": final.h, "c": final.c, "dx": dx}
         found |= {"dh": dstate.h, "dc": dstate.c} | {"d" + name: value for name, value in grads.items()}
-        return {name: torch.from_dlpack(value) for name, value in found.items()}
+        return {name: _tensor(value) for name, value in found.items()}
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    """PyTorch's tensor on the same memory. DLPack is not asked to know bfloat16."""
+    if array.dtype.name != "bfloat16":
+        return torch.from_dlpack(array)
+    return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
