@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     extern __shared__ uint4 dynamic[];  // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
     uint4* parked = dynamic + threadIdx.x;
     float* all_sums = (float*)(dynamic + PARKED);
-    const int thread = threadIdx.x, warp = thread / 32;
+    const int thread = threadIdx.x;
     const int first_unit = blockIdx.x % blocks * UNITS;
     const int first_sequence = blockIdx.x / blocks * share;
     const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
@@ -108,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
             for (int e = 0; e < OUTPUTS; ++e) {
                 const int output = afresh(thread) + e * THREADS;
                 const int unit = first_unit + output % UNITS, column = output / UNITS, sequence = sequence0 + column;
-                const int first = e * THREADS + warp * 32;  // of this warp, which leaves as a whole
+                const int first = output & ~31;  // of this warp, which leaves as a whole
                 if (first >= UNITS * COLUMNS || sequence0 + first / UNITS >= end_sequence) break;
                 const bool owner = unit < hidden && sequence < end_sequence;
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;

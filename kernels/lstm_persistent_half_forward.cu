@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     extern __shared__ uint4 dynamic[]; // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
     uint4* parked = dynamic + threadIdx.x;
     float* all_sums = (float*)(dynamic + PARKED);
-    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int thread = threadIdx.x;
     const int first_unit = blockIdx.x % blocks * UNITS;
     const int first_sequence = blockIdx.x / blocks * share;
     const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
@@ -96,12 +96,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
             for (int e = 0; e < OUTPUTS; ++e) {
                 const int output = afresh(thread) + e * THREADS, gate = output % 4;
                 const int unit = first_unit + output / 4 % UNITS, column = output / ROWS, sequence = sequence0 + column;
-                const int first = e * THREADS + warp * 32;  // of this warp, which leaves as a whole
+                const int first = output & ~31;  // of this warp, which leaves as a whole
                 if (first >= ROWS * COLUMNS || sequence0 + first / ROWS >= end_sequence) break;
                 const float a = whole_sum(sums, output % ROWS, column) + input[e];
                 const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
                 const float tanh_a = tanhf(half * a), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
-                const int first_lane = lane & ~3;
+                const int first_lane = output % 32 & ~3;
                 const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
                 const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);

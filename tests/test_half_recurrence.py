@@ -10,8 +10,8 @@ from gpulstm.cuda import half_layouts, planner
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import LaunchError, cupy_on_cpu
+from tests.half_cases import DTYPES, numpy_dtype
 from tests.half_recurrence import (
-    DTYPES,
     HalfCase,
     backward_in_numpy,
     check,
@@ -66,7 +66,7 @@ def usual(dtype: str, direction: str, **settings) -> tuple[HalfCase, Choice]:
 
 @pytest.mark.parametrize(("direction", "tiles"), ALL, ids=str)
 def test_every_choice_of_tiles(direction, tiles):
-    dtype = tuple(DTYPES)[ALL.index((direction, tiles)) % 2]
+    dtype = DTYPES[ALL.index((direction, tiles)) % 2]
     choice, hidden, batch = laid_out(direction, tiles, dtype)
     case = half_case(dtype, 3, batch, hidden, lengths=np.arange(batch) % 4)
     check(*run(direction, case, choice), dtype)
@@ -179,7 +179,7 @@ class TestHandingOver:
     def test_a_word_that_means_not_there_is_published(self, monkeypatch, dtype):
         """Two neighbouring NaNs of a caller's own, in a sequence that has ended."""
         case, choice = usual(dtype, FORWARD, steps=2, lengths=np.array([2, 0, 2, 1, 2]))
-        case.h = case.h.astype(DTYPES[dtype])
+        case.h = case.h.astype(numpy_dtype(dtype))
         case.h.view(np.uint16)[1, 4:6] = 0xFFFF
 
         def found() -> np.ndarray:
