@@ -136,7 +136,7 @@ def test_a_step_without_its_bounds_check_is_caught(monkeypatch, file):
     ("file", "line", "replacement"),
     [
         ("lstm_forward_step.cu", "cells[slot_to * units + index] = c;", "cells[(slot_to + 1) * units + index] = c;"),
-        ("lstm_forward_step.cu", "gate[3 * hidden] = o;", "gate[4 * hidden] = o;"),
+        ("lstm_forward_step.cu", "gate[3 * hidden] = stored(o);", "gate[4 * hidden] = stored(o);"),
         ("column_sum.cu", "if (column < columns)", ""),
     ],
 )

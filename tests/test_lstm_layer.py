@@ -322,7 +322,8 @@ import numpy
 start = time.perf_counter()
 import gpulstm
 took = time.perf_counter() - start
-print(took, *(name for name in ("cupy", "torch", "jax", "onnx", "array_api_strict") if name in sys.modules))
+others = ("cupy", "torch", "jax", "onnx", "ml_dtypes", "array_api_strict")
+print(took, *(name for name in others if name in sys.modules))
 """
 
 
