@@ -1,13 +1,12 @@
-"""The persistent kernels of 16 bits, run by themselves, and what they compute in NumPy: float64 arithmetic, with roundings
-where the kernels round.
-"""
+"""The persistent kernels of 16 bits, run by themselves, and their twins in NumPy: in float64, with roundings where the
+kernels round."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from gpulstm.cuda import half_layouts, planner
-from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
+from gpulstm.cuda import half_layouts
+from gpulstm.cuda.planner import FORWARD, Choice
 from gpulstm.engines import Lane, cupy_one_launch
 from gpulstm.parameters import Weights
 from tests.half_cases import ROUNDING, numpy_dtype
@@ -164,9 +163,7 @@ def run_backward(cupy, case: HalfCase, choice: Choice, gates, cells, wider: int 
     dh, dc = cupy.asarray(case.dh), cupy.asarray(case.dc)
     lane = Lane(wider, case.sizes[2], case.reverse, 0)
     cells = cupy.asarray(cells.astype(np.float32))
-    cupy_one_launch.backward_steps(
-        choice, there, cells, _weights(cupy, case), dy, dh, dc, lane, _lengths(cupy, case)
-    )
+    cupy_one_launch.backward_steps(choice, there, cells, _weights(cupy, case), dy, dh, dc, lane, _lengths(cupy, case))
     return {"gates": there.get().astype(np.float32), "dh": dh.get(), "dc": dc.get()}
 
 

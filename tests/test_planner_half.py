@@ -55,11 +55,13 @@ def test_the_devices_show_what_they_are_for():
 
 def test_every_choice_of_tiles_is_the_best_one_somewhere():
     """On an H200 or on a device with less shared memory; or nobody would need it."""
-    devices = (H200, DEVICES["7 multiprocessors"], DEVICES["little shared memory"], planner.Device(89, 128, 101376, True))
+    l40s, a100 = planner.Device(89, 128, 101376, True), planner.Device(80, 108, 166912, True)
+    devices = (H200, DEVICES["7 multiprocessors"], DEVICES["little shared memory"], l40s, a100)
+    hidden, batches = (64, 128, 256, 512, 768, 1024, 2048), (1, 8, 32, 96, 256, 1024)
     for direction, kernel in KERNELS.items():
         best = set()
-        for device, hidden, batch in itertools.product(devices, (64, 128, 256, 512, 768, 1024, 2048), (1, 8, 32, 96, 256)):
-            found = half_layouts.layouts(kernel, batch, hidden, device.multiprocessors, device.shared_bytes)
+        for there, size, batch in itertools.product(devices, hidden, batches):
+            found = half_layouts.layouts(kernel, batch, size, there.multiprocessors, there.shared_bytes)
             best |= {min(found, key=lambda layout: layout.microseconds).tiles} if found else set()
         assert not set(half_layouts.TILES[kernel]) - best, direction
 
@@ -78,7 +80,7 @@ class TestWhichOne:
     @pytest.mark.parametrize(
         ("hidden", "batch", "why"),
         [
-            (60, 8, f"persistent reads eight hidden units of {{}} at a time, and 60 is not a multiple of 8"),
+            (60, 8, "persistent reads eight hidden units of {} at a time, and 60 is not a multiple of 8"),
             (2056, 8, "persistent does not fit hidden_size 2056 on 132 multiprocessors"),
             (64, 0, "persistent has no sequence to run"),
             (64, 8, "resident is for float32, not {}"),

@@ -11,8 +11,9 @@ The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float
 allows products in TF32 are "tf32".
 
 Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
-predictions are straight lines in the amounts of work, fitted to times measured on one H200 (of 16 bits and TF32: derived
-from such lines); benchmarks/results/notes.md says how well they fit. A wrong prediction costs time, never correctness.
+predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
+says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong prediction costs time, never
+correctness.
 """
 
 from collections.abc import Iterator
