@@ -73,7 +73,7 @@ class TestPasses:
 
 def errors(found: dict, given) -> dict[str, float]:
     wanted = solve_with(NUMPY, in_float64(given))
-    return {name: float(np.linalg.norm(found[name] - w) / np.linalg.norm(w)) for name, w in wanted.items()}
+    return {name: float(np.linalg.norm(found[name] - w) / (np.linalg.norm(w) or 1)) for name, w in wanted.items()}
 
 
 @contextmanager
@@ -103,6 +103,19 @@ class TestTF32:
                     off = errors(solve(backend, given), given)
                 assert (2e-6 < off["y"] < 1e-3) == (forward == "tf32")
                 assert (2e-6 < off["dh"] < 1e-3) == ("tf32" in (forward, backward))
+
+    def test_factors_are_rounded_to_the_nearest(self, backend):
+        """All factors lie a little below a number of TF32: dropping bits would take 7/8 of 2^-10 from each."""
+        given = small_problem(3, hidden=8, steps=1, batch=1, bias=False)
+        below = np.float32(1 + 2**-10 - 2**-13)
+        params = {n: np.full_like(w, below / 8 if n == "weight_hh_l0" else 0) for n, w in given.params.items()}
+        state = np.full_like(given.state[0], below), np.zeros_like(given.state[1])
+        given = given.but(params=params, state=state, dy=np.ones_like(given.dy))
+        with scheduled(backend, "persistent", 5):
+            for result, arithmetic in (("y", {"forward": "tf32"}), ("dh", {"backward": "tf32"})):
+                with arithmetics(**{"forward": "float32", "backward": "float32", **arithmetic}):
+                    off = errors(solve(backend, given), given)
+                assert 2e-5 < off[result] < 4e-4
 
     def test_nan_and_infinity(self, backend):
         """An infinite factor stays infinite, where three products would make it NaN."""
