@@ -42,8 +42,8 @@ def main() -> None:
         for batch in given.batch:
             for row in measured(cupy, batch, hidden, given.steps, on_device(cupy), given.dtype):
                 rows.append(row)
-                print("{direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, {predicted:7.2f} predicted, "
-                      "tiles {tiles}, {groups} x {blocks} blocks".format(**row), flush=True)  # fmt: skip
+                print("{direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, {predicted:7.2f} "
+                      "predicted, tiles {tiles}, {groups} x {blocks} blocks".format(**row), flush=True)  # fmt: skip
     print(f"measured over predicted: {fit(rows)}")
     if given.out:
         given.out.write_text(json.dumps({"steps": given.steps, "dtype": given.dtype, "rows": rows}, indent=1) + "\n")
