@@ -1,5 +1,5 @@
 // Backpropagation through all time steps of one LSTM layer in one launch, in float32: the twin of
-// lstm_persistent_forward.
+// lstm_persistent_forward, and like it with -DTF32=1.
 //
 // The formulas are those of lstm_backward_step.cu. What couples the steps is dh = W_hh^T da, a sum over all 4*hidden
 // pre-activations of a step, which live in all blocks of a group.
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
                 const bool inside = unit < hidden && output < hidden;
                 const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
-                w[j][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
+                w[j][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
             }
         }
     }
@@ -238,7 +238,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
 #pragma unroll
                 for (int k = 0; k < ROWS / 8; ++k) {
                     const float* fragment = da + (8 * k + t) * STRIDE + 8 * n + g;
-                    const unsigned b[2] = {__float_as_uint(fragment[0]), __float_as_uint(fragment[4 * STRIDE])};
+                    const unsigned b[2] = {operand(__float_as_uint(fragment[0])),
+                                           operand(__float_as_uint(fragment[4 * STRIDE]))};
                     const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
 #pragma unroll
                     for (int j = 0; j < JTILES; ++j) multiply_add(d[j], w[j][k], b, b_low, high_bits);

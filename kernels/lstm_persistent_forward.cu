@@ -1,4 +1,5 @@
-// All time steps of one LSTM layer in one launch, in float32: the recurrent weights stay in registers.
+// All time steps of one LSTM layer in one launch, in float32: the recurrent weights stay in registers. With -DTF32=1
+// the factors of products with h are rounded to TF32 (tensor_core.cuh), and nothing else is.
 //
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
@@ -78,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const int column = first_column + 2 * k + part / 2;
                 const bool inside = unit < hidden && column < hidden;
                 const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
-                w[m][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
+                w[m][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
             }
         }
     }
@@ -154,7 +155,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 for (int m = 0; m < MTILES; ++m) d[m][0] = d[m][1] = d[m][2] = d[m][3] = 0.0f;
 #pragma unroll
                 for (int k = 0; k < KTILES; ++k) {
-                    const unsigned b[2] = {h[2 * k], h[2 * k + 1]}, b_low[2] = {low_part(b[0]), low_part(b[1])};
+                    const unsigned b[2] = {operand(h[2 * k]), operand(h[2 * k + 1])};
+                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
 #pragma unroll
                     for (int m = 0; m < MTILES; ++m) multiply_add(d[m], w[m][k], b, b_low, high_bits);
                 }

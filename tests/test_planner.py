@@ -133,7 +133,10 @@ class TestWhichOne:
     def test_float64_takes_the_loop(self, hidden):
         for choice in planner.plan(3, hidden, "float64", H200):
             assert choice.schedule == "loop"
-            assert choice.reason == "resident is for float32, not float64; persistent is for float32, not float64"
+            others = "TF32, float16 and bfloat16"
+            assert choice.reason == (
+                f"resident is for float32, not float64; persistent is for float32, {others}, not float64"
+            )
 
     def test_an_empty_batch_takes_the_loop(self):
         for choice in planner.plan(0, 100, "float32", H200):
@@ -226,7 +229,7 @@ class TestOnly:
         [
             ("resident", 65, "float32", "resident is for hidden_size up to 64, not 65; persistent is not allowed here"),
             ("persistent", 37, "float32", "resident is not allowed here; persistent reads four hidden units at a time"),
-            ("persistent", 36, "float64", "persistent is for float32, not float64"),
+            ("persistent", 36, "float64", "persistent is for float32, TF32, float16 and bfloat16, not float64"),
             ("persistent", 2048, "float32", "132 multiprocessors"),
         ],
     )

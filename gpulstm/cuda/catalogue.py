@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import sources
+from . import half_layouts, sources
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
@@ -45,6 +45,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS",)),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS",)),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
     "adam_step": ("adam_step.cu", ()),
     "sum_of_squares": ("clip_gradients.cu", ()),
@@ -81,12 +83,19 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     ),
 }
 
+# The same for kernels of 16 bits alone.
+HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
+}
+
+TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
+
 # Kernels that know arrays of 16 bits, beside those of float32 and float64; the last two are for them alone.
 IN_16_BITS = ("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy", "widen", "narrow")
 IN_16_BITS_ALONE = ("widen", "narrow")
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
-COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward")
+COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,7 @@ class Specialisation:
             "--std=c++14",
             f"-DREAL={REAL_OF_DTYPE.get(self.dtype, 'float')}",
             *(f"-D{switch}=1" for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype),
+            *((f"-DTF32={int(self.dtype == 'tf32')}",) if self.entry in TF32 else ()),
             *(f"-D{name}={int(on)}" for name, on in switches),
             *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
         )
@@ -126,25 +136,30 @@ class Specialisation:
 
     @property
     def _tile_names(self) -> tuple[str, ...]:
-        return TILES[self.entry][0] if self.entry in TILES else ()
+        return (TILES | HALF_TILES).get(self.entry, ((), ()))[0]
 
 
 def dtypes_of(entry: str) -> tuple[str, ...]:
-    """The dtypes of the arrays that a kernel takes."""
+    """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
+    if entry in HALF_TILES:
+        return tuple(SWITCH_OF_DTYPE)
     if entry in TILES:
-        return ("float32",)
+        return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
     return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x setting of its switches x storage type, or x choice of its tiles."""
-    for entry, (_, choices) in TILES.items():
-        for features in product((False, True), repeat=len(KERNELS[entry][1])):
-            for tiles in choices:
-                yield Specialisation(entry, "float32", features, tiles)
+    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. TF32 has no options."""
+    for entry, (_, choices) in (TILES | HALF_TILES).items():
+        for dtype in dtypes_of(entry):
+            for features in product((False, True), repeat=len(KERNELS[entry][1])):
+                if dtype == "tf32" and any(features):
+                    continue
+                for tiles in choices:
+                    yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
-        if entry in TILES:
+        if entry in TILES or entry in HALF_TILES:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):

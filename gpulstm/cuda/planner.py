@@ -4,11 +4,16 @@
 - **resident**: one launch for all steps, the recurrent weights in the registers of every block, each of which runs one
   or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
-  to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device.
+  to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
+  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device.
+
+The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float64": arrays of float32 whose owner
+allows products in TF32 are "tf32".
 
 Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
-says how well they fit. A wrong prediction costs time, never correctness.
+says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong prediction costs time, never
+correctness.
 """
 
 from collections.abc import Iterator
@@ -17,6 +22,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
+from . import half_layouts
 from .catalogue import TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -49,6 +55,7 @@ class Choice(NamedTuple):
     groups: int = 0  # parts of the batch that do not wait for each other
     share: int = 0  # sequences of a group
     microseconds: float = 0.0  # predicted, per time step
+    arithmetic: str = ""  # that the kernel is compiled for
 
     def __str__(self) -> str:
         if not self.blocks:
@@ -115,10 +122,10 @@ def _choose(
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
-            found += layouts(direction, batch, hidden, device)
+            found += layouts(direction, batch, hidden, dtype, device)
             if not any(choice.schedule == schedule for choice in found):
                 obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-    loop = _loop_microseconds(direction, batch, hidden)
+    loop = _loop_microseconds(direction, batch, hidden, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
@@ -135,6 +142,13 @@ def _choose(
     return best
 
 
+def shared_bytes_of(choice: Choice) -> int:
+    """Dynamic shared memory of a persistent kernel's block."""
+    if choice.kernel in half_layouts.TILES:
+        return half_layouts.shared_bytes(choice.tiles)
+    return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
+
+
 def shared_bytes(tiles: tuple[int, ...]) -> int:
     """Dynamic shared memory of the persistent forward kernel: two buffers of every warp's sums."""
     row_tiles, _, sequence_tiles = tiles
@@ -148,12 +162,18 @@ def exchange_words(choice: Choice) -> int:
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
-    if dtype != "float32":
+    in_half = dtype in half_layouts.DTYPES
+    if schedule == "resident" and in_half:
         return f"is for float32, not {dtype}"
+    if dtype not in ("float32", "tf32") and not in_half:
+        others = "" if schedule == "resident" else ", TF32, float16 and bfloat16"
+        return f"is for float32{others}, not {dtype}"
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
         return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
+    if in_half and hidden % half_layouts.HIDDEN_MULTIPLE:
+        return f"reads eight hidden units of {dtype} at a time, and {hidden} is not a multiple of 8"
     if hidden % 4:
         return f"reads four hidden units at a time, and {hidden} is not a multiple of 4"
     if device.capability < 80:
@@ -163,7 +183,7 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
     return ""
 
 
-def _resident(direction: str, batch: int, hidden: int, device: Device) -> list[Choice]:
+def _resident(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
     kernel = f"lstm_resident_{direction}"
     quads = min(quads for quads, _ in TILES[kernel][1] if 8 * quads >= hidden)
     found = []
@@ -171,11 +191,13 @@ def _resident(direction: str, batch: int, hidden: int, device: Device) -> list[C
         groups = _up(batch, share)
         rounds = _up(groups, device.multiprocessors)  # a block has a multiprocessor to itself
         cost = rounds * (0.2 + 0.1 * share)
-        found.append(Choice("resident", _predicted(cost), kernel, (quads, share), 1, groups, share, cost))
+        found.append(Choice("resident", _predicted(cost), kernel, (quads, share), 1, groups, share, cost, "float32"))
     return found
 
 
-def _persistent(direction: str, batch: int, hidden: int, device: Device) -> list[Choice]:
+def _persistent(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    if dtype in half_layouts.DTYPES:
+        return _persistent_half(direction, batch, hidden, dtype, device)
     kernel = f"lstm_persistent_{direction}"
     found = []
     for tiles in TILES[kernel][1]:
@@ -189,8 +211,21 @@ def _persistent(direction: str, batch: int, hidden: int, device: Device) -> list
         fewest = _up(batch, device.multiprocessors // blocks)
         for share in sorted({fewest, max(fewest, min(batch, SEQUENCES_PER_TILE * sequence_tiles // 2))}):
             groups = _up(batch, share)
-            cost = _persistent_microseconds(direction, tiles, blocks, groups, share, hidden)
-            found.append(Choice("persistent", _predicted(cost), kernel, tiles, blocks, groups, share, cost))
+            cost = _persistent_microseconds(direction, tiles, blocks, groups, share, hidden, dtype)
+            reason = _predicted(cost, "" if dtype == "float32" else "products in TF32")
+            found.append(Choice("persistent", reason, kernel, tiles, blocks, groups, share, cost, dtype))
+    return found
+
+
+def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    kernel = half_layouts.FORWARD if direction == FORWARD else half_layouts.BACKWARD
+    found = []
+    for layout in half_layouts.layouts(kernel, batch, hidden, device.multiprocessors, device.shared_bytes):
+        tiles, blocks, groups, share, cost = layout
+        units = half_layouts.units(kernel, tiles)
+        where = f", {tiles[3]} of {tiles[2]} tiles of weights in shared memory" if tiles[3] else ""
+        reason = _predicted(cost, f"{dtype}, {units} hidden units a block{where}")
+        found.append(Choice("persistent", reason, kernel, tiles, blocks, groups, share, cost, dtype))
     return found
 
 
@@ -204,25 +239,31 @@ def _covers(kernel: str, tiles: tuple[int, ...], hidden: int, blocks: int) -> bo
 
 
 def _persistent_microseconds(
-    direction: str, tiles: tuple[int, ...], blocks: int, groups: int, share: int, hidden: int
+    direction: str, tiles: tuple[int, ...], blocks: int, groups: int, share: int, hidden: int, dtype: str
 ) -> float:
     """Predicted time per step: products, handing over, passes over the block's sequences, and traffic through L2."""
+    # One product in TF32 instead of three and the splitting: 322 TFLOP/s were measured instead of 85. Not fitted.
+    faster = 85 / 322 if dtype == "tf32" else 1.0
     row_tiles, depth, sequence_tiles = tiles
     sequences = _up(share, SEQUENCES_PER_TILE)
     passes = _up(sequences, sequence_tiles)
     products = sequences * row_tiles * depth
     if direction == FORWARD:
-        return 0.29 + 0.0925 * products + 0.5 * sequences + 0.52 * passes
-    return 0.256 * products + 1.49 * passes + 2.07e-6 * (groups * blocks * share * hidden)
+        return 0.29 + 0.0925 * faster * products + 0.5 * sequences + 0.52 * passes
+    return 0.256 * faster * products + 1.49 * passes + 2.07e-6 * (groups * blocks * share * hidden)
 
 
-def _predicted(microseconds: float) -> str:
-    return f"{microseconds:.1f} us a step predicted"
+def _predicted(microseconds: float, what: str = "") -> str:
+    return f"{what}{'; ' if what else ''}{microseconds:.1f} us a step predicted"
 
 
-def _loop_microseconds(direction: str, batch: int, hidden: int) -> float:
+CUBLAS_TERAFLOPS = {"tf32": 417, "float16": 772, "bfloat16": 806}  # where it was measured to do 51 in float32
+
+
+def _loop_microseconds(direction: str, batch: int, hidden: int, dtype: str) -> float:
     """A step of the loop: bound by the CPU that launches it, or by two launches and the GEMM's arithmetic."""
     launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
+    teraflops *= CUBLAS_TERAFLOPS.get(dtype, 51) / 51
     return max(22.0, launches + 8.0 * batch * hidden * hidden / (1e6 * teraflops))
 
 

@@ -89,7 +89,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = F
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
     cells = empty((steps + 1, batch, lane.width), c)
-    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width, tf32=tf32)
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
     first, last = (-1, 0) if lane.reverse else (0, -1)
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
@@ -109,7 +109,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = F
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, tf32: bool = False) -> None:
     (steps, batch, _), hidden = gates.shape, lane.width
     _multiply_inputs(x, weights, gates, lane, tf32)
-    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden, tf32=tf32)
     if choice.schedule == "loop":
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
         return
@@ -173,7 +173,7 @@ def backward(
 
     gates, cells, hiddens = saved
     gemm, adding = (Gemm(cupy, dtype_name(x), wide=wide, tf32=tf32) for wide in (False, True))
-    choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width)
+    choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width, tf32=tf32)
     if choice.schedule == "loop":
         _backward_steps(adding, gates, cells, weights, dy, dh, dc, lane, lengths)
     else:
@@ -232,8 +232,8 @@ def or_null(array):
 
 
 class WithTF32:
-    """This engine with products whose factors may lose the lower 13 bits: `gpulstm.cuda.gemm`. The schedules of one
-    launch have no such product in their steps, and stay as exact as they are."""
+    """This engine with products whose factors may lose the lower 13 bits: `gpulstm.cuda.gemm`, and the persistent
+    schedule's own. The resident schedule has no such product in its steps, and stays as exact as it is."""
 
     forward, inference, backward = (staticmethod(partial(f, tf32=True)) for f in (forward, inference, backward))
 

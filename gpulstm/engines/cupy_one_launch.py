@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import dtype_name
-from ..cuda import planner
+from ..arrays import HALF_DTYPES, dtype_name
+from ..cuda import half_layouts, planner
 from ..cuda.modules import kernel
 from ..parameters import Weights
-from . import Lane
+from . import Lane, windows
 
 NULL = np.uintp(0)  # stands for an array that there is none of
 NOT_THERE = 0xFF  # in every byte of a hidden state that has not been written yet
@@ -21,6 +21,8 @@ NOT_THERE = 0xFF  # in every byte of a hidden state that has not been written ye
 _devices: dict = {}  # (cupy module, device id) -> planner.Device
 _alarms: dict = {}  # (cupy module, device id) -> Alarm
 _lock = threading.Lock()
+
+EXCHANGE_BYTES = 64 * 2**20  # that a backward pass in 16 bits hands over in one launch; longer ones take several
 
 
 class Alarm:
@@ -67,9 +69,15 @@ def current_device() -> planner.Device:
     return found
 
 
-def choose(direction: str, like, batch: int, hidden: int, not_held: str = "") -> planner.Choice:
-    """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`."""
-    return planner.choose(direction, batch, hidden, dtype_name(like), current_device(), not_held)
+def choose(direction: str, like, batch: int, hidden: int, not_held: str = "", *, tf32: bool = False) -> planner.Choice:
+    """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`.
+
+    With ``tf32`` products of float32 may be computed in TF32.
+    """
+    arithmetic = dtype_name(like)
+    if tf32 and arithmetic == "float32":
+        arithmetic = "tf32"
+    return planner.choose(direction, batch, hidden, arithmetic, current_device(), not_held)
 
 
 def history(choice: planner.Choice, shape: tuple[int, int, int], like):
@@ -78,9 +86,16 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
 
     hiddens = cupy.empty(shape, like.dtype)
     if choice.schedule == "persistent":
-        stream = cupy.cuda.get_current_stream().ptr
-        cupy.cuda.runtime.memsetAsync(hiddens.data.ptr, NOT_THERE, hiddens.nbytes, stream)
+        _empty_words(hiddens)
     return hiddens
+
+
+def _empty_words(array) -> None:
+    """Fills an array with words that say that they have not been written yet."""
+    import cupy
+
+    stream = cupy.cuda.get_current_stream().ptr
+    cupy.cuda.runtime.memsetAsync(array.data.ptr, NOT_THERE, array.nbytes, stream)
 
 
 def forward_steps(
@@ -101,12 +116,31 @@ def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, d
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's."""
     import cupy
 
+    if choice.kernel == half_layouts.BACKWARD:
+        _backward_half(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
+        return
     steps, batch, _ = gates.shape
     arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
     _launch(choice, arrays, sizes)
+
+
+def _backward_half(choice: planner.Choice, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths) -> None:
+    """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next."""
+    import cupy
+
+    steps, batch, _ = gates.shape
+    a_step = 4 * int(np.prod(half_layouts.exchange_shape(1, batch, lane.width)))
+    stretch = max(1, EXCHANGE_BYTES // a_step)
+    exchange = cupy.empty(half_layouts.exchange_shape(min(steps, stretch), batch, lane.width), np.uint32)
+    for part in windows(steps, stretch, lane.reverse):
+        _empty_words(exchange)
+        part_dy = None if dy is None else dy[part]
+        arrays = (gates[part], weights.recurrent, cells[part.start : part.stop + 1], _or_null(part_dy), dh, dc)
+        numbers = (part.stop - part.start, batch, lane.width, 0 if dy is None else dy.shape[2])
+        _launch(choice, (*arrays, _or_null(lengths), exchange), (*numbers, lane.first, lane.reverse, part.start))
 
 
 def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tuple = ()) -> None:
@@ -117,8 +151,10 @@ def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tup
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
         function((choice.groups,), (threads,), (*arrays, *of_options, *(np.int32(size) for size in sizes)))
         return
-    shared = planner.shared_bytes(choice.tiles) if choice.kernel.endswith(planner.FORWARD) else 0
-    function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles, shared_bytes=shared)
+    shared = planner.shared_bytes_of(choice)
+    arithmetic = choice.arithmetic or "float32"
+    features = () if arithmetic in HALF_DTYPES else (with_options,)
+    function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
     numbers = (np.int32(size) for size in (*sizes, choice.blocks, choice.share))
