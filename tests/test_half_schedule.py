@@ -82,7 +82,7 @@ def arithmetics(**of):
     real = planner.choose
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            planner, "choose", lambda direction, n, h, dtype, device: real(direction, n, h, of[direction], device)
+            planner, "choose", lambda direction, n, h, dtype, *rest: real(direction, n, h, of[direction], *rest)
         )
         yield
 
