@@ -36,7 +36,7 @@ def cupy_on_cpu(
     given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
     ``module.on_cpu.launches`` and ``.gemms``. A real cupy that was imported before is back afterwards.
 
-    In cooperative launches, the threads of block ``late_block`` (its number: x first) run only while no other thread
+    In cooperative launches and in those with clusters, the threads of block ``late_block`` (its number: x first) run only while no other thread
     gets on, and threads that spin ``spin_limit`` times while no memory changes are a deadlock. The device pretends to
     have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and
     ``compute_capability``.
@@ -117,7 +117,7 @@ FUNCTIONS = (
 CONSTANTS = ("float32", "float64", "int32", "int64", "uint32", "bool_", "newaxis", "pi", "inf", "nan")
 CUBLAS = ("sgemm", "dgemm", "CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLASError")
 SUBMODULES = ("runtime", "device", "stream", "compiler")
-DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError")
+DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "funcSetAttribute", "CUDADriverError")
 ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either
 
 

@@ -42,6 +42,18 @@ inline void load_relaxed_v4(const unsigned* address, unsigned (&words)[4], int l
     for (int i = 0; i < 4; ++i) words[i] = load_relaxed(address + i);
 }
 
+// Accesses to the shared memory of block `rank` of the cluster, at the place that `own` is in this block's. Plain ones:
+// only a barrier orders them.
+template <class T>
+void store_cluster(T* own, unsigned rank, typename Same<T>::type value, int line = __builtin_LINE()) {
+    *static_cast<T*>(shared_of(own, rank, sizeof(T), line)) = value;
+    changed();
+}
+template <class T>
+T load_cluster(const T* own, unsigned rank, int line = __builtin_LINE()) {
+    return *static_cast<const T*>(shared_of(own, rank, sizeof(T), line));
+}
+
 // d += A B on the tensor cores, by all lanes of a warp together. matrix_product.cpp says who has which elements.
 #define HOST_CUDA_PRODUCT(NAME, OP)                                                                                  \
     inline void NAME(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) { \
