@@ -14,7 +14,7 @@ from tests.backends import Backend
 from tests.problems import Problem, problem, solve
 
 NUMPY = Backend(backends.NUMPY, np)
-SCHEDULES = ("resident", "persistent")
+SCHEDULES = ("resident", "persistent", "cluster")
 
 TOLERANCE = 1e-5
 """Of the norm of the difference from float64, by the array's norm. Rounding in float32 is 6e-8 of each of up to 20

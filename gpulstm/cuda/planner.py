@@ -5,6 +5,8 @@
   or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device.
+- **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
+  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
 
 Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
@@ -17,6 +19,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
+from . import cluster_layouts
 from .catalogue import TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -26,7 +29,11 @@ SEQUENCES_PER_TILE = 8
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-SCHEDULES = ("loop", "resident", "persistent")
+SCHEDULES = ("loop", "resident", "persistent", "cluster")
+
+UNMEASURED = ("cluster",)
+"""Schedules that are taken only where `only` names them. What is predicted of them has not been compared with a GPU's
+times yet, so a layer that is known to be fast would be given up for a guess. Once it has been, delete the entry."""
 
 
 class Device(NamedTuple):
@@ -68,7 +75,7 @@ class Plan(NamedTuple):
         return f"forward  {self.forward}\nbackward {self.backward}"
 
 
-_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=SCHEDULES)
+_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=tuple(s for s in SCHEDULES if s not in UNMEASURED))
 
 
 @contextmanager
@@ -103,8 +110,10 @@ def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device) 
 def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, allowed: tuple[str, ...]) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
-    for schedule, layouts in (("resident", _resident), ("persistent", _persistent)):
+    for schedule, layouts in (("resident", _resident), ("persistent", _persistent), ("cluster", _cluster)):
         if schedule not in allowed:
+            if schedule in UNMEASURED:
+                continue
             obstacles[schedule] = "is not allowed here"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
@@ -146,6 +155,8 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
         return "has no sequence to run"
     if schedule == "resident":
         return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
+    if schedule == "cluster":
+        return cluster_layouts.obstacle(hidden, device.capability, device.multiprocessors)
     if hidden % 4:
         return f"reads four hidden units at a time, and {hidden} is not a multiple of 4"
     if device.capability < 80:
@@ -183,6 +194,17 @@ def _persistent(direction: str, batch: int, hidden: int, device: Device) -> list
             groups = _up(batch, share)
             cost = _persistent_microseconds(direction, tiles, blocks, groups, share, hidden)
             found.append(Choice("persistent", _predicted(cost), kernel, tiles, blocks, groups, share, cost))
+    return found
+
+
+def _cluster(direction: str, batch: int, hidden: int, device: Device) -> list[Choice]:
+    found = []
+    for tiles, cost in cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors):
+        size, _, share = tiles
+        reason = f"{_predicted(cost)} from floors, not measured"
+        found.append(
+            Choice("cluster", reason, f"lstm_cluster_{direction}", tiles, size, _up(batch, share), share, cost)
+        )
     return found
 
 

@@ -1,0 +1,171 @@
+// Backpropagation through all time steps of one LSTM layer in one launch: the twin of lstm_cluster_forward.
+//
+// The formulas are those of lstm_backward_step.cu, and dh[t-1] = W_hh^T da[t].
+//
+// Who owns what: a cluster of CLUSTER blocks owns SEQUENCES sequences, and waits for no other cluster. A block owns UNITS
+// hidden units, and the rows of W_hh of their four gates. It multiplies these by the gradients of its own gates, which
+// makes a contribution to every dh, and hands to each block what that one's units get. So CLUSTER * UNITS words for each
+// sequence leave a block; handing over the gates' gradients instead would be four times as many.
+//
+// Sixteen neighbouring lanes make the contributions to one unit of each block: a lane adds up SLICE of the block's rows,
+// for CLUSTER units, with 16 * QUADS weights in registers. They hand their sums over such that each is left with one
+// block's unit of one sequence, and stores it there.
+//
+// A step: one thread for each own unit and sequence adds up the contributions, in the order of the blocks, and makes the
+// gradients of the gates; a barrier of the block; multiply; store the contributions; a barrier of the cluster. There are
+// two places for contributions, used in turn. While a step's are read from one, the next are written into the other,
+// and a block comes to write into the first again only after the barrier that everybody reaches when he has read it.
+//
+// Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates; CLUSTER contributions cross to the
+// unit's block through distributed shared memory.
+//
+// hidden is at most 64 * QUADS. The grid has CLUSTER blocks of THREADS threads for every SEQUENCES sequences.
+#include "cluster.cuh"
+
+#define LANES 16                    // that make the contributions to a unit
+#define WIDTH (4 * LANES * QUADS)   // the largest number of hidden units
+#define UNITS (WIDTH / CLUSTER)     // of a block
+#define THREADS (LANES * UNITS)
+#define SLICE (4 * UNITS / LANES)   // rows of a lane
+#define VECTOR (SLICE % 4 == 0 ? 4 : SLICE % 2 == 0 ? 2 : 1)  // rows that are loaded at once
+#define MOST (LANES / CLUSTER < 4 ? LANES / CLUSTER : 4)
+#define TOGETHER (SEQUENCES < MOST ? SEQUENCES : MOST)  // sequences that are multiplied at the same time
+#define PLACES 2  // for contributions
+#define AHEAD (WIDTH == 256 && CLUSTER == 8 ? 1 : 2)  // steps; what dh does not take part in is fetched so early
+
+struct __align__(4 * VECTOR) Rows {
+    float at[VECTOR];
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1) lstm_cluster_backward(
+    float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
+    const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
+    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
+    float* dc,                         // (batch, hidden) the same of c
+    const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
+    int steps,
+    int batch,
+    int hidden,
+    int dy_width,
+    int dy_offset,
+    int reverse) {                     // 1: the forward pass went from the last step to the first
+    __shared__ __align__(16) float da[SEQUENCES][4 * UNITS];  // row 4 * u + q is gate q of unit u
+    __shared__ float contributions[PLACES][CLUSTER][SEQUENCES][UNITS];
+    const int thread = threadIdx.x, lane = thread % LANES, group = thread / LANES, rank = cluster_rank();
+    const long long units = (long long)batch * hidden;
+
+    float w[CLUSTER][SLICE];  // of the block's rows and unit `group` of each block
+#pragma unroll
+    for (int block = 0; block < CLUSTER; ++block) {
+#pragma unroll
+        for (int k = 0; k < SLICE; ++k) {
+            const int row = VECTOR * (LANES * (k / VECTOR) + lane) + k % VECTOR;
+            const int from = rank * UNITS + row / 4, to = block * UNITS + group;
+            const bool inside = from < hidden && to < hidden;
+            w[block][k] = inside ? weight[((long long)(row % 4) * hidden + from) * hidden + to] : 0.0f;
+        }
+    }
+
+    // Whose contributions a lane is left with, and where they go.
+    const int first_sequence = blockIdx.x / CLUSTER * SEQUENCES;
+    const int target = lane % CLUSTER, column_of_lane = lane / CLUSTER % TOGETHER;
+    const bool sends = lane < CLUSTER * TOGETHER && target * UNITS + group < hidden;
+    const Remote remote_contribution = remote(&contributions[0][rank][column_of_lane][group], target);
+
+    // Of which unit and sequence a thread makes the gates' gradients, if of any.
+    const int own = thread % UNITS, column = thread / UNITS, unit = rank * UNITS + own;
+    const int sequence = first_sequence + column;
+    const bool owner = column < SEQUENCES && unit < hidden && sequence < batch;
+    float d_hidden = owner ? dh[(long long)sequence * hidden + unit] : 0.0f;
+    float d_cell = owner ? dc[(long long)sequence * hidden + unit] : 0.0f;
+    const int length = lengths && owner ? lengths[sequence] : steps;
+    for (int i = thread; i < SEQUENCES * 4 * UNITS; i += THREADS) (&da[0][0])[i] = 0.0f;  // where nobody owns
+
+    float item[AHEAD][7];  // four gates, c before and after, dy
+    const auto fetch = [&](float(&now)[7], int count) {
+        if (!owner || count >= steps) return;
+        const long long row = (long long)(reverse ? count : steps - 1 - count) * batch + made_again(sequence);
+        const float *gate = gates + row * 4 * hidden + unit, *cell = cells + row * hidden + unit;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) now[j] = gate[j * hidden];
+        now[4] = cell[reverse * units];
+        now[5] = cell[(1 - reverse) * units];
+        now[6] = dy ? dy[row * dy_width + dy_offset + unit] : 0.0f;
+    };
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) fetch(item[i], i);
+    cluster_arrive();  // nobody stores into a block that has not begun
+    cluster_wait();
+
+    for (int first = 0; first < steps; first += PLACES) {
+#pragma unroll
+        for (int i = 0; i < PLACES; ++i) {
+            const int count = first + i;
+            if (count >= steps) break;
+            const int step = reverse ? count : steps - 1 - count;
+            float(&now)[7] = item[i % AHEAD];
+            if (owner) {
+                if (count > 0) {
+#pragma unroll
+                    for (int block = 0; block < CLUSTER; ++block) {
+                        d_hidden += contributions[(i + 1) % PLACES][block][column][own];
+                    }
+                }
+                float4 d_gate = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (step < length) {
+                    const float in = now[0], forget = now[1], candidate = now[2], out = now[3];
+                    const float c_before = now[4], tanh_c = tanhf(now[5]);
+                    d_hidden += now[6];
+                    d_cell += d_hidden * out * (1.0f - tanh_c * tanh_c);
+                    d_gate.x = d_cell * candidate * (in * (1.0f - in));
+                    d_gate.y = d_cell * c_before * (forget * (1.0f - forget));
+                    d_gate.z = d_cell * in * (1.0f - candidate * candidate);
+                    d_gate.w = d_hidden * tanh_c * (out * (1.0f - out));
+                    d_cell *= forget;
+                    d_hidden = 0.0f;
+                }
+                *(float4*)&da[column][4 * own] = d_gate;
+            }
+            __syncthreads();
+            fetch(now, count + AHEAD);
+
+#pragma unroll
+            for (int s0 = 0; s0 < SEQUENCES; s0 += TOGETHER) {
+                float sums[CLUSTER * TOGETHER];
+#pragma unroll
+                for (int j = 0; j < CLUSTER * TOGETHER; ++j) sums[j] = 0.0f;
+#pragma unroll
+                for (int k = 0; k < SLICE; k += VECTOR) {
+#pragma unroll
+                    for (int s = 0; s < TOGETHER; ++s) {
+                        const Rows rows = *(const Rows*)&da[s0 + s][LANES * k + VECTOR * lane];
+#pragma unroll
+                        for (int block = 0; block < CLUSTER; ++block) {
+#pragma unroll
+                            for (int v = 0; v < VECTOR; ++v) sums[CLUSTER * s + block] += w[block][k + v] * rows.at[v];
+                        }
+                    }
+                }
+                const float sum = sum_over_lanes<LANES>(sums, lane);
+                if (sends && first_sequence + s0 + column_of_lane < batch) {
+                    store(remote_contribution, (i * CLUSTER * SEQUENCES + s0) * UNITS, sum);
+                }
+            }
+            cluster_arrive();
+            if (owner) {  // while the others arrive; from where it was put, to have registers for the products
+                const float4 four = *(const float4*)&da[column][4 * own];
+                float* gate = gates + ((long long)step * batch + made_again(sequence)) * 4 * hidden + unit;
+                gate[0] = four.x, gate[hidden] = four.y, gate[2 * hidden] = four.z, gate[3 * hidden] = four.w;
+            }
+            cluster_wait();
+        }
+    }
+    if (!owner) return;
+    const int last = (steps - 1) % PLACES;
+#pragma unroll
+    for (int block = 0; block < CLUSTER; ++block) d_hidden += contributions[last][block][column][own];
+    dh[(long long)sequence * hidden + unit] = d_hidden;
+    dc[(long long)sequence * hidden + unit] = d_cell;
+}
