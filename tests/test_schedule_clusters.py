@@ -1,0 +1,152 @@
+"""The kernels that run in clusters of blocks, under the sanitizers; and with something taken out of them, to see that
+it is noticed: a barrier of the cluster above all, without which a block reads what has not come yet."""
+
+import numpy as np
+import pytest
+
+from tests.backends import Backend
+from tests.cuda_on_cpu import LaunchError, cupy_on_cpu
+from tests.problems import infer
+from tests.schedule_cases import check, laid_out_by_hand
+from tests.test_kernel_sanitizers import without
+from tests.test_schedule_sanitizers import (
+    BACKWARD,
+    BEYOND,
+    CLUSTER,
+    DIRECTIONS,
+    FORWARD,
+    Layout,
+    given_for,
+    noticed,
+    train,
+)
+
+ONE_CLUSTER = CLUSTER._replace(batch=2, groups=1)  # 1024 threads
+LONGER = ONE_CLUSTER._replace(steps=5)
+FILES = {direction: f"lstm_cluster_{direction}.cu" for direction in DIRECTIONS}
+INDENTED = "            "  # in the loop over steps
+# Of both files: a barrier in the loop over steps.
+ARRIVE, WAIT = f"{INDENTED}cluster_arrive();\n", f"{INDENTED}cluster_wait();\n"
+BEGIN_ARRIVE, BEGIN_WAIT = "\n    cluster_arrive();  // nobody", "\n    cluster_wait();\n"
+FOUR_BLOCKS = Layout("cluster", (4, 2, 4), hidden=70, batch=6, blocks=4, groups=2, share=4)
+
+
+class TestClean:
+    @pytest.mark.parametrize("layout", [CLUSTER, FOUR_BLOCKS], ids=["two blocks", "four blocks, of which one is empty"])
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_addresses(self, direction, layout):
+        given = given_for(layout, directions=2)
+        check(train(layout, direction, given, "asan", thread_order="random", seed=1), given)
+
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_races(self, direction):
+        given = given_for(ONE_CLUSTER, bias=False)
+        check(train(ONE_CLUSTER, direction, given, "tsan", thread_order="random", seed=2), given)
+
+
+def run(direction: str, **settings) -> None:
+    given = given_for(LONGER, lengths=None)
+    check(train(LONGER, direction, given, "fibers", **settings), given)
+
+
+def goes_wrong(direction: str, **settings) -> bool:
+    try:
+        run(direction, **settings)
+    except LaunchError as error:
+        assert "has returned" in str(error)
+        return True
+    except AssertionError:
+        return True
+    return False
+
+
+def is_noticed(direction: str) -> bool:
+    """With some order of threads and blocks, one block late or not."""
+    orders = ("ascending", "random")
+    return any(goes_wrong(direction, thread_order=o, seed=1, late_block=b) for o in orders for b in (0, 1))
+
+
+class TestBarriers:
+    def test_nothing_goes_wrong_as_it_is(self):
+        assert not any(is_noticed(direction) for direction in DIRECTIONS)
+
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_of_the_cluster_within_the_steps(self, monkeypatch, direction):
+        without(monkeypatch, FILES[direction], ARRIVE, 1)
+        without(monkeypatch, FILES[direction], WAIT, 1)
+        assert is_noticed(direction)
+
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_of_the_cluster_at_the_beginning(self, monkeypatch, direction):
+        without(monkeypatch, FILES[direction], BEGIN_ARRIVE, 1, "  // nobody")
+        without(monkeypatch, FILES[direction], BEGIN_WAIT, 1, "\n")
+        with pytest.raises(LaunchError, match="may not have begun"):
+            run(direction)
+
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_half_of_one(self, monkeypatch, direction):
+        without(monkeypatch, FILES[direction], WAIT, 1)
+        with pytest.raises(LaunchError, match="again before it has waited"):
+            run(direction)
+
+    def test_of_the_block_before_the_products_back(self, monkeypatch):
+        without(monkeypatch, FILES[BACKWARD], "__syncthreads();", 1)
+        assert is_noticed(BACKWARD)
+
+    def test_one_copy_instead_of_two(self, monkeypatch):
+        without(monkeypatch, FILES[FORWARD], "(i + 1) % AHEAD * SEQUENCES", 1, "0 * SEQUENCES")
+        without(monkeypatch, FILES[FORWARD], "h_now[i][pass", 1, "h_now[0][pass")
+        assert is_noticed(FORWARD)
+
+    def test_one_place_for_contributions_instead_of_two(self, monkeypatch):
+        without(monkeypatch, FILES[BACKWARD], "contributions[(i + 1) % PLACES]", 1, "contributions[0]")
+        without(monkeypatch, FILES[BACKWARD], "(i * CLUSTER * SEQUENCES + s0)", 1, "(0 * CLUSTER * SEQUENCES + s0)")
+        without(monkeypatch, FILES[BACKWARD], "(steps - 1) % PLACES", 1, "0")
+        assert is_noticed(BACKWARD)
+
+
+class TestAddresses:
+    """A guard that lets one too many through."""
+
+    @pytest.mark.parametrize(
+        ("direction", "line", "wrong"),
+        [
+            (FORWARD, "exists && column < hidden;", "exists && column <= hidden;"),
+            (FORWARD, "mine[pass] = exists && sequence < batch;", "mine[pass] = exists && sequence <= batch;"),
+            (FORWARD, "if (count + AHEAD < steps)", "if (count + AHEAD <= steps)"),
+            (BACKWARD, "from < hidden && to < hidden;", "from <= hidden && to <= hidden;"),
+            (BACKWARD, "unit < hidden && sequence < batch;", "unit < hidden && sequence <= batch;"),
+            (BACKWARD, "if (!owner || count >= steps) return;", "if (!owner || count > steps) return;"),
+        ],
+    )
+    def test_are_noticed(self, monkeypatch, direction, line, wrong):
+        without(monkeypatch, FILES[direction], line, 1, wrong)
+        noticed(CLUSTER, direction, "asan", BEYOND)
+
+    def test_lengths_forgotten(self, monkeypatch):
+        for direction, line in ((FORWARD, "if (step < length[pass])"), (BACKWARD, "if (step < length)")):
+            with monkeypatch.context() as patch:
+                without(patch, FILES[direction], line, 1, "if (true)")
+                with pytest.raises(AssertionError, match="is off by"):
+                    given = given_for(CLUSTER)
+                    check(train(CLUSTER, direction, given, "fibers"), given)
+
+
+class TestGroups:
+    def test_clusters_do_not_wait_for_each_other(self):
+        """Five of them on a device that has room for one: they run one after another."""
+        layout = CLUSTER._replace(batch=9, groups=5)
+        given = given_for(layout)
+        with cupy_on_cpu(multiprocessors=2, block_order="random", seed=3) as cupy:
+            with laid_out_by_hand(forward=layout.choice(FORWARD)):
+                check(infer(Backend("cupy-on-cpu", cupy), given), given, infer)
+
+    def test_how_many_sequences_a_cluster_takes_changes_no_bit(self):
+        found = []
+        for share, groups in ((1, 7), (2, 4), (4, 2), (8, 1)):
+            layout = Layout("cluster", (2, 1, share), hidden=21, batch=7, blocks=2, groups=groups, share=share)
+            with cupy_on_cpu() as cupy, laid_out_by_hand(**{d: layout.choice(d) for d in DIRECTIONS}):
+                found.append(infer(Backend("cupy-on-cpu", cupy), given_for(layout)))
+        for other in found[1:]:
+            for name, array in found[0].items():
+                np.testing.assert_array_equal(other[name], array, err_msg=name)
