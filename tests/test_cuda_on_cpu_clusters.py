@@ -1,4 +1,4 @@
-"""Clusters in the CPU stand-in: their blocks are alive together, meet at a barrier and reach into each other's memory."""
+"""Clusters in the CPU stand-in: blocks are alive together, meet at a barrier and reach into each other's memory."""
 
 from pathlib import Path
 

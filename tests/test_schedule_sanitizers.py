@@ -45,7 +45,9 @@ LARGER = Layout("resident", (8, 2), hidden=37, batch=3, blocks=1, groups=2, shar
 PERSISTENT = Layout("persistent", (2, 1, 1), hidden=12, batch=9, blocks=2, groups=1, share=9)  # two passes
 ONE_BLOCK = Layout("persistent", (2, 1, 1), hidden=4, batch=9, blocks=1, groups=1, share=9, steps=2)
 TWO_BLOCKS = PERSISTENT._replace(batch=2, share=2, steps=2)
-CLUSTER = Layout("cluster", (2, 1, 2), hidden=37, batch=3, blocks=2, groups=2, share=2)  # five units in the second block
+CLUSTER = Layout(
+    "cluster", (2, 1, 2), hidden=37, batch=3, blocks=2, groups=2, share=2
+)  # five units in the second block
 GROUPS = Layout("persistent", (4, 1, 2), hidden=20, batch=20, blocks=2, groups=2, share=17)
 
 

@@ -34,7 +34,9 @@ def obstacle(hidden: int, capability: int, multiprocessors: int) -> str:
     size = _tiles(hidden)[0][0]
     largest = min(LARGEST.get(capability, PORTABLE), multiprocessors)
     if size > largest:
-        return f"needs clusters of {size} blocks for hidden_size {hidden}, and this device has them of {largest} at most"
+        return (
+            f"needs clusters of {size} blocks for hidden_size {hidden}, and this device has them of {largest} at most"
+        )
     return ""
 
 
@@ -44,10 +46,15 @@ def layouts(direction: str, batch: int, hidden: int, multiprocessors: int) -> It
         size, quads, sequences = tiles
         if sequences > 1 and sequences // 2 >= batch:
             continue  # half of them are enough
-        rounds = -(-(-(-batch // sequences)) // (multiprocessors // size))  # the others wait until a cluster is done
-        handing_over = 0.28 + (0.13e-3 if size <= PORTABLE else 0.25e-3) * sequences * hidden
+        together = multiprocessors // size * sequences  # the others wait until a cluster is done
+        rounds = -(-batch // together)
         products = 8 * (WIDTH * quads) ** 2 / size * sequences / MEGAFLOPS
-        yield tiles, rounds * (SERIAL[direction] + handing_over + products)
+        yield tiles, rounds * (SERIAL[direction] + handing_over(size, sequences * hidden) + products)
+
+
+def handing_over(size: int, words: int) -> float:
+    """Microseconds until all ``size`` blocks of a cluster have ``words`` numbers of which each made a part."""
+    return 0.28 + (0.13e-3 if size <= PORTABLE else 0.25e-3) * words
 
 
 def geometry(tiles: tuple[int, ...], groups: int) -> tuple[int, int]:

@@ -75,7 +75,9 @@ class Plan(NamedTuple):
         return f"forward  {self.forward}\nbackward {self.backward}"
 
 
-_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=tuple(s for s in SCHEDULES if s not in UNMEASURED))
+_allowed: ContextVar[tuple[str, ...]] = ContextVar(
+    "schedules", default=tuple(s for s in SCHEDULES if s not in UNMEASURED)
+)
 
 
 @contextmanager
