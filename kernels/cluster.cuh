@@ -1,12 +1,17 @@
-// Blocks of a cluster: their barrier, and stores into each other's shared memory. Compute capability 9.0 and up.
+// Blocks of a cluster: their barrier, and numbers that one stores into another's shared memory. Compute capability 9.0
+// and up.
 //
 // What the PTX documents promise, and what these kernels build on:
-// - All blocks of a cluster run at the same time, so a barrier of the cluster is never waited for in vain.
-// - barrier.cluster.wait waits for all threads of the cluster that have not returned to arrive. Arriving releases, and
-//   waiting acquires, at the scope of the cluster: what a thread wrote before it arrived, into whichever block's shared
-//   memory, every thread of the cluster reads after it has waited.
-// - Another block's shared memory exists from when that block has begun, which a first barrier makes sure of, until it
-//   has returned: after the last store into it there has to be another barrier.
+// - All blocks of a cluster run at the same time, so none of them is ever waited for in vain.
+// - barrier.cluster.wait waits for all threads of the cluster that have not returned to arrive. It orders what was
+//   written before, so it makes sure that the others have begun and set up their memory.
+// - st.async stores a number and then counts its bytes at an mbarrier of the same block. Who has waited for the phase
+//   of that mbarrier, with acquire, reads all numbers that were counted in it.
+// - Another block's shared memory exists until that block returns: whatever is stored there has to be waited for there.
+//
+// A step does not meet at a barrier of the cluster: its arrival with release becomes MEMBAR.ALL.GPU in machine code, which
+// waits for everything that the thread has written to global memory too. st.async waits for nothing; with it 256 words
+// went all to all in 0.31 us on an H200 (benchmarks/results/notes.md).
 #pragma once
 
 __device__ __forceinline__ int cluster_rank() {
@@ -35,35 +40,85 @@ __device__ __forceinline__ void cluster_wait() {
 #endif
 }
 
-// A place in some block's shared memory: an address of the cluster's, of which no C++ pointer can be made without
-// cost, or on the host the same place in the own block and the rank of the other one.
+// Places in some block's shared memory, one for numbers and one for the mbarriers that count them. On a GPU they are
+// addresses of the cluster's, of which no C++ pointers are made; on the host, the same places in the own block.
 struct Remote {
 #ifdef __CUDA_ARCH__
-    unsigned address;
+    unsigned numbers, barriers;
 #else
-    float* own;
+    float* numbers;
+    unsigned long long* barriers;
     int rank;
 #endif
 };
 
-// The place in block `rank` where `own` is in this block.
-__device__ __forceinline__ Remote remote(float* own, int rank) {
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
 #ifdef __CUDA_ARCH__
-    Remote result;
-    const unsigned address = (unsigned)__cvta_generic_to_shared(own);
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(result.address) : "r"(address), "r"(rank));
-    return result;
+    return (unsigned)__cvta_generic_to_shared(pointer);
 #else
-    return {own, rank};
+    return 0;
 #endif
 }
 
-// Stores `value` so many floats behind that place.
-__device__ __forceinline__ void store(Remote to, int floats, float value) {
+// The places in block `rank` where these two are in this block.
+__device__ __forceinline__ Remote remote(float* numbers, unsigned long long* barriers, int rank) {
 #ifdef __CUDA_ARCH__
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to.address + 4 * floats), "f"(value) : "memory");
+    Remote there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.numbers) : "r"(shared_address(numbers)), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.barriers) : "r"(shared_address(barriers)), "r"(rank));
+    return there;
 #else
-    host_cuda::store_cluster(to.own + floats, (unsigned)to.rank, value);
+    return {numbers, barriers, rank};
+#endif
+}
+
+// Stores `value` so many floats further on, counted at the mbarrier with this number.
+__device__ __forceinline__ void send(Remote to, int floats, int barrier, float value) {
+#ifdef __CUDA_ARCH__
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(to.numbers + 4 * floats),
+        "r"(__float_as_uint(value)), "r"(to.barriers + 8 * barrier)
+        : "memory");
+#else
+    host_cuda::store_async(to.numbers + floats, to.barriers + barrier, (unsigned)to.rank, value);
+#endif
+}
+
+// One arrival ends a phase, once as many bytes as it announced have come. A barrier of the cluster has to follow.
+__device__ __forceinline__ void barrier_init(unsigned long long* barrier) {
+#ifdef __CUDA_ARCH__
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#else
+    host_cuda::mbarrier_init(barrier, 1);
+#endif
+}
+
+// That arrival. The phase before has to have been waited for.
+__device__ __forceinline__ void barrier_expect(unsigned long long* barrier, int bytes) {
+#ifdef __CUDA_ARCH__
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+#else
+    host_cuda::mbarrier_arrive_expect(barrier, (unsigned)bytes);
+#endif
+}
+
+// Until the phase of this parity, 0 of the first one, has ended.
+__device__ __forceinline__ void barrier_wait(unsigned long long* barrier, int parity) {
+#ifdef __CUDA_ARCH__
+    unsigned done;
+    do {
+        asm volatile(
+            "{\n\t.reg .pred p;\n\t"
+            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+            "selp.u32 %0, 1, 0, p;\n\t}"
+            : "=r"(done)
+            : "r"(shared_address(barrier)), "r"(parity)
+            : "memory");
+    } while (!done);
+#else
+    while (!host_cuda::mbarrier_passed(barrier, (unsigned)parity)) host_cuda::yield();
 #endif
 }
 

@@ -11,10 +11,11 @@
 // for CLUSTER units, with 16 * QUADS weights in registers. They hand their sums over such that each is left with one
 // block's unit of one sequence, and stores it there.
 //
-// A step: one thread for each own unit and sequence adds up the contributions, in the order of the blocks, and makes the
-// gradients of the gates; a barrier of the block; multiply; store the contributions; a barrier of the cluster. There are
-// two places for contributions, used in turn. While a step's are read from one, the next are written into the other,
-// and a block comes to write into the first again only after the barrier that everybody reaches when he has read it.
+// A step: one thread for each own unit and sequence waits for the contributions, adds them up in the order of the blocks,
+// and makes the gradients of the gates; a barrier of the block; multiply; send the contributions. There are two places
+// for contributions, used in turn, each with an mbarrier that counts what has come. That is enough: who sends into a
+// place again has received all of the step in between, which this block sent after the barrier that everybody reaches
+// when the place has been read. A block that has no unit takes no part.
 //
 // Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates; CLUSTER contributions cross to the
 // unit's block through distributed shared memory.
@@ -51,8 +52,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     int dy_width,
     int dy_offset,
     int reverse) {                     // 1: the forward pass went from the last step to the first
-    __shared__ __align__(16) float da[SEQUENCES][4 * UNITS];  // row 4 * u + q is gate q of unit u
+    __shared__ __align__(16) float da[PLACES][SEQUENCES][4 * UNITS];  // row 4 * u + q is gate q of unit u
     __shared__ float contributions[PLACES][CLUSTER][SEQUENCES][UNITS];
+    __shared__ __align__(8) unsigned long long arrived[PLACES];
     const int thread = threadIdx.x, lane = thread % LANES, group = thread / LANES, rank = cluster_rank();
     const long long units = (long long)batch * hidden;
 
@@ -72,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const int first_sequence = blockIdx.x / CLUSTER * SEQUENCES;
     const int target = lane % CLUSTER, column_of_lane = lane / CLUSTER % TOGETHER;
     const bool sends = lane < CLUSTER * TOGETHER && target * UNITS + group < hidden;
-    const Remote remote_contribution = remote(&contributions[0][rank][column_of_lane][group], target);
+    const Remote remote_contribution = remote(&contributions[0][rank][column_of_lane][group], arrived, target);
 
     // Of which unit and sequence a thread makes the gates' gradients, if of any.
     const int own = thread % UNITS, column = thread / UNITS, unit = rank * UNITS + own;
@@ -81,7 +83,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     float d_hidden = owner ? dh[(long long)sequence * hidden + unit] : 0.0f;
     float d_cell = owner ? dc[(long long)sequence * hidden + unit] : 0.0f;
     const int length = lengths && owner ? lengths[sequence] : steps;
-    for (int i = thread; i < SEQUENCES * 4 * UNITS; i += THREADS) (&da[0][0])[i] = 0.0f;  // where nobody owns
+    for (int i = thread; i < PLACES * SEQUENCES * 4 * UNITS; i += THREADS) (&da[0][0][0])[i] = 0.0f;
+    const int used = (hidden + UNITS - 1) / UNITS;  // blocks that have units
+    const int own_units = hidden - rank * UNITS < UNITS ? hidden - rank * UNITS : UNITS;
+    const int here = batch - first_sequence < SEQUENCES ? batch - first_sequence : SEQUENCES;
+    const int bytes = 4 * used * own_units * here;  // of the contributions to this block in one step
 
     float item[AHEAD][7];  // four gates, c before and after, dy
     const auto fetch = [&](float(&now)[7], int count) {
@@ -96,8 +102,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     };
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) fetch(item[i], i);
-    cluster_arrive();  // nobody stores into a block that has not begun
+    if (thread < PLACES) barrier_init(&arrived[thread]);
+    cluster_arrive();  // nobody sends to a block that has not begun, or has not set up its memory
     cluster_wait();
+    if (rank >= used) return;
 
     for (int first = 0; first < steps; first += PLACES) {
 #pragma unroll
@@ -108,9 +116,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             float(&now)[7] = item[i % AHEAD];
             if (owner) {
                 if (count > 0) {
+                    barrier_wait(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);
 #pragma unroll
                     for (int block = 0; block < CLUSTER; ++block) {
-                        d_hidden += contributions[(i + 1) % PLACES][block][column][own];
+                        if (block < used) d_hidden += contributions[(i + 1) % PLACES][block][column][own];
                     }
                 }
                 float4 d_gate = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -126,8 +135,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     d_cell *= forget;
                     d_hidden = 0.0f;
                 }
-                *(float4*)&da[column][4 * own] = d_gate;
+                *(float4*)&da[i][column][4 * own] = d_gate;
             }
+            if (thread == 0) barrier_expect(&arrived[i], bytes);
             __syncthreads();
             fetch(now, count + AHEAD);
 
@@ -140,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 for (int k = 0; k < SLICE; k += VECTOR) {
 #pragma unroll
                     for (int s = 0; s < TOGETHER; ++s) {
-                        const Rows rows = *(const Rows*)&da[s0 + s][LANES * k + VECTOR * lane];
+                        const Rows rows = *(const Rows*)&da[i][s0 + s][LANES * k + VECTOR * lane];
 #pragma unroll
                         for (int block = 0; block < CLUSTER; ++block) {
 #pragma unroll
@@ -150,22 +160,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 }
                 const float sum = sum_over_lanes<LANES>(sums, lane);
                 if (sends && first_sequence + s0 + column_of_lane < batch) {
-                    store(remote_contribution, (i * CLUSTER * SEQUENCES + s0) * UNITS, sum);
+                    send(remote_contribution, (i * CLUSTER * SEQUENCES + s0) * UNITS, i, sum);
                 }
             }
-            cluster_arrive();
-            if (owner) {  // while the others arrive; from where it was put, to have registers for the products
-                const float4 four = *(const float4*)&da[column][4 * own];
+            if (owner) {  // while they are on their way; from where it was put, to have registers for the products
+                const float4 four = *(const float4*)&da[i][column][4 * own];
                 float* gate = gates + ((long long)step * batch + made_again(sequence)) * 4 * hidden + unit;
                 gate[0] = four.x, gate[hidden] = four.y, gate[2 * hidden] = four.z, gate[3 * hidden] = four.w;
             }
-            cluster_wait();
         }
     }
     if (!owner) return;
-    const int last = (steps - 1) % PLACES;
-#pragma unroll
-    for (int block = 0; block < CLUSTER; ++block) d_hidden += contributions[last][block][column][own];
+    const int last = (steps - 1) % PLACES;  // when it has come, so has all that was sent here
+    barrier_wait(&arrived[last], (steps - 1) / PLACES & 1);
+    for (int block = 0; block < used; ++block) d_hidden += contributions[last][block][column][own];
     dh[(long long)sequence * hidden + unit] = d_hidden;
     dc[(long long)sequence * hidden + unit] = d_cell;
 }

@@ -9,9 +9,10 @@
 // in four products; with one product for each, loading would take four times as long as multiplying. The lanes hand
 // their sums over such that each is left with one gate of one of up to four sequences, and finishes that.
 //
-// A step: multiply; finish; store h into the shared memory of all blocks of the cluster; one barrier of the cluster.
-// There are two copies of h, used in turn. While one step is read from one of them, the next is written into the other,
-// and a block comes to write into the first again only after the barrier that everybody reaches when he has read it.
+// A step: wait until h has come; multiply; finish; send h to all blocks of the cluster. There are two copies of h, used in
+// turn, each with an mbarrier that counts what has come. That is enough: who sends into a copy again has received all
+// of the step in between, and every warp of this block sends its part of that step only after it has read the copy.
+// So a warp that has no unit, and would send nothing, does not take part; nor does a block that has none.
 //
 // Why plain multiplications: measured on an H200, the tensor cores make a float32 product 1.6 times as fast as these
 // (85 against 53 TFLOP/s), but for 8 sequences at a time, so that below 5 sequences in a cluster they are slower. Where
@@ -51,6 +52,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     int reverse,                      // 1: from the last step to the first
     int first_time) {                 // the time of step 0, to compare with lengths
     __shared__ __align__(16) float h_now[AHEAD][SEQUENCES][WIDTH];
+    __shared__ __align__(8) unsigned long long arrived[AHEAD];
     const int thread = threadIdx.x, lane = thread % LANES, local = thread / LANES, rank = cluster_rank();
     const int unit = rank * UNITS + local, gate = lane % 4;
     const bool exists = unit < hidden;
@@ -93,12 +95,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         const bool begins = i < SEQUENCES * WIDTH && column < hidden && sequence < batch;
         (&h_now[0][0][0])[i] = begins ? hiddens[first_slot * units + (long long)sequence * hidden + column] : 0.0f;
     }
-    const bool sends = exists && gate + 4 * copy < CLUSTER;
+    const int used = (hidden + UNITS - 1) / UNITS;  // blocks that have units
+    const int here = batch - first_sequence < SEQUENCES ? batch - first_sequence : SEQUENCES;
+    const int bytes = 4 * hidden * here;            // of one step's h
     Remote remote_h[TARGETS];  // of the first sequence that this lane finishes, in the first copy of h
 #pragma unroll
     for (int target = 0; target < TARGETS; ++target) {
         const int to = gate + 4 * copy + 4 * COPIES * target;
-        remote_h[target] = remote(&h_now[0][column_of_lane][unit], to < CLUSTER ? to : 0);
+        remote_h[target] = remote(&h_now[0][column_of_lane][unit], arrived, to < CLUSTER ? to : 0);
     }
 
     // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
@@ -124,15 +128,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             next[i][pass] = mine[pass] && i < steps ? *source : 0.0f;
         }
     }
-    cluster_arrive();  // nobody stores into a block that has not begun, or has not set up its memory
+    if (thread < AHEAD) barrier_init(&arrived[thread]);
+    cluster_arrive();  // nobody sends to a block that has not begun, or has not set up its memory
     cluster_wait();
+    const bool takes_part = rank * UNITS + thread / 32 * (32 / LANES) < hidden;  // a whole warp
 
-    for (int first = 0; first < steps; first += AHEAD) {
+    for (int first = 0; first < steps && takes_part; first += AHEAD) {
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             const int count = first + i;
             if (count >= steps) break;
-            const int step = reverse ? steps - 1 - count : count;
+            const int step = reverse ? steps - 1 - count : count, sends_to = (i + 1) % AHEAD;
+            const bool sends = count + 1 < steps;
+            if (count > 0) barrier_wait(&arrived[i], (count - 1) / AHEAD & 1);
+            if (thread == 0 && sends) barrier_expect(&arrived[sends_to], bytes);
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 float sums[4 * TOGETHER];
@@ -167,15 +176,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     c[pass] = forget * c[pass] + in * candidate;
                     h[pass] = out * tanhf(c[pass]);
                 }
+                __syncwarp();  // all lanes have read
                 if (!(mine[pass] && sends)) continue;
 #pragma unroll
                 for (int target = 0; target < TARGETS; ++target) {
-                    const int slot = ((i + 1) % AHEAD * SEQUENCES + pass * TOGETHER) * WIDTH;
-                    store(remote_h[target], slot, h[pass]);
+                    if (gate + 4 * copy + 4 * COPIES * target >= used) continue;
+                    send(remote_h[target], (sends_to * SEQUENCES + pass * TOGETHER) * WIDTH, sends_to, h[pass]);
                 }
             }
-            cluster_arrive();
-            // What nobody waits for is written, and read, while the others arrive.
+            // What nobody waits for is written, and read, while h is on its way.
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 if (!mine[pass]) continue;
@@ -188,10 +197,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             }
             gate_at += gate_move;
             out_at += out_move;
-            cluster_wait();
         }
     }
-    if (keep) return;
+    if (keep) return;  // all that was sent here has been waited for
 #pragma unroll
     for (int pass = 0; pass < PASSES; ++pass) {
         const int sequence = first_sequence + pass * TOGETHER + column_of_lane;
