@@ -40,18 +40,6 @@ __device__ __forceinline__ void cluster_wait() {
 #endif
 }
 
-// Places in some block's shared memory, one for numbers and one for the mbarriers that count them. On a GPU they are
-// addresses of the cluster's, of which no C++ pointers are made; on the host, the same places in the own block.
-struct Remote {
-#ifdef __CUDA_ARCH__
-    unsigned numbers, barriers;
-#else
-    float* numbers;
-    unsigned long long* barriers;
-    int rank;
-#endif
-};
-
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 #ifdef __CUDA_ARCH__
     return (unsigned)__cvta_generic_to_shared(pointer);
@@ -60,27 +48,19 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 #endif
 }
 
-// The places in block `rank` where these two are in this block.
-__device__ __forceinline__ Remote remote(float* numbers, unsigned long long* barriers, int rank) {
-#ifdef __CUDA_ARCH__
-    Remote there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.numbers) : "r"(shared_address(numbers)), "r"(rank));
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.barriers) : "r"(shared_address(barriers)), "r"(rank));
-    return there;
-#else
-    return {numbers, barriers, rank};
-#endif
-}
-
-// Stores `value` so many floats further on, counted at the mbarrier with this number.
-__device__ __forceinline__ void send(Remote to, int floats, int barrier, float value) {
+// Stores `value` in block `rank`, where `place` is in this block, counted at its mbarrier that is where `barrier` is here.
+__device__ __forceinline__ void send(float* place, unsigned long long* barrier, int rank, float value) {
 #ifdef __CUDA_ARCH__
     asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(to.numbers + 4 * floats),
-        "r"(__float_as_uint(value)), "r"(to.barriers + 8 * barrier)
+        "{\n\t.reg .u32 there, counter;\n\t"
+        "mapa.shared::cluster.u32 there, %0, %2;\n\t"
+        "mapa.shared::cluster.u32 counter, %1, %2;\n\t"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [there], %3, [counter];\n\t}" ::"r"(
+            shared_address(place)),
+        "r"(shared_address(barrier)), "r"(rank), "r"(__float_as_uint(value))
         : "memory");
 #else
-    host_cuda::store_async(to.numbers + floats, to.barriers + barrier, (unsigned)to.rank, value);
+    host_cuda::store_async(place, barrier, (unsigned)rank, value);
 #endif
 }
 

@@ -29,7 +29,8 @@
 #define THREADS (LANES * UNITS)
 #define SLICE (4 * UNITS / LANES)   // rows of a lane
 #define VECTOR (SLICE % 4 == 0 ? 4 : SLICE % 2 == 0 ? 2 : 1)  // rows that are loaded at once
-#define MOST (LANES / CLUSTER < 4 ? LANES / CLUSTER : 4)
+// Of two sequences with this many weights each goes by itself: together, registers would spill.
+#define MOST (WIDTH == 256 && SEQUENCES == 2 ? 1 : LANES / CLUSTER < 4 ? LANES / CLUSTER : 4)
 #define TOGETHER (SEQUENCES < MOST ? SEQUENCES : MOST)  // sequences that are multiplied at the same time
 #define PLACES 2  // for contributions
 #define AHEAD (WIDTH == 256 && CLUSTER == 8 ? 1 : 2)  // steps; what dh does not take part in is fetched so early
@@ -70,45 +71,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         }
     }
 
-    // Whose contributions a lane is left with, and where they go.
     const int first_sequence = blockIdx.x / CLUSTER * SEQUENCES;
-    const int target = lane % CLUSTER, column_of_lane = lane / CLUSTER % TOGETHER;
-    const bool sends = lane < CLUSTER * TOGETHER && target * UNITS + group < hidden;
-    const Remote remote_contribution = remote(&contributions[0][rank][column_of_lane][group], arrived, target);
 
     // Of which unit and sequence a thread makes the gates' gradients, if of any.
-    const int own = thread % UNITS, column = thread / UNITS, unit = rank * UNITS + own;
-    const int sequence = first_sequence + column;
-    const bool owner = column < SEQUENCES && unit < hidden && sequence < batch;
+    const int unit = rank * UNITS + thread % UNITS, sequence = first_sequence + thread / UNITS;
+    const bool owner = thread < UNITS * SEQUENCES && unit < hidden && sequence < batch;
     float d_hidden = owner ? dh[(long long)sequence * hidden + unit] : 0.0f;
     float d_cell = owner ? dc[(long long)sequence * hidden + unit] : 0.0f;
     const int length = lengths && owner ? lengths[sequence] : steps;
     for (int i = thread; i < PLACES * SEQUENCES * 4 * UNITS; i += THREADS) (&da[0][0][0])[i] = 0.0f;
-    const int used = (hidden + UNITS - 1) / UNITS;  // blocks that have units
-    const int own_units = hidden - rank * UNITS < UNITS ? hidden - rank * UNITS : UNITS;
-    const int here = batch - first_sequence < SEQUENCES ? batch - first_sequence : SEQUENCES;
-    const int bytes = 4 * used * own_units * here;  // of the contributions to this block in one step
 
     float item[AHEAD][7];  // four gates, c before and after, dy
     const auto fetch = [&](float(&now)[7], int count) {
         if (!owner || count >= steps) return;
-        const long long row = (long long)(reverse ? count : steps - 1 - count) * batch + made_again(sequence);
-        const float *gate = gates + row * 4 * hidden + unit, *cell = cells + row * hidden + unit;
+        const int me = made_again(thread), at = rank * UNITS + me % UNITS;
+        const long long row = (long long)(reverse ? count : steps - 1 - count) * batch + first_sequence + me / UNITS;
+        const float *gate = gates + row * 4 * hidden + at, *cell = cells + row * hidden + at;
 #pragma unroll
         for (int j = 0; j < 4; ++j) now[j] = gate[j * hidden];
         now[4] = cell[reverse * units];
         now[5] = cell[(1 - reverse) * units];
-        now[6] = dy ? dy[row * dy_width + dy_offset + unit] : 0.0f;
+        now[6] = dy ? dy[row * dy_width + dy_offset + at] : 0.0f;
     };
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) fetch(item[i], i);
     if (thread < PLACES) barrier_init(&arrived[thread]);
     cluster_arrive();  // nobody sends to a block that has not begun, or has not set up its memory
     cluster_wait();
-    if (rank >= used) return;
+    if (rank * UNITS >= hidden) return;
 
     for (int first = 0; first < steps; first += PLACES) {
-#pragma unroll
+#pragma unroll(AHEAD)
         for (int i = 0; i < PLACES; ++i) {
             const int count = first + i;
             if (count >= steps) break;
@@ -119,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     barrier_wait(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);
 #pragma unroll
                     for (int block = 0; block < CLUSTER; ++block) {
-                        if (block < used) d_hidden += contributions[(i + 1) % PLACES][block][column][own];
+                        if (block * UNITS < hidden) d_hidden += (&contributions[(i + 1) % PLACES][block][0][0])[thread];
                     }
                 }
                 float4 d_gate = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -135,9 +128,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     d_cell *= forget;
                     d_hidden = 0.0f;
                 }
-                *(float4*)&da[i][column][4 * own] = d_gate;
+                ((float4*)&da[i][0][0])[thread] = d_gate;
             }
-            if (thread == 0) barrier_expect(&arrived[i], bytes);
+            if (thread == 0) {  // announces the contributions to this block's units from all blocks that have some
+                const int end = made_again(rank) * UNITS + UNITS, own_units = UNITS - (end > hidden ? end - hidden : 0);
+                const int left = batch - made_again(first_sequence), here = left < SEQUENCES ? left : SEQUENCES;
+                barrier_expect(&arrived[i], 4 * ((hidden + UNITS - 1) / UNITS) * own_units * here);
+            }
             __syncthreads();
             fetch(now, count + AHEAD);
 
@@ -159,13 +156,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     }
                 }
                 const float sum = sum_over_lanes<LANES>(sums, lane);
-                if (sends && first_sequence + s0 + column_of_lane < batch) {
-                    send(remote_contribution, (i * CLUSTER * SEQUENCES + s0) * UNITS, i, sum);
+                const int me = made_again(thread), target = me % CLUSTER, s = s0 + me % LANES / CLUSTER % TOGETHER;
+                const bool exists = target * UNITS + me / LANES < hidden && first_sequence + s < batch;
+                if (exists && me % LANES < CLUSTER * TOGETHER) {
+                    send(&contributions[i][rank][s][me / LANES], &arrived[i], target, sum);
                 }
             }
             if (owner) {  // while they are on their way; from where it was put, to have registers for the products
-                const float4 four = *(const float4*)&da[i][column][4 * own];
-                float* gate = gates + ((long long)step * batch + made_again(sequence)) * 4 * hidden + unit;
+                const float4 four = ((const float4*)&da[i][0][0])[thread];
+                const int me = made_again(thread);
+                const long long row = (long long)step * batch + first_sequence + me / UNITS;
+                float* gate = gates + row * 4 * hidden + rank * UNITS + me % UNITS;
                 gate[0] = four.x, gate[hidden] = four.y, gate[2 * hidden] = four.z, gate[3 * hidden] = four.w;
             }
         }
@@ -173,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     if (!owner) return;
     const int last = (steps - 1) % PLACES;  // when it has come, so has all that was sent here
     barrier_wait(&arrived[last], (steps - 1) / PLACES & 1);
-    for (int block = 0; block < used; ++block) d_hidden += contributions[last][block][column][own];
+    for (int block = 0; block * UNITS < hidden; ++block) d_hidden += (&contributions[last][block][0][0])[thread];
     dh[(long long)sequence * hidden + unit] = d_hidden;
     dc[(long long)sequence * hidden + unit] = d_cell;
 }

@@ -32,7 +32,6 @@
 #define TOGETHER (SEQUENCES < 4 ? SEQUENCES : 4)  // sequences that are multiplied at the same time
 #define PASSES (SEQUENCES / TOGETHER)
 #define COPIES (LANES / (4 * TOGETHER))         // lanes that have the same gate of the same sequence
-#define TARGETS (CLUSTER > 4 * COPIES ? CLUSTER / (4 * COPIES) : 1)  // blocks that a lane stores its h into
 #define AHEAD 2  // steps; what h does not take part in is fetched so early. As many as there are copies of h
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1) lstm_cluster_forward(
@@ -95,37 +94,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         const bool begins = i < SEQUENCES * WIDTH && column < hidden && sequence < batch;
         (&h_now[0][0][0])[i] = begins ? hiddens[first_slot * units + (long long)sequence * hidden + column] : 0.0f;
     }
-    const int used = (hidden + UNITS - 1) / UNITS;  // blocks that have units
-    const int here = batch - first_sequence < SEQUENCES ? batch - first_sequence : SEQUENCES;
-    const int bytes = 4 * hidden * here;            // of one step's h
-    Remote remote_h[TARGETS];  // of the first sequence that this lane finishes, in the first copy of h
-#pragma unroll
-    for (int target = 0; target < TARGETS; ++target) {
-        const int to = gate + 4 * copy + 4 * COPIES * target;
-        remote_h[target] = remote(&h_now[0][column_of_lane][unit], arrived, to < CLUSTER ? to : 0);
-    }
-
-    // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
-    const int direction = reverse ? -1 : 1, first_step = reverse ? steps - 1 : 0;
-    const long long first_row = (long long)first_step * batch + first_sequence + column_of_lane;
-    const int gate_row = 4 * hidden;
-    const long long gate_move = (long long)direction * batch * gate_row;
-    float* gate_at = gates + first_row * gate_row + gate * hidden + unit;  // of the first sequence, at the step that runs
-
-    // Four lanes have the same h and c: each writes something else, if anything; and of the copies, the first.
-    const bool writes = copy == 0 && (gate == 1 || (keep && (gate == 0 || gate == 2)));
-    const int out_row = gate == 1 ? y_width : hidden;
-    const long long out_move = (long long)direction * batch * out_row;
-    const long long after = (first_row + (1 - reverse) * (long long)batch) * hidden + unit;  // its slot
-    float* out_at = gate == 1 ? y + first_row * y_width + y_offset + unit : (gate == 2 ? cells : hiddens) + after;
-
     float next[AHEAD][PASSES];
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) {
-            const float* source = gate_at + i * gate_move + pass * TOGETHER * gate_row;
-            next[i][pass] = mine[pass] && i < steps ? *source : 0.0f;
+            const int step = reverse ? steps - 1 - i : i, sequence = first_sequence + pass * TOGETHER + column_of_lane;
+            const long long row = (long long)step * batch + sequence;
+            next[i][pass] = mine[pass] && i < steps ? gates[row * 4 * hidden + gate * hidden + unit] : 0.0f;
         }
     }
     if (thread < AHEAD) barrier_init(&arrived[thread]);
@@ -141,7 +117,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             const int step = reverse ? steps - 1 - count : count, sends_to = (i + 1) % AHEAD;
             const bool sends = count + 1 < steps;
             if (count > 0) barrier_wait(&arrived[i], (count - 1) / AHEAD & 1);
-            if (thread == 0 && sends) barrier_expect(&arrived[sends_to], bytes);
+            if (thread == 0 && sends) {
+                const int left = batch - made_again(first_sequence);
+                barrier_expect(&arrived[sends_to], 4 * hidden * (left < SEQUENCES ? left : SEQUENCES));
+            }
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 float sums[4 * TOGETHER];
@@ -178,25 +157,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 }
                 __syncwarp();  // all lanes have read
                 if (!(mine[pass] && sends)) continue;
+                const int me = made_again(thread), first_target = me % 4 + me % LANES / (4 * TOGETHER) * 4;
+                float* place = &h_now[sends_to][pass * TOGETHER + me % LANES / 4 % TOGETHER][rank * UNITS + me / LANES];
 #pragma unroll
-                for (int target = 0; target < TARGETS; ++target) {
-                    if (gate + 4 * copy + 4 * COPIES * target >= used) continue;
-                    send(remote_h[target], (sends_to * SEQUENCES + pass * TOGETHER) * WIDTH, sends_to, h[pass]);
+                for (int target = 0; target < CLUSTER; target += 4 * COPIES) {
+                    const int to = first_target + target;  // which gets it if it has units
+                    if (to < CLUSTER && to * UNITS < hidden) send(place, &arrived[sends_to], to, h[pass]);
                 }
             }
             // What nobody waits for is written, and read, while h is on its way.
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 if (!mine[pass]) continue;
+                const int me = made_again(thread), role = me % 4, at = rank * UNITS + me / LANES;
+                const int sequence = first_sequence + pass * TOGETHER + me % LANES / 4 % TOGETHER;
+                const long long row = (long long)step * batch + sequence;
+                const long long after = (row + (1 - reverse) * (long long)batch) * hidden + at;  // its slot
                 const bool runs = step < length[pass];
-                float* out = out_at + pass * TOGETHER * out_row;
-                float* gate_now = gate_at + pass * TOGETHER * gate_row;
-                if (writes) *out = gate == 2 ? c[pass] : (runs || gate == 0 ? h[pass] : 0.0f);
-                if (keep && runs && copy == 0) *gate_now = activated[pass];
-                if (count + AHEAD < steps) next[i][pass] = gate_now[AHEAD * gate_move];
+                float* gate_now = gates + row * 4 * hidden + role * hidden + at;
+                if (me % LANES < 4 * TOGETHER) {  // the first of the copies; four lanes have the same h and c
+                    if (role == 1) y[row * y_width + y_offset + at] = runs ? h[pass] : 0.0f;
+                    if (role == 0 && keep) hiddens[after] = h[pass];
+                    if (role == 2 && keep) cells[after] = c[pass];
+                    if (keep && runs) *gate_now = activated[pass];
+                }
+                const long long move = (reverse ? -AHEAD : AHEAD) * (long long)batch * 4 * hidden;
+                if (count + AHEAD < steps) next[i][pass] = gate_now[move];
             }
-            gate_at += gate_move;
-            out_at += out_move;
         }
     }
     if (keep) return;  // all that was sent here has been waited for
