@@ -18,12 +18,12 @@ def load(cupy, entry, cluster=4, *, first=True, each=True):
     return cupy.RawModule(code=SOURCE, options=options).get_function(entry)
 
 
-def run_ring(cupy, cluster=4, clusters=3, **switches):
+def run_ring(cupy, cluster=4, clusters=3, *, entry="ring", more=(), **switches):
     """(what the kernel found, what it should have found)"""
     first = np.arange(clusters * cluster * THREADS, dtype=np.int32).reshape(clusters, cluster, THREADS) ** 2
     sums = cupy.zeros((ROUNDS, clusters, cluster, THREADS), "int32")
-    arguments = (cupy.asarray(first), sums, np.int32(ROUNDS))
-    load(cupy, "ring", cluster, **switches)((clusters * cluster,), (THREADS,), arguments)
+    arguments = (cupy.asarray(first), sums, np.int32(ROUNDS), *more)
+    load(cupy, entry, cluster, **switches)((clusters * cluster,), (THREADS,), arguments)
     expected, now = [], first
     for _ in range(ROUNDS):
         now = now + np.roll(now, 1, axis=1)
@@ -60,6 +60,27 @@ def test_without_the_barrier_the_result_is_wrong(mode):
 def test_without_the_first_barrier_it_is_an_error(mode):
     with cupy_on_cpu(mode) as cupy, pytest.raises(LaunchError, match="may not have begun"):
         run_ring(cupy, first=False)
+
+
+ASYNC = {"entry": "ring_async", "more": (np.int32(0),)}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", ["fibers", "asan", "tsan"])
+def test_words_that_are_counted_where_they_arrive(mode, order):
+    with cupy_on_cpu(mode, thread_order=order, seed=6, late_block=None if mode == "tsan" else 2) as cupy:
+        np.testing.assert_array_equal(*run_ring(cupy, **ASYNC))
+
+
+def test_not_waiting_for_the_words_is_a_race():
+    with cupy_on_cpu("tsan") as cupy, pytest.raises(SanitizerError, match="data race"):
+        run_ring(cupy, each=False, **ASYNC)
+
+
+@pytest.mark.parametrize("mode", ["fibers", "tsan"])
+def test_more_bytes_announced_than_come_is_a_deadlock(mode):
+    with cupy_on_cpu(mode, spin_limit=100) as cupy, pytest.raises(LaunchError, match="deadlock"):
+        run_ring(cupy, entry="ring_async", more=(np.int32(4),))
 
 
 @pytest.mark.parametrize("mode", ["fibers", "asan", "tsan"])

@@ -28,6 +28,43 @@ extern "C" __global__ void __launch_bounds__(64, 1) __cluster_dims__(CLUSTER, 1,
     cluster_barrier();
 }
 
+// What `ring` computes, but each block waits for the words of the one before it only, at an mbarrier for each slot. A block
+// that runs ahead may send into a slot that is still read, so a word goes back to say that it has been. Without EACH,
+// nobody waits for the words.
+extern "C" __global__ void __launch_bounds__(64, 1) __cluster_dims__(CLUSTER, 1, 1)
+    ring_async(const int* first, int* sums, int rounds, int extra_bytes) {
+    __shared__ int other[2][64];
+    __shared__ int read;
+    __shared__ unsigned long long arrived[2];
+    __shared__ unsigned long long free_again;
+    const unsigned rank = host_cuda::cluster_rank(), after = (rank + 1) % CLUSTER, before = (rank + CLUSTER - 1) % CLUSTER;
+    const int block = blockIdx.x, threads = blockDim.x, thread = threadIdx.x;
+    int own = first[block * threads + thread];
+    if (thread == 0) {
+        host_cuda::mbarrier_init(&arrived[0], 1);
+        host_cuda::mbarrier_init(&arrived[1], 1);
+        host_cuda::mbarrier_init(&free_again, 1);
+    }
+    cluster_barrier();
+    for (int round = 0; round < rounds; ++round) {
+        const int slot = round % 2;
+        host_cuda::store_async(&other[slot][thread], &arrived[slot], after, own);
+        if (thread == 0) host_cuda::mbarrier_arrive_expect(&arrived[slot], 4 * threads + extra_bytes);
+#if EACH
+        while (!host_cuda::mbarrier_passed(&arrived[slot], round / 2 & 1)) host_cuda::yield();
+#endif
+        own += other[slot][thread];
+        sums[(round * gridDim.x + block) * threads + thread] = own;
+        __syncthreads();
+        if (thread == 0) {
+            host_cuda::store_async(&read, &free_again, before, round);
+            host_cuda::mbarrier_arrive_expect(&free_again, 4);
+        }
+        while (!host_cuda::mbarrier_passed(&free_again, round & 1)) host_cuda::yield();
+    }
+    cluster_barrier();
+}
+
 // All words of dynamic shared memory, from the block with the next rank; half of the threads return beforehand.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) read_next(unsigned* words, int count) {
     extern __shared__ unsigned kept[];
