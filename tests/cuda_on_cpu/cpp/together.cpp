@@ -133,7 +133,7 @@ void work() {
 
 class Stacks {
   public:
-    explicit Stacks(std::vector<Fiber>& fibers) : bytes_(fibers.size() * (fiber_guard_bytes + stack_bytes)) {
+    explicit Stacks(size_t count) : fibers(count), bytes_(count * (fiber_guard_bytes + stack_bytes)) {
         const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
         memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, -1, 0);
         if (memory_ == MAP_FAILED) {
@@ -149,6 +149,8 @@ class Stacks {
     ~Stacks() { munmap(memory_, bytes_); }
     Stacks(const Stacks&) = delete;
 
+    std::vector<Fiber> fibers;  // each with its stack and nothing else
+
   private:
     void* memory_;
     size_t bytes_;
@@ -156,7 +158,6 @@ class Stacks {
 
 void prepare(const Launch& launch, const std::vector<int>& block_order) {
     const size_t threads = static_cast<size_t>(run->threads);
-    run->fibers.resize(run->blocks.size() * threads);
     for (int number : block_order) {
         Block& block = *run->blocks[number];
         block.keeps_released = true;
@@ -199,9 +200,11 @@ void wait_together() {
 
 namespace {
 
-std::string run_blocks(const Launch& launch, int first, int blocks, const std::vector<int>& order) {
+std::string run_blocks(const Launch& launch, int first, int blocks, const std::vector<int>& order,
+                       const Stacks& stacks) {
     Run all;
     run = &all;
+    all.fibers = stacks.fibers;
     all.first = first;
     all.threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     all.late = launch.late_block >= first && launch.late_block < first + blocks ? launch.late_block - first : -1;
@@ -214,7 +217,6 @@ std::string run_blocks(const Launch& launch, int first, int blocks, const std::v
         all.cluster.blocks.push_back(all.blocks.back().get());
     }
     prepare(launch, order);
-    const Stacks stacks(all.fibers);
     for (Fiber& fiber : all.fibers) begin(fiber, work);
     jump(here.home, enter_fiber(next_fiber()));
     const std::string what = describe_end();
@@ -227,10 +229,11 @@ std::string run_blocks(const Launch& launch, int first, int blocks, const std::v
 std::string run_together(const Launch& launch) {
     const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
     const int size = launch.cooperative ? blocks : launch.cluster;
+    const Stacks stacks(static_cast<size_t>(size) * launch.block.x * launch.block.y * launch.block.z);
     const std::vector<int> groups = permutation(blocks / size, launch.block_order, launch.seed);
     for (int group : groups) {
         const uint64_t seed = launch.seed + static_cast<uint64_t>(group);
-        const std::string what = run_blocks(launch, group * size, size, permutation(size, launch.block_order, seed));
+        const std::string what = run_blocks(launch, group * size, size, permutation(size, launch.block_order, seed), stacks);
         if (!what.empty()) return what;
     }
     return "";
