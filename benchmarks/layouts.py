@@ -1,7 +1,8 @@
-"""Times every layout of the persistent kernels on a GPU: what the planner's predictions are fitted to.
+"""Times every layout of the kernels with one launch on a GPU: what the planner's predictions are fitted to.
 
     python benchmarks/layouts.py --out layouts.json
     python benchmarks/layouts.py --dtype bfloat16 --out layouts-bfloat16.json
+    python benchmarks/layouts.py --schedules cluster --hidden 64 128 256 384
 
 Microseconds per time step, of kernels alone, without the products before and after. See benchmarks/README.md.
 """
@@ -24,6 +25,7 @@ from gpulstm.cuda.copies import copy  # noqa: E402
 from gpulstm.engines import Lane, cupy_one_launch  # noqa: E402
 from gpulstm.parameters import Weights  # noqa: E402
 
+LAYOUTS = {"resident": planner._resident, "persistent": planner._persistent, "cluster": planner._cluster}
 HIDDEN, BATCHES, STEPS, REPEATS = (64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 128, 5
 
 
@@ -34,23 +36,39 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     arguments.add_argument("--steps", type=int, default=STEPS)
     arguments.add_argument("--dtype", choices=("float32", "tf32", "float16", "bfloat16"), default="float32")
+    arguments.add_argument("--schedules", nargs="+", choices=LAYOUTS, default=["persistent"])
     given = arguments.parse_args()
     import cupy
 
     rows = []
     for hidden in given.hidden:
         for batch in given.batch:
-            for row in measured(cupy, batch, hidden, given.steps, on_device(cupy), given.dtype):
+            schedules = tuple(given.schedules)
+            for row in measured(cupy, batch, hidden, given.steps, on_device(cupy), given.dtype, schedules):
                 rows.append(row)
-                print("{direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, {predicted:7.2f} "
-                      "predicted, tiles {tiles}, {groups} x {blocks} blocks".format(**row), flush=True)  # fmt: skip
-    print(f"measured over predicted: {fit(rows)}")
+                line = "{schedule:10} {direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, "
+                line += "{predicted:7.2f} predicted, tiles {tiles}, {groups} x {blocks} blocks"
+                print(line.format(**row), flush=True)
+    for schedule in given.schedules:
+        print(f"{schedule}, measured over predicted: {fit([row for row in rows if row['schedule'] == schedule])}")
     if given.out:
         given.out.write_text(json.dumps({"steps": given.steps, "dtype": given.dtype, "rows": rows}, indent=1) + "\n")
 
 
+def layouts(direction: str, batch: int, hidden: int, dtype: str, device: planner.Device, schedules: tuple) -> list:
+    """All of those of ``schedules`` that there is no obstacle to."""
+    fitting = [name for name in schedules if not planner._obstacle(name, batch, hidden, dtype, device)]
+    return [choice for name in fitting for choice in LAYOUTS[name](direction, batch, hidden, dtype, device)]
+
+
 def measured(
-    cupy: Any, batch: int, hidden: int, steps: int, seconds: Callable, dtype: str = "float32"
+    cupy: Any,
+    batch: int,
+    hidden: int,
+    steps: int,
+    seconds: Callable,
+    dtype: str = "float32",
+    schedules: tuple[str, ...] = ("persistent",),
 ) -> Iterator[dict]:
     """A row for each layout; ``seconds(function)`` times a call."""
     device = cupy_one_launch.current_device()
@@ -79,7 +97,7 @@ def measured(
         copy(fresh, array)
         return fresh
 
-    for choice in planner._persistent(planner.FORWARD, batch, hidden, dtype, device):
+    for choice in layouts(planner.FORWARD, batch, hidden, dtype, device, schedules):
 
         def run(choice=choice):
             hiddens = cupy_one_launch.history(choice, cells.shape, dy)
@@ -87,7 +105,7 @@ def measured(
             cupy_one_launch.forward_steps(choice, again(inputs), weights, hiddens, cells, y, lane, None, 0, keep=True)
 
         yield _row(planner.FORWARD, batch, hidden, choice, seconds(run) / steps)
-    for choice in planner._persistent(planner.BACKWARD, batch, hidden, dtype, device):
+    for choice in layouts(planner.BACKWARD, batch, hidden, dtype, device, schedules):
 
         def run(choice=choice):
             dh, dc = state.copy(), state.copy()
@@ -125,7 +143,7 @@ def fit(rows: list[dict]) -> dict[str, str]:
 
 def _row(direction: str, batch: int, hidden: int, choice: planner.Choice, seconds: float) -> dict:
     layout = {"tiles": list(choice.tiles), "blocks": choice.blocks, "groups": choice.groups, "share": choice.share}
-    sizes = {"direction": direction, "hidden": hidden, "batch": batch}
+    sizes = {"schedule": choice.schedule, "direction": direction, "hidden": hidden, "batch": batch}
     return {**sizes, **layout, "microseconds": seconds * 1e6, "predicted": choice.microseconds}
 
 

@@ -33,3 +33,18 @@ def test_every_layout_is_measured(monkeypatch, dtype, kernel):
         assert len(choices) > 1 and launches[f"lstm_persistent_{kernel}{direction}"] == len(choices)
     assert all(row["microseconds"] > 0 and row["predicted"] > 0 for row in rows)
     assert set(layouts.fit(rows)) == {planner.FORWARD, planner.BACKWARD}
+
+
+def test_clusters_are_measured_where_they_fit(monkeypatch):
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    with cupy_on_cpu(multiprocessors=3, schedules=("cluster",)) as cupy:
+        rows = list(layouts.measured(cupy, 5, 20, 2, stopwatch, ("cluster",)))
+        assert not list(layouts.measured(cupy, 5, 100, 2, stopwatch, ("cluster",)))  # four blocks
+        launches = dict(cupy.on_cpu.launches)
+    assert [(r["direction"], tuple(r["tiles"]), r["groups"]) for r in rows] == [
+        (direction, (2, 1, share), -(-5 // share))
+        for direction in (planner.FORWARD, planner.BACKWARD)
+        for share in (1, 2, 4, 8)
+    ]
+    assert launches == {"lstm_cluster_forward": 4, "lstm_cluster_backward": 4}
+    assert {row["schedule"] for row in rows} == {"cluster"}

@@ -4,7 +4,9 @@ import re
 
 from gpulstm.cuda import catalogue, sources
 
-DEFINITION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(')
+DEFINITION = re.compile(
+    r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(?:__cluster_dims__\([^)]*\) )?(\w+)\('
+)
 
 
 def defined(file: str) -> list[str]:

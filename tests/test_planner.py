@@ -86,7 +86,7 @@ class TestWhateverIsChosen:
     def test_it_is_predicted_to_be_no_slower_than_another_one(self, device):
         for direction, batch, hidden in itertools.product((FORWARD, BACKWARD), BATCH, HIDDEN):
             best = choose(direction, batch, hidden, "float32", DEVICES[device])
-            for schedule in planner.SCHEDULES:
+            for schedule in set(planner.SCHEDULES) - set(planner.UNMEASURED):
                 try:
                     with planner.only(schedule):
                         other = choose(direction, batch, hidden, "float32", DEVICES[device])
@@ -218,7 +218,7 @@ class TestOnly:
     @pytest.mark.parametrize("names", [("fast",), ("loop", "Resident"), ()], ids=str)
     def test_unknown_names(self, names):
         with pytest.raises(
-            ValueError, match="schedules must be of loop, resident, persistent, got (fast|Resident|none)"
+            ValueError, match="schedules must be of loop, resident, persistent, cluster, got (fast|Resident|none)"
         ):
             with planner.only(*names):
                 raise AssertionError("went on")
@@ -239,7 +239,7 @@ class TestOnly:
         assert why in str(error.value)
 
     def test_threads_do_not_disturb_each_other(self):
-        together, found = threading.Barrier(3, timeout=30), {}
+        together, found = threading.Barrier(len(planner.SCHEDULES), timeout=30), {}
 
         def ask(name):
             with planner.only(name):

@@ -47,6 +47,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
+    "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
+    "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
     "adam_step": ("adam_step.cu", ()),
     "sum_of_squares": ("clip_gradients.cu", ()),
@@ -63,7 +65,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
-# of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES.
+# of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
+CLUSTER_TILES = tuple((*size, sequences) for size in ((2, 1), (4, 2), (8, 4), (16, 6)) for sequences in (1, 2, 4, 8))
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
     "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
@@ -81,6 +84,8 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
             *((4, outputs, sequences) for outputs in (1, 2) for sequences in (1, 2, 4)),
         ),
     ),
+    "lstm_cluster_forward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
+    "lstm_cluster_backward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
 }
 
 # The same for kernels of 16 bits alone.
@@ -96,6 +101,9 @@ IN_16_BITS_ALONE = ("widen", "narrow")
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
 COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)
+
+# Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
+CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,11 @@ class Specialisation:
     def is_cooperative(self) -> bool:
         """Whether its blocks wait for each other."""
         return self.entry in COOPERATIVE
+
+    @property
+    def cluster(self) -> int:
+        """Blocks of a cluster; 1 where there are none."""
+        return self.tiles[0] if self.entry in CLUSTERED else 1
 
     @property
     def _tile_names(self) -> tuple[str, ...]:

@@ -6,6 +6,8 @@
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
   `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device.
+- **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
+  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
 
 The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float64": arrays of float32 whose owner
 allows products in TF32 are "tf32".
@@ -22,7 +24,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import half_layouts
+from . import cluster_layouts, half_layouts
 from .catalogue import TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -32,7 +34,11 @@ SEQUENCES_PER_TILE = 8
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-SCHEDULES = ("loop", "resident", "persistent")
+SCHEDULES = ("loop", "resident", "persistent", "cluster")
+
+UNMEASURED = ("cluster",)
+"""Schedules that are taken only where `only` names them. What is predicted of them has not been compared with a GPU's
+times yet, so a layer that is known to be fast would be given up for a guess. Once it has been, delete the entry."""
 
 
 class Device(NamedTuple):
@@ -75,7 +81,9 @@ class Plan(NamedTuple):
         return f"forward  {self.forward}\nbackward {self.backward}"
 
 
-_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=SCHEDULES)
+_allowed: ContextVar[tuple[str, ...]] = ContextVar(
+    "schedules", default=tuple(s for s in SCHEDULES if s not in UNMEASURED)
+)
 
 
 @contextmanager
@@ -116,8 +124,10 @@ def _choose(
 ) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
-    for schedule, layouts in (("resident", _resident), ("persistent", _persistent)):
+    for schedule, layouts in (("resident", _resident), ("persistent", _persistent), ("cluster", _cluster)):
         if schedule not in allowed:
+            if schedule in UNMEASURED:
+                continue
             obstacles[schedule] = "is not allowed here"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
@@ -163,15 +173,17 @@ def exchange_words(choice: Choice) -> int:
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
     in_half = dtype in half_layouts.DTYPES
-    if schedule == "resident" and in_half:
+    if schedule != "persistent" and in_half:
         return f"is for float32, not {dtype}"
     if dtype not in ("float32", "tf32") and not in_half:
-        others = "" if schedule == "resident" else ", TF32, float16 and bfloat16"
+        others = "" if schedule != "persistent" else ", TF32, float16 and bfloat16"
         return f"is for float32{others}, not {dtype}"
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
         return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
+    if schedule == "cluster":
+        return cluster_layouts.obstacle(hidden, device.capability, device.multiprocessors)
     if in_half and hidden % half_layouts.HIDDEN_MULTIPLE:
         return f"reads eight hidden units of {dtype} at a time, and {hidden} is not a multiple of 8"
     if hidden % 4:
@@ -226,6 +238,19 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
         where = f", {tiles[3]} of {tiles[2]} tiles of weights in shared memory" if tiles[3] else ""
         reason = _predicted(cost, f"{dtype}, {units} hidden units a block{where}")
         found.append(Choice("persistent", reason, kernel, tiles, blocks, groups, share, cost, dtype))
+    return found
+
+
+def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    found = []
+    for tiles, cost in cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors):
+        size, _, share = tiles
+        reason = f"{_predicted(cost)} from floors, not measured"
+        found.append(
+            Choice(
+                "cluster", reason, f"lstm_cluster_{direction}", tiles, size, _up(batch, share), share, cost, "float32"
+            )
+        )
     return found
 
 

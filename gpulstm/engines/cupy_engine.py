@@ -113,7 +113,7 @@ def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_ti
     if choice.schedule == "loop":
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
         return
-    if choice.schedule == "resident":
+    if choice.schedule != "persistent":
         cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
         return
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), x)

@@ -1,4 +1,4 @@
-"""The LSTM's time steps on CuPy arrays in one launch: the schedules "resident" and "persistent".
+"""The LSTM's time steps on CuPy arrays in one launch: the schedules "resident", "persistent" and "cluster".
 
 `gpulstm.cuda.planner` says when they are used, which kernels they are and how these are laid out on the device. GEMMs
 before and after are `gpulstm.engines.cupy_engine`'s.
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import HALF_DTYPES, dtype_name
-from ..cuda import half_layouts, planner
+from ..cuda import cluster_layouts, half_layouts, planner
 from ..cuda.modules import kernel
 from ..parameters import Weights
 from . import Lane, windows
@@ -104,7 +104,7 @@ def forward_steps(
     """All steps. gates (steps, batch, 4*hidden) is W_ih x.
 
     With ``keep`` hiddens and cells are histories (steps + 1, batch, hidden) with the initial state in its slot;
-    without, cells is the state (batch, hidden), and so is hiddens for the resident schedule.
+    without, cells is the state (batch, hidden), and so is hiddens but for the persistent schedule.
     """
     steps, batch, _ = gates.shape
     arrays = (gates, weights.recurrent, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
@@ -150,6 +150,11 @@ def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tup
         function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
         function((choice.groups,), (threads,), (*arrays, *of_options, *(np.int32(size) for size in sizes)))
+        return
+    if choice.schedule == "cluster":
+        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
+        grid, block = cluster_layouts.geometry(choice.tiles, choice.groups)
+        function((grid,), (block,), (*arrays, *(np.int32(size) for size in sizes)))
         return
     shared = planner.shared_bytes_of(choice)
     arithmetic = choice.arithmetic or "float32"

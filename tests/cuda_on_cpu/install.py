@@ -36,10 +36,10 @@ def cupy_on_cpu(
     given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
     ``module.on_cpu.launches`` and ``.gemms``. A real cupy that was imported before is back afterwards.
 
-    In cooperative launches, the threads of block ``late_block`` (its number: x first) run only while no other thread
-    gets on, and threads that spin ``spin_limit`` times while no memory changes are a deadlock. The device pretends to
-    have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and
-    ``compute_capability``.
+    In cooperative launches and in those with clusters, the threads of block ``late_block`` (its number: x first) run
+    only while no other thread gets on, and threads that spin ``spin_limit`` times while no memory changes are a
+    deadlock. The device pretends to have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for
+    them, and ``compute_capability``.
 
     ``schedules`` are those that `gpulstm.cuda.planner` may choose from: by itself it would hardly ever take the loop
     for what is small enough to be run here.
@@ -121,7 +121,7 @@ CUBLAS = (
     *("CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLAS_COMPUTE_32F", "CUBLAS_COMPUTE_32F_FAST_TF32", "CUBLAS_GEMM_DEFAULT"),
 )
 SUBMODULES = ("runtime", "device", "stream", "compiler")
-DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError")
+DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "funcSetAttribute", "CUDADriverError")
 ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either
 
 

@@ -39,8 +39,11 @@ class RawKernel:
             grid = self._resident(grid, block, shared_mem)
         kinds = launcher.kinds(built, now.mode)[self.name]
         checked = arguments.check(built, self.name, kinds, args, ndarray)
-        cooperative = bool(self.enable_cooperative_groups)
-        launcher.launch(launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative), now)
+        cooperative, cluster = bool(self.enable_cooperative_groups), built.kernels[self.name].cluster
+        if cooperative and cluster > 1:
+            raise NotImplementedError(f"{self.name}: the stand-in has no cooperative launches of clusters")
+        driver.check_clusters(self.kernel, cluster, grid)
+        launcher.launch(launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative, cluster), now)
         now.launches[self.name] += 1
 
     @property
