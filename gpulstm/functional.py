@@ -194,7 +194,9 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
     of_step = draws.options.of_step(training=draws.training)
     not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
     arithmetic = "tf32" if draws.options.tf32 and call.is_plain else arrays.dtype_name(x)
-    return planner.plan(call.x.shape[1], layout.hidden_size, arithmetic, device, not_held)
+    return planner.plan(
+        call.x.shape[1], layout.hidden_size, arithmetic, device, not_held, with_options=not call.is_plain
+    )
 
 
 def _cpu_plan(call: _Call) -> planner.Plan:

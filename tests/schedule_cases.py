@@ -104,11 +104,11 @@ def laid_out_by_hand(**choices: planner.Choice) -> Iterator[None]:
     """Within it, passes named in ``choices`` ("forward", "backward") run so, and the others in the loop."""
     real = planner.choose
 
-    def choose(direction, *arguments):
+    def choose(direction, *arguments, **more):
         if direction in choices:
             return choices[direction]
         with planner.only("loop"):
-            return real(direction, *arguments)
+            return real(direction, *arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planner, "choose", choose)

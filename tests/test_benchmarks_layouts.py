@@ -38,8 +38,8 @@ def test_every_layout_is_measured(monkeypatch, dtype, kernel):
 def test_clusters_are_measured_where_they_fit(monkeypatch):
     monkeypatch.setattr(cupy_one_launch, "_devices", {})
     with cupy_on_cpu(multiprocessors=3, schedules=("cluster",)) as cupy:
-        rows = list(layouts.measured(cupy, 5, 20, 2, stopwatch, ("cluster",)))
-        assert not list(layouts.measured(cupy, 5, 100, 2, stopwatch, ("cluster",)))  # four blocks
+        rows = list(layouts.measured(cupy, 5, 20, 2, stopwatch, schedules=("cluster",)))
+        assert not list(layouts.measured(cupy, 5, 100, 2, stopwatch, schedules=("cluster",)))  # four blocks
         launches = dict(cupy.on_cpu.launches)
     assert [(r["direction"], tuple(r["tiles"]), r["groups"]) for r in rows] == [
         (direction, (2, 1, share), -(-5 // share))

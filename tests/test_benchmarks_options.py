@@ -15,7 +15,7 @@ def made_up(calls) -> list[float]:
 
 def test_every_option_is_measured_in_both_passes(monkeypatch):
     monkeypatch.setattr(cupy_one_launch, "_devices", {})
-    with cupy_on_cpu(multiprocessors=5, schedules=planner.SCHEDULES) as cupy:
+    with cupy_on_cpu(multiprocessors=5, schedules=planner.AUTOMATIC) as cupy:
         rows = list(options.measured(cupy, 2, 20, 2, made_up))
         launches = dict(cupy.on_cpu.launches)
     assert [row["option"] for row in rows] == list(options.OPTIONS)

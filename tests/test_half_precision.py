@@ -256,7 +256,7 @@ class TestLayers:
         np.testing.assert_array_equal(gate, both.detach().numpy()[4:8].astype(gate.dtype))
 
     def test_plan(self, backend, dtype):
-        with planner.only(*planner.SCHEDULES):
+        with planner.only(*planner.AUTOMATIC):
             plan = gl.LSTM(3, 12, dtype=dtype, xp=backend.xp, rng=0).plan(backend.array(half_problem(dtype).x))
         why = f"persistent reads eight hidden units of {dtype} at a time, and 12 is not a multiple of 8"
         for choice in plan:

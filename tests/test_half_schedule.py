@@ -142,7 +142,7 @@ class TestPlan:
         ids=str,
     )
     def test_it_says_what_was_picked_and_why(self, settings, words):
-        with cupy_on_cpu(schedules=planner.SCHEDULES) as cupy:
+        with cupy_on_cpu(schedules=planner.AUTOMATIC) as cupy:
             settings = dict(settings)
             lstm = gl.LSTM(2, settings.pop("hidden", 64), xp=cupy, rng=0, **settings)
             x = cupy.zeros((5, 3, 2), lstm.params["weight_hh_l0"].dtype)

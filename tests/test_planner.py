@@ -285,7 +285,7 @@ class TestPlanOfALayer:
         assert "torch" in str(plan)
 
     def test_on_cupy(self):
-        with cupy_on_cpu(multiprocessors=132, schedules=planner.SCHEDULES) as cupy:
+        with cupy_on_cpu(multiprocessors=132, schedules=planner.AUTOMATIC) as cupy:
             lstm = gl.LSTM(2, 100, num_layers=2, bidirectional=True, xp=cupy, rng=0)
             assert lstm.plan(cupy.asarray(self.X)) == planner.plan(3, 100, "float32", H200)
             assert not cupy.on_cpu.launches
@@ -293,7 +293,7 @@ class TestPlanOfALayer:
                 assert lstm.plan(cupy.asarray(self.X)).forward.schedule == "loop"
 
     def test_it_counts_sequences_not_steps(self):
-        with cupy_on_cpu(schedules=planner.SCHEDULES) as cupy:
+        with cupy_on_cpu(schedules=planner.AUTOMATIC) as cupy:
             x = cupy.asarray(self.X)
             assert gl.LSTM(2, 4, xp=cupy, rng=0).plan(x).forward.groups == 3
             assert gl.LSTM(2, 4, batch_first=True, xp=cupy, rng=0).plan(x).forward.groups == 5
@@ -312,7 +312,7 @@ class TestPlanOfALayer:
     @pytest.mark.parametrize("hidden", [4, 100])
     def test_on_cupy_with_options_that_one_launch_holds(self, hidden):
         held = {"zoneout": 0.1, "recurrent_dropout": 0.2, "weight_drop": 0.1, "peephole": True, "coupled": True}
-        with cupy_on_cpu(multiprocessors=132, schedules=planner.SCHEDULES) as cupy:
+        with cupy_on_cpu(multiprocessors=132, schedules=planner.AUTOMATIC) as cupy:
             x = cupy.asarray(self.X)
             plain = gl.LSTM(2, hidden, xp=cupy, rng=0).plan(x)
             assert "loop" not in {choice.schedule for choice in plain}
@@ -320,7 +320,7 @@ class TestPlanOfALayer:
 
     @pytest.mark.parametrize("name", NOT_HELD)
     def test_on_cupy_with_options_that_one_launch_does_not_hold(self, name):
-        with cupy_on_cpu(schedules=planner.SCHEDULES) as cupy:
+        with cupy_on_cpu(schedules=planner.AUTOMATIC) as cupy:
             lstm = gl.LSTM(2, 4, **self.NOT_HELD[name], zoneout=0.1, xp=cupy, rng=0)
             x = cupy.asarray(self.X)
             for choice in lstm.plan(x):
@@ -332,7 +332,7 @@ class TestPlanOfALayer:
             assert "lstm_variant_cell_forward" in cupy.on_cpu.launches
 
     def test_in_float64(self):
-        with cupy_on_cpu(schedules=planner.SCHEDULES) as cupy:
+        with cupy_on_cpu(schedules=planner.AUTOMATIC) as cupy:
             plan = gl.LSTM(2, 4, dtype="float64", xp=cupy, rng=0).plan(cupy.asarray(self.X, "float64"))
         assert {choice.schedule for choice in plan} == {"loop"} and "float64" in str(plan)
 

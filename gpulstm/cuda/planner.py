@@ -81,9 +81,10 @@ class Plan(NamedTuple):
         return f"forward  {self.forward}\nbackward {self.backward}"
 
 
-_allowed: ContextVar[tuple[str, ...]] = ContextVar(
-    "schedules", default=tuple(s for s in SCHEDULES if s not in UNMEASURED)
-)
+AUTOMATIC = tuple(schedule for schedule in SCHEDULES if schedule not in UNMEASURED)
+"""Schedules that the planner chooses from unless `only` says otherwise."""
+
+_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=AUTOMATIC)
 
 
 @contextmanager
@@ -99,10 +100,12 @@ def only(*schedules: str) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def plan(batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Plan:
+def plan(
+    batch: int, hidden: int, dtype: str, device: Device, not_held: str = "", *, with_options: bool = False
+) -> Plan:
     """The schedules of an LSTM layer in one direction, forward and back; see `choose`."""
-    forward, backward = (choose(each, batch, hidden, dtype, device, not_held) for each in (FORWARD, BACKWARD))
-    return Plan(forward, backward)
+    arguments = batch, hidden, dtype, device, not_held
+    return Plan(*(choose(each, *arguments, with_options=with_options) for each in (FORWARD, BACKWARD)))
 
 
 def both(schedule: str, reason: str) -> Plan:
@@ -110,17 +113,34 @@ def both(schedule: str, reason: str) -> Plan:
     return Plan(Choice(schedule, reason), Choice(schedule, reason))
 
 
-def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Choice:
+def choose(
+    direction: str,
+    batch: int,
+    hidden: int,
+    dtype: str,
+    device: Device,
+    not_held: str = "",
+    *,
+    with_options: bool = False,
+) -> Choice:
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
-    ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
+    ``with_options``: the layer has some that act in a step. ``not_held`` says which of them no schedule with one
+    launch holds, if there are any.
     """
-    return _choose(direction, batch, hidden, dtype, device, not_held, _allowed.get())
+    return _choose(direction, batch, hidden, dtype, device, not_held, with_options, _allowed.get())
 
 
 @lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
 def _choose(
-    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str, allowed: tuple[str, ...]
+    direction: str,
+    batch: int,
+    hidden: int,
+    dtype: str,
+    device: Device,
+    not_held: str,
+    with_options: bool,
+    allowed: tuple[str, ...],
 ) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
@@ -129,6 +149,8 @@ def _choose(
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
+        elif schedule == "cluster" and with_options:
+            obstacles[schedule] = "does not hold options"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:

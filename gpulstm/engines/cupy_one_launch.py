@@ -69,7 +69,7 @@ def current_device() -> planner.Device:
     return found
 
 
-def choose(direction: str, like, batch: int, hidden: int, not_held: str = "", *, tf32: bool = False) -> planner.Choice:
+def choose(direction: str, like, batch: int, hidden: int, *, tf32: bool = False) -> planner.Choice:
     """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`.
 
     With ``tf32`` products of float32 may be computed in TF32.
@@ -77,7 +77,7 @@ def choose(direction: str, like, batch: int, hidden: int, not_held: str = "", *,
     arithmetic = dtype_name(like)
     if tf32 and arithmetic == "float32":
         arithmetic = "tf32"
-    return planner.choose(direction, batch, hidden, arithmetic, current_device(), not_held)
+    return planner.choose(direction, batch, hidden, arithmetic, current_device())
 
 
 def history(choice: planner.Choice, shape: tuple[int, int, int], like):

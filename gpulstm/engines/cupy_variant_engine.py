@@ -214,7 +214,8 @@ class _Call:
         """The schedule of a pass over x."""
         of_step = self.draws.options.of_step(training=self.draws.training)
         not_held = cupy_one_launch_options.not_held(of_step, layer_norm=self.normed, projection=self.projected)
-        return cupy_one_launch.choose(direction, x, self.batch, self.hidden, not_held)
+        device = cupy_one_launch.current_device()
+        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, with_options=True)
 
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
