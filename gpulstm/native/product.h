@@ -15,11 +15,13 @@ typedef struct {
 } Matrix;
 
 // sums[n][v] = sum over k of a[n][k] * panel[k][v]. The loops over n and v are unrolled away.
-INLINE void tile(const int rows, const float* panel, long depth, const float* a, long by_row, long by_k, vec sums[][4]) {
+INLINE void tile(const int rows, const float* panel, long depth, const float* a, long by_row, long by_k,
+                 vec sums[][4]) {
 #pragma GCC unroll 8
     for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
     for (long k = 0; k < depth; ++k, panel += PANEL, a += by_k) {
-        const vec w0 = load(panel), w1 = load(panel + LANES), w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+        const vec w0 = load(panel), w1 = load(panel + LANES);
+        const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
             const float x = a[n * by_row];
@@ -36,7 +38,8 @@ INLINE void tile_of_four(const int rows, const float* panel, long depth, const f
 #pragma GCC unroll 8
     for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
     for (long k = 0; k < depth; ++k, panel += PANEL) {
-        const vec w0 = load(panel), w1 = load(panel + LANES), w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+        const vec w0 = load(panel), w1 = load(panel + LANES);
+        const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
             const float* x = a + n * by_row + k;
@@ -118,8 +121,8 @@ INLINE void add_tile(const int rows, const float* panel, long depth, const float
     }
 }
 
-// The rows of a transposed operand in groups of ROWS, term by term: out[group][k][row], and their sums on top of `sums`,
-// if there.
+// The rows of a transposed operand in groups of ROWS, term by term: out[group][k][row], and their sums on top of
+// `sums`, if there.
 static void lay_out_rows(float* out, const float* from, long by_column, long rows, long depth, float* sums) {
     float own[BLOCK] = {0};
     for (long k = 0; k < depth; ++k, from += by_column) {
@@ -135,11 +138,11 @@ static void lay_out_rows(float* out, const float* from, long by_column, long row
 static long panels_size(long columns) { return (columns + PANEL - 1) / PANEL * PANEL * DEPTH; }
 #define ROWS_SIZE (BLOCK * DEPTH)
 
-// c (rows, columns) = a (rows, depth) b (depth, columns), or + c with `add`; called by all threads together. `panels` is
-// shared, `own_rows` the thread's own. Each sum goes over k in an order that does not depend on who computes it. Of a
-// transposed a, `row_sums` (rows,), if there, gets the sums of its rows on top, which are at hand here.
-static void multiply(Team* team, int id, long rows, long columns, long depth, Matrix a, Matrix b, float* c, long c_by_row,
-                     int add, float* row_sums, float* panels, float* own_rows) {
+// c (rows, columns) = a (rows, depth) b (depth, columns), or + c with `add`; called by all threads together. `panels`
+// is shared, `own_rows` the thread's own. Each sum goes over k in an order that does not depend on who computes it. Of
+// a transposed a, `row_sums` (rows,), if there, gets the sums of its rows on top, which are at hand here.
+static void multiply(Team* team, int id, long rows, long columns, long depth, Matrix a, Matrix b, float* c,
+                     long c_by_row, int add, float* row_sums, float* panels, float* own_rows) {
     const long count = (columns + PANEL - 1) / PANEL;
     const long first_row = share(rows, id, team->size), end_row = share(rows, id + 1, team->size);
     for (long k = 0; k < depth; k += DEPTH) {
