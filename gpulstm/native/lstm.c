@@ -4,10 +4,10 @@
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
 // Who owns what: a thread owns blocks of LANES hidden units, of the whole batch or of a part of it, for all steps.
-// Their four gates' rows of W_hh are laid out once a call, so that they are read in one go and stay in the core's own cache,
-// and their cell states are nobody else's. A step of a block multiplies for up to ROWS sequences at a time, with the
-// four gates of its units side by side in registers, and goes on to the cell and the hidden state without putting them
-// down. One barrier a step hands h on to the threads of the same part.
+// Their four gates' rows of W_hh are laid out once a call, so that they are read in one go and stay in the core's own
+// cache, and their cell states are nobody else's. A step of a block multiplies for up to ROWS sequences at a time, with
+// the four gates of its units side by side in registers, and goes on to the cell and the hidden state without putting
+// them down. One barrier a step hands h on to the threads of the same part.
 //
 // Backward, the same thread owns the same units: dh = W_hh^T da needs all of da, one barrier a step hands it on.
 // Weight gradients are products over all steps of a window, with the same sums however many threads there are.
