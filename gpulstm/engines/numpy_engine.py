@@ -42,10 +42,10 @@ class Sum:
         else:
             self.total += product
 
-    def array(self) -> np.ndarray:
-        """The sum so far, to be added to in place."""
+    def array(self, *, cleared: bool = True) -> np.ndarray:
+        """The sum so far, to be added to in place; or, not ``cleared`` and the first time, to be written."""
         if self.total is None:
-            self.total = np.zeros(self.shape, self.dtype)
+            self.total = np.zeros(self.shape, self.dtype) if cleared else np.empty(self.shape, self.dtype)
         return self.total
 
 

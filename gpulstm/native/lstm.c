@@ -39,12 +39,13 @@ typedef struct {
     const float* dy;              // (steps, batch, dy_width) from its first column on, or null
     float *dh, *dc;               // (batch, hidden) of the final state, becomes the initial one's
     float* dx;                    // (steps, batch, inputs), added to with `add_to_dx`
-    float *d_input, *d_recurrent, *d_bias;  // added to; d_bias may be null
+    float *d_input, *d_recurrent; // added to with `add_to_weights`
+    float* d_bias;                // added to; or null
     const int* lengths;
     float* scratch;               // `lstm_backward_scratch` floats
     long steps, batch, inputs, hidden, dy_width;
     long window;                  // steps whose gradients are added up in one product, counted from the first step
-    int reverse, add_to_dx, threads;
+    int reverse, add_to_dx, add_to_weights, threads;
 } Backward;
 
 static long larger(long a, long b) { return a > b ? a : b; }
@@ -350,9 +351,10 @@ void lstm_backward(const Backward* p) {
             const Matrix turned = {p->gates + row * 4 * hidden, 1, 4 * hidden};
             const Matrix x = {p->x + row * p->inputs, p->inputs, 1};
             const Matrix h = {p->hiddens + (row + p->reverse * p->batch) * hidden, hidden, 1};
-            multiply(&team, id, 4 * hidden, p->inputs, here, turned, x, p->d_input, p->inputs, 1, p->d_bias, panels,
+            const int add = count > 0 || p->add_to_weights;
+            multiply(&team, id, 4 * hidden, p->inputs, here, turned, x, p->d_input, p->inputs, add, p->d_bias, panels,
                      own_rows);
-            multiply(&team, id, 4 * hidden, hidden, here, turned, h, p->d_recurrent, hidden, 1, 0, panels, own_rows);
+            multiply(&team, id, 4 * hidden, hidden, here, turned, h, p->d_recurrent, hidden, add, 0, panels, own_rows);
         }
     }
 }
