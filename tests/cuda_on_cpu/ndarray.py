@@ -25,6 +25,10 @@ class MemoryPointer:
     def __init__(self, ptr: int, mem) -> None:
         self.ptr, self.mem = ptr, mem
 
+    @property
+    def device_id(self) -> int:
+        return self.mem.device
+
 
 class ndarray:  # noqa: N801 - CuPy's name
     __module__ = "cupy"
