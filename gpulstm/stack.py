@@ -40,7 +40,12 @@ def forward(
 ) -> tuple[Array, State, Saved]:
     """Training: output, final state and what `backward` needs."""
     weights, x = _contiguous_weights(engine, weights), engine.contiguous(x)
-    final = _state(engine, layout, x, initial)
+    forward_from = getattr(engine, "forward_from", None)
+    if forward_from is None:
+        final = _state(engine, layout, x, initial)
+    else:
+        final = State(*(engine.empty(shape, x) for shape in layout.state_shapes(x.shape[1])))
+        initial = initial and State(*map(engine.contiguous, initial))
     steps, batch, _ = x.shape
     inputs, runs = [], []
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
@@ -48,7 +53,11 @@ def forward(
         y = engine.empty((steps, batch, layout.output_size), x)
         for index, lane in _lanes(layout, layer, draws.options.reverse):
             h, c = final.h[index], final.c[index]
-            runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
+            if forward_from is None:
+                runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
+            else:
+                before = initial and (initial.h[index], initial.c[index])
+                runs.append(forward_from(layer_input, weights[index], before, h, c, y, lane, lengths))
         inputs.append(layer_input)
         layer_input = y if layer == layout.num_layers - 1 else engine.dropped(y, draws, layer)
     return y, final, Saved(engine, layout, weights, inputs, runs, lengths, draws)

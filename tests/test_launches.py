@@ -8,7 +8,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import engines
-from gpulstm.cuda import modules
+from gpulstm.cuda import modules, planner
 from gpulstm.engines import cupy_engine
 from gpulstm.functional import lstm_inference
 from tests import backends, problems
@@ -85,6 +85,38 @@ class TestCounts:
     def test_nothing_to_do_launches_nothing(self, backend, sizes):
         given = problems.problem(**sizes)
         assert self.counts(backend, lambda: problems.solve(backend, given)) == ({}, 0)
+
+
+class TestMemory:
+    """Every copy, every array and every filling costs the CPU some microseconds, which a short sequence feels."""
+
+    BACKENDS = (backends.CUPY_ON_CPU,)
+    # For one layer in one direction: (new arrays, copies, fillings). The final state, y, and in training the history
+    # of gates, c and h; in the backward pass dx, three gradients, and dh and dc. The stand-in counts no filling of
+    # cupy.zeros, and CuPy's own copies as new arrays. The persistent schedule has its alarm copied to the host, and
+    # exchanges words in an array of its own.
+    INFERENCE = {"loop": (4, 0, 0), "resident": (4, 0, 0), "persistent": (5, 3, 1)}
+    FORWARD = {"loop": (6, 4, 0), "resident": (6, 4, 0), "persistent": (6, 5, 1)}
+    FORWARD_FROM_ZEROS = {"loop": (6, 2, 2), "resident": (6, 2, 2), "persistent": (6, 3, 3)}
+    BACKWARD = {"loop": (6, 0, 0), "resident": (6, 0, 0), "persistent": (7, 1, 0)}
+
+    def asks(self, backend, function) -> tuple[int, int, int]:
+        backend.xp.on_cpu.reset_counts()
+        function()
+        found = backend.xp.on_cpu.memory
+        return found["new"], found["memcpyAsync"], found["memsetAsync"]
+
+    @pytest.mark.parametrize("schedule", INFERENCE)
+    def test_of_a_call(self, backend, schedule):
+        given = problems.problem(dtype="float32", hidden=4)
+        lstm = gl.LSTM(4, 4, xp=backend.xp, rng=0)
+        x, state, dy, kept = backend.array(given.x), backend.array(given.state), backend.array(given.dy), []
+        with planner.only(schedule):
+            lstm.forward(x)  # the device, the alarm
+            assert self.asks(backend, lambda: lstm(x, state)) == self.INFERENCE[schedule]
+            assert self.asks(backend, lambda: kept.append(lstm.forward(x, state)[2])) == self.FORWARD[schedule]
+            assert self.asks(backend, lambda: lstm.forward(x)) == self.FORWARD_FROM_ZEROS[schedule]
+            assert self.asks(backend, lambda: lstm.backward(kept[0], dy, state)) == self.BACKWARD[schedule]
 
 
 class TestCompilation:

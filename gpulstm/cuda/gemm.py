@@ -11,6 +11,7 @@ import numpy as np
 _SCALARS = {
     dtype: {value: np.array(value, dtype) for value in (0, 1)} for dtype in ("float32", "float64")
 }  # host memory that cuBLAS reads alpha and beta from: it must outlive every call
+_ADDRESSES = {dtype: tuple(values[value].ctypes.data for value in (0, 1)) for dtype, values in _SCALARS.items()}
 
 
 class Matrix(NamedTuple):
@@ -30,7 +31,7 @@ def matrix(array) -> Matrix:
 
 def rows_of(a: Matrix, first: int, count: int, itemsize: int) -> Matrix:
     """``count`` rows from row ``first``."""
-    return a._replace(pointer=a.pointer + first * a.row_stride * itemsize, rows=count)
+    return Matrix(a.pointer + first * a.row_stride * itemsize, count, a.columns, a.row_stride)
 
 
 class Gemm:
@@ -40,8 +41,8 @@ class Gemm:
         cublas = cupy.cuda.cublas
         self.handle = cupy.cuda.device.get_cublas_handle()
         self.call = cublas.sgemm if dtype == "float32" else cublas.dgemm
-        self.operation = {False: cublas.CUBLAS_OP_N, True: cublas.CUBLAS_OP_T}
-        self.zero, self.one = (_SCALARS[dtype][value].ctypes.data for value in (0, 1))
+        self.operation = cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T
+        self.zero, self.one = _ADDRESSES[dtype]
 
     def __call__(
         self,

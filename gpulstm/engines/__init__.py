@@ -8,6 +8,8 @@ Every engine is a module, or an object, with the same functions, so `gpulstm.sta
 - ``without_padding(x, lengths)``: a copy of x (time, batch, inputs) with zeros where a sequence is over
 - ``dropped(y, draws, layer)``: y (time, batch, features) with the mask of dropout between layers on it, or y itself
 - ``forward(x, weights, h, c, y, lane, lengths) -> saved``: training; h and c become the final state
+- ``forward_from(x, weights, before, h, c, y, lane, lengths) -> saved``, which an engine may do without: the same with
+  the initial state apart, (h, c) or None for zeros; what h and c hold before is not looked at
 - ``inference(x, weights, h, c, y, lane, gates, lengths, first_time)``: the same, and keeps nothing
 - ``backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)``: dh and dc become the initial
   state's gradients; what the weights' gradient is made of is added to ``gradient``, which

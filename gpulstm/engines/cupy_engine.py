@@ -12,13 +12,13 @@ import numpy as np
 
 from ..arrays import dtype_name
 from ..cuda import planner
-from ..cuda.copies import copy
+from ..cuda.copies import copy, put, take
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
-from . import Lane, cupy_one_launch, inputs_of, slots, windows
+from . import Lane, cupy_one_launch, slots, windows
 from . import gpu_window as window
 from .cupy_masks import masked_copy
 
@@ -70,15 +70,27 @@ def dropped(y, draws: Draws, layer: int):
     return target
 
 
-def start_gradient(x, weights: Weights, lane: Lane) -> Weights:
-    return Weights(*(None if w is None else zeros(w.shape, x) for w in weights))
+class Gradient:
+    """What a layer's gradient has come to. The first window overwrites what its memory held, the others add."""
+
+    def __init__(self, total: Weights) -> None:
+        self.total, self.is_begun = total, False
 
 
-def finish_gradient(gradient: Weights, lane: Lane) -> Weights:
-    return gradient
+def start_gradient(x, weights: Weights, lane: Lane) -> Gradient:
+    return Gradient(Weights(*[None if w is None else empty(w.shape, x) for w in weights]))
+
+
+def finish_gradient(gradient: Gradient, lane: Lane) -> Weights:
+    return gradient.total
 
 
 def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
+    return forward_from(x, weights, (h, c), h, c, y, lane, lengths)
+
+
+def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths) -> Saved:
+    """`forward` with the initial state apart, (h, c) or None for zeros; h and c only receive the final one."""
     import cupy
 
     steps, batch, _ = x.shape
@@ -86,18 +98,25 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
     cells = empty((steps + 1, batch, lane.width), x)
     choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width)
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
-    first, last = (-1, 0) if lane.reverse else (0, -1)
+    first, last = (steps, 0) if lane.reverse else (0, steps)
+    h_before, c_before = (None, None) if before is None else before
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
     takes_part = None if lengths is None else lengths[:, None] > 0
-    copy(cells[first], c)
-    copy(hiddens[first], h if takes_part is None else cupy.where(takes_part, h, x.dtype.type(0)))
+    put(cells, first, c_before)
+    if takes_part is None or h_before is None:
+        put(hiddens, first, h_before)
+    else:
+        put(hiddens, first, cupy.where(takes_part, h_before, x.dtype.type(0)))
     _multiply_inputs(x, weights, gates, lane)
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
-    copy(c, cells[last])
-    copy(h, hiddens[last] if takes_part is None else cupy.where(takes_part, hiddens[last], h))
+    take(cells, last, c)
+    if takes_part is None or h_before is None:
+        take(hiddens, last, h)
+    else:
+        copy(h, cupy.where(takes_part, hiddens[last], h_before))
     return Saved(gates, cells, hiddens)
 
 
@@ -112,19 +131,21 @@ def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_ti
         cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
         return
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), x)
-    first, last = (-1, 0) if lane.reverse else (0, -1)
-    copy(hiddens[first], h)
+    first, last = (steps, 0) if lane.reverse else (0, steps)
+    put(hiddens, first, h)
     cupy_one_launch.forward_steps(choice, gates, weights, hiddens, c, y, lane, lengths, first_time, keep=False)
-    copy(h, hiddens[last])
+    take(hiddens, last, h)
 
 
 def _multiply_inputs(x, weights, gates, lane: Lane) -> None:
     """gates = x @ W_ih^T, window by window."""
     import cupy
 
-    gemm = Gemm(cupy, dtype_name(x))
-    for stretch in windows(len(x), window(x.shape[1]), lane.reverse):
-        gemm(matrix(x[stretch]), matrix(weights.input), matrix(gates[stretch]), transpose_b=True)
+    gemm, batch = Gemm(cupy, dtype_name(x)), x.shape[1]
+    all_x, all_gates, of_input = matrix(x), matrix(gates), matrix(weights.input)
+    for stretch in windows(len(x), window(batch), lane.reverse):
+        rows = stretch.start * batch, (stretch.stop - stretch.start) * batch, x.itemsize
+        gemm(rows_of(all_x, *rows), of_input, rows_of(all_gates, *rows), transpose_b=True)
 
 
 def _run(weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool) -> None:
@@ -160,7 +181,7 @@ def backward(
     add_to_dx: bool,
     lane: Lane,
     lengths,
-    gradient: Weights,
+    gradient: Gradient,
 ) -> None:
     import cupy
 
@@ -172,14 +193,26 @@ def backward(
     else:
         cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
 
-    for stretch in windows(len(gates), window(gates.shape[1]), lane.reverse):
-        da = matrix(gates[stretch])  # gradients of the pre-activations by now
-        h_before = matrix(hiddens[inputs_of(stretch, lane.reverse)])
-        gemm(da, matrix(weights.input), matrix(dx[stretch]), accumulate=add_to_dx)
-        gemm(da, matrix(x[stretch]), matrix(gradient.input), transpose_a=True, accumulate=True)
-        gemm(da, h_before, matrix(gradient.recurrent), transpose_a=True, accumulate=True)
-        if gradient.bias is not None:
-            gradient.bias[...] += column_sum(gates[stretch])
+    batch, itemsize, total = gates.shape[1], gates.itemsize, gradient.total
+    all_da, all_x, all_dx, all_h = map(matrix, (gates, x, dx, hiddens))  # gates are pre-activations' gradients by now
+    of_input, to_input, to_recurrent = map(matrix, (weights.input, total.input, total.recurrent))
+    for stretch in windows(len(gates), window(batch), lane.reverse):
+        count = (stretch.stop - stretch.start) * batch
+        da, of_x, of_dx = (rows_of(a, stretch.start * batch, count, itemsize) for a in (all_da, all_x, all_dx))
+        h_before = rows_of(all_h, (stretch.start + lane.reverse) * batch, count, itemsize)
+        gemm(da, of_input, of_dx, accumulate=add_to_dx)
+        gemm(da, of_x, to_input, transpose_a=True, accumulate=gradient.is_begun)
+        gemm(da, h_before, to_recurrent, transpose_a=True, accumulate=gradient.is_begun)
+        if total.bias is not None:
+            _add_up_bias(gates[stretch] if count < all_da.rows else gates, total.bias, gradient.is_begun)
+        gradient.is_begun = True
+
+
+def _add_up_bias(gates, bias, is_begun: bool) -> None:
+    if is_begun:
+        bias[...] += column_sum(gates)
+    else:
+        column_sum(gates, out=bias)
 
 
 def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths) -> None:
@@ -200,8 +233,8 @@ def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths
         gemm(step_gates, recurrent, dh_matrix, accumulate=lengths is not None)
 
 
-def column_sum(gates):
-    """(4*hidden,) sums over time and batch, in an order that depends on the shape alone."""
+def column_sum(gates, out=None):
+    """(4*hidden,) sums over time and batch, in an order that depends on the shape alone; in ``out`` if given."""
     columns = gates.shape[-1]
     rows = gates.size // columns
     add_up = kernel("column_sum", dtype_name(gates))
@@ -210,7 +243,7 @@ def column_sum(gates):
     while True:
         slabs = min(-(-rows // SLAB_ROWS), 65535)
         rows_per_slab = -(-rows // slabs)
-        sums = empty((slabs, columns), gates)
+        sums = out if slabs == 1 and out is not None else empty((slabs, columns), gates)
         arguments = (source, sums, np.int64(rows), np.int32(columns), np.int64(rows_per_slab))
         add_up((grid_x, slabs), (32, 8), arguments)
         if slabs == 1:

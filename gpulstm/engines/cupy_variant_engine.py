@@ -109,7 +109,7 @@ class CupyVariantEngine:
     def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
         batch, hidden = x.shape[1], weights.input.shape[0] // 4
         return Gradient(
-            total=cupy_engine.start_gradient(x, weights, lane),
+            total=Weights(*(None if w is None else zeros(w.shape, x) for w in weights)),
             peephole=None if weights.peephole is None else zeros((batch, 3 * hidden), x),
             norm=None if weights.gain_input is None else zeros((batch, 10 * hidden), x),
         )

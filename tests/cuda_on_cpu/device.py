@@ -1,6 +1,7 @@
 """``cupy.cuda``: two devices, streams that do everything at once, pinned memory, and the cuBLAS handle."""
 
 import ctypes
+import weakref
 
 import numpy as np
 
@@ -117,20 +118,30 @@ def get_version():
 
 def memset_async(ptr, value, size, stream):
     """``size`` bytes become ``value``, at once, if one live array holds all of them."""
+    state.current().memory["memsetAsync"] += 1
     if size:
         memory.view(ptr, np.uint8, (size,), (1,), "memsetAsync")[...] = value & 0xFF
 
 
-MEMCPY_DEVICE_TO_DEVICE = 3
+MEMCPY_DEVICE_TO_HOST, MEMCPY_DEVICE_TO_DEVICE = 2, 3
+_pinned: "weakref.WeakValueDictionary[int, PinnedMemoryPointer]" = weakref.WeakValueDictionary()  # by address
 
 
 def memcpy_async(dst, src, size, kind, stream):
-    """Within device memory, at once; both sides must lie within one live array each."""
-    if kind != MEMCPY_DEVICE_TO_DEVICE:
-        raise ValueError(f"kind must be memcpyDeviceToDevice, {MEMCPY_DEVICE_TO_DEVICE}, got {kind!r}")
-    if size:
-        source = memory.view(src, np.uint8, (size,), (1,), "memcpyAsync")
-        memory.view(dst, np.uint8, (size,), (1,), "memcpyAsync")[...] = source.copy()
+    """Within device memory, or from there to pinned memory, at once; each side must lie within one live array."""
+    if kind not in (MEMCPY_DEVICE_TO_HOST, MEMCPY_DEVICE_TO_DEVICE):
+        raise ValueError(f"kind must be memcpyDeviceToHost or memcpyDeviceToDevice, 2 or 3, got {kind!r}")
+    state.current().memory["memcpyAsync"] += 1
+    if not size:
+        return
+    values = memory.view(src, np.uint8, (size,), (1,), "memcpyAsync").copy()
+    if kind == MEMCPY_DEVICE_TO_DEVICE:
+        memory.view(dst, np.uint8, (size,), (1,), "memcpyAsync")[...] = values
+        return
+    target = _pinned.get(dst)
+    if target is None or size > len(target):
+        raise memory.InvalidMemory(f"memcpyAsync: {size} bytes at {dst:#x} are not the beginning of pinned memory")
+    target[:size] = values.tobytes()
 
 
 class PinnedMemoryPointer(bytearray):
@@ -139,6 +150,7 @@ class PinnedMemoryPointer(bytearray):
     def __init__(self, size) -> None:
         super().__init__(b"\xa5" * (-(-max(size, 1) // 512) * 512))
         self.ptr = ctypes.addressof((ctypes.c_char * len(self)).from_buffer(self))
+        _pinned[self.ptr] = self
 
 
 def alloc_pinned_memory(size):

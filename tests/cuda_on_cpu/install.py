@@ -88,6 +88,7 @@ def _modules() -> dict[str, ModuleType]:
         driverGetVersion=device.get_version,
         memsetAsync=device.memset_async,
         memcpyAsync=device.memcpy_async,
+        memcpyDeviceToHost=device.MEMCPY_DEVICE_TO_HOST,
         memcpyDeviceToDevice=device.MEMCPY_DEVICE_TO_DEVICE,
     )
     cuda.driver = _module("cupy.cuda.driver", **{name: getattr(driver, name) for name in DRIVER})

@@ -29,6 +29,7 @@ class Allocation:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self.device = state.current().device
+        state.current().memory["new"] += 1
         self._memory = np.empty(nbytes + 2 * len(_GUARD), np.uint8)
         self._set_guards()
         self.bytes = self._memory[len(_GUARD) : len(_GUARD) + nbytes]

@@ -30,10 +30,12 @@ class State:
     device: int = 0
     launches: Counter = field(default_factory=Counter)  # kernel name -> launches
     gemms: Counter = field(default_factory=Counter)  # "sgemm", "dgemm" -> calls
+    memory: Counter = field(default_factory=Counter)  # "memcpyAsync", "memsetAsync" -> calls; "new" -> allocations
 
     def reset_counts(self) -> None:
         self.launches.clear()
         self.gemms.clear()
+        self.memory.clear()
 
 
 _stack: list[State] = []
