@@ -190,7 +190,7 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
         return planner.both("loop", "with options, and in layers that have projections, peepholes or layer norm")
     with arrays.on_device_of(x):
         device = cupy_one_launch.current_device()
-    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device)
+    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device, len(call.x))
 
 
 def lstm_backward(

@@ -47,6 +47,20 @@ def gradients_hold(
     return _all_alike(x, given)
 
 
+def step_holds(layout: Layout, x: Array, params: Any, state: Any) -> bool:
+    """The same for a single step: x (batch, inputs) or (inputs,), parameters without a layer in their names, and the
+    state (batch, hidden) or (hidden,)."""
+    if not _is_ours(x) or type(params) is not dict:
+        return False
+    shape, checklist = x.shape, layout.checklist
+    if not 1 <= len(shape) <= 2 or shape[-1] != layout.input_size or len(params) != len(checklist):
+        return False
+    if not _all_alike(x, [(params.get(name[:-3]), wanted) for name, wanted in checklist]):  # without its "_l0"
+        return False
+    of_state = (*shape[:-1], layout.hidden_size)
+    return state is None or (_is_pair(state) and _all_alike(x, [(s, of_state) for s in state]))
+
+
 def shapes_hold(params: dict[str, Any], checklist: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
     """Whether ``params`` are exactly the NumPy or CuPy arrays that ``checklist`` names, with these shapes."""
     if len(params) != len(checklist):

@@ -113,6 +113,8 @@ def inference(
     """
     steps, batch, _ = x.shape
     weights = _contiguous_weights(engine, weights)
+    if steps == 1 and lengths is None and hasattr(engine, "takes_one_step") and engine.takes_one_step(batch):
+        return _infer_one_step(engine, layout, weights, engine.contiguous(x), initial)
     final = _state(engine, layout, x, initial)
     y = engine.empty((steps, batch, layout.output_size), x)
     tile_steps, tile_batch = tile(layout, steps, batch, x.dtype.itemsize, engine.GATE_BUFFER_BYTES)
@@ -148,6 +150,21 @@ def inference(
             run(source, target, layer, Lane(0, layout.width, reverse, 2 * layer), t, n)
             source = target
     return y, final
+
+
+def _infer_one_step(
+    engine: Engine, layout: Layout, weights: list[Weights], source: Array, initial: State | None
+) -> tuple[Array, State]:
+    """`inference` of one step by an engine that needs no buffers for it, and no copy of the state."""
+    batch = source.shape[1]
+    before = initial and State(*map(engine.contiguous, initial))
+    after = State(*[engine.empty(shape, source) for shape in layout.state_shapes(batch)])
+    for layer in range(layout.num_layers):
+        target = engine.empty((1, batch, layout.output_size), source)
+        for index, lane in _lanes(layout, layer, False):  # which end a sequence is read from makes no difference
+            engine.one_step(source, weights[index], before, index, target, lane, after)
+        source = target
+    return source, after
 
 
 def _infer_in_one_piece(

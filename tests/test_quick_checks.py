@@ -124,6 +124,31 @@ class TestDevices:
             closely(layout, x, params, state, False)
 
 
+def test_a_single_step(backend):
+    cell = gl.LSTMCell(4, 3, dtype="float64", xp=backend.xp, rng=0)
+    given = problems.problem(hidden=3)
+    x, state = backend.array(given.x[0]), tuple(backend.array(s[0]) for s in given.state)
+    holds = quick_checks.step_holds
+    for case_x, case_state in ((x, None), (x, state), (x[0], tuple(s[0] for s in state))):
+        assert holds(cell.layout, case_x, cell.params, case_state)
+    for change in ({"bias": cell.params["bias"][1:]}, {"weight_hh": None}, {"weight_ih": x}):
+        assert not holds(cell.layout, x, cell.params | change, state)
+    assert not holds(cell.layout, x, {"weight_ih_l0": x}, None)
+    for case_x, case_state in (
+        (x[None], None),
+        (x[:, 1:], None),
+        (x.astype("float32"), None),
+        (x, (state[0], None)),
+        (x, (state[0], state[1][1:])),
+        (x, (state[0].astype("float32"), state[1])),
+        (x[0], state),
+        (x, state[0]),
+    ):
+        assert not holds(cell.layout, case_x, cell.params, case_state)
+        with pytest.raises((TypeError, ValueError)):
+            cell(case_x, case_state)
+
+
 def test_gradients(backend):
     layout, x, _, state = case(backend)
     dy = backend.array(np.zeros((5, 3, 3)))

@@ -221,8 +221,9 @@ class TestCounts:
                 return real(direction, *arguments)
 
         monkeypatch.setattr(planner, "choose", choose)
-        for forward in planner.SCHEDULES:
-            for backward in planner.SCHEDULES:
+        of_training = [schedule for schedule in planner.SCHEDULES if schedule != "step"]
+        for forward in of_training:
+            for backward in of_training:
                 schedules = {planner.FORWARD: forward, planner.BACKWARD: backward}
                 backend.xp.on_cpu.reset_counts()
                 check(solve(backend, given), given)

@@ -15,6 +15,7 @@ REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 # kernel -> (file, feature switches that its body reads)
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_forward_step": ("lstm_forward_step.cu", ("BIAS", "LENGTHS", "KEEP")),
+    "lstm_one_step_forward": ("lstm_one_step_forward.cu", ("SEVERAL",)),
     "lstm_backward_step": ("lstm_backward_step.cu", ("DY", "LENGTHS")),
     "column_sum": ("column_sum.cu", ()),
     "lstm_variant_cell_forward": ("lstm_variant_cell_forward.cu", ("LAYERNORM",)),

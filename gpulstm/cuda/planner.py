@@ -6,6 +6,9 @@
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device.
 
+- **step**: a single step of few sequences in inference, both products included, in one launch
+  (`kernels/lstm_one_step_forward.cu`).
+
 Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
 says how well they fit. A wrong prediction costs time, never correctness.
@@ -23,10 +26,11 @@ RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside ever
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
+STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights less often
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-SCHEDULES = ("loop", "resident", "persistent")
+SCHEDULES = ("loop", "resident", "persistent", "step")
 
 
 class Device(NamedTuple):
@@ -59,13 +63,15 @@ class Choice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a layer runs forward, and back."""
+    """How a layer runs forward, and back; and forward in inference, which differs for a single step alone."""
 
     forward: Choice
     backward: Choice
+    inference: Choice | None = None  # None as forward
 
     def __str__(self) -> str:
-        return f"forward  {self.forward}\nbackward {self.backward}"
+        lines = f"forward  {self.forward}\nbackward {self.backward}"
+        return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
 
 
 _allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=SCHEDULES)
@@ -84,14 +90,26 @@ def only(*schedules: str) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def plan(batch: int, hidden: int, dtype: str, device: Device) -> Plan:
-    """The schedules of a plain LSTM layer, without options, in one direction."""
-    return Plan(choose(FORWARD, batch, hidden, dtype, device), choose(BACKWARD, batch, hidden, dtype, device))
+def plan(batch: int, hidden: int, dtype: str, device: Device, steps: int = 0) -> Plan:
+    """The schedules of a plain LSTM layer, without options, in one direction; ``steps`` matters if it is 1."""
+    forward, backward = (choose(direction, batch, hidden, dtype, device) for direction in (FORWARD, BACKWARD))
+    alone = one_step(batch) if steps == 1 else None
+    return Plan(forward, backward, alone or forward)
+
+
+def one_step(batch: int) -> Choice | None:
+    """The choice of a single step in inference, or None where it runs as any number of steps does."""
+    if 0 < batch <= STEP_SEQUENCES and "step" in _allowed.get():
+        return ONE_STEP
+    return None
+
+
+ONE_STEP = Choice("step", f"a single step of up to {STEP_SEQUENCES} sequences, in inference")
 
 
 def both(schedule: str, reason: str) -> Plan:
-    """A plan that is the same forward and back."""
-    return Plan(Choice(schedule, reason), Choice(schedule, reason))
+    """A plan that is the same for every pass."""
+    return Plan(*[Choice(schedule, reason)] * 3)
 
 
 def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> Choice:
@@ -117,6 +135,7 @@ def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device,
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if "loop" not in allowed:
         if best is None:
+            why_not += f"; step takes {ONE_STEP.reason}" if "step" in allowed else ""
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
         return best
     if best is None:

@@ -21,6 +21,7 @@ from ..parameters import Weights
 from . import Lane, cupy_one_launch, slots, windows
 from . import gpu_window as window
 from .cupy_masks import masked_copy
+from .cupy_one_step import one_step, takes_one_step  # noqa: F401 - of the engine, too
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
