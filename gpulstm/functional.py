@@ -12,7 +12,7 @@ from . import array_api_stack, arrays, checkpoints, initialisers, quick_checks, 
 from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
-from .engines import cupy_engine, cupy_one_launch, numpy_engine
+from .engines import cupy_engine, cupy_graph, cupy_one_launch, numpy_engine
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_two_reverses
 from .parameters import Layout, State
@@ -190,7 +190,8 @@ def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: boo
         return planner.both("loop", "with options, and in layers that have projections, peepholes or layer norm")
     with arrays.on_device_of(x):
         device = cupy_one_launch.current_device()
-    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device, len(call.x))
+        batch, hidden = call.x.shape[1], layout.hidden_size
+        return cupy_graph.explained(planner.plan(batch, hidden, arrays.dtype_name(x), device, len(call.x)))
 
 
 def lstm_backward(

@@ -27,6 +27,31 @@ def take(history, slot: int, state) -> None:
     _copy(state.data.ptr, history.data.ptr + slot * nbytes, nbytes)
 
 
+def copy_rows(target, to: int, source, first: int, count: int) -> None:
+    """``target[to : to + count] = source[first : first + count]``, both C-contiguous, with rows alike."""
+    row = source.nbytes // len(source)
+    _copy(target.data.ptr + to * row, source.data.ptr + first * row, count * row)
+
+
+def copy_columns(target, to: int, to_column: int, source, first: int, column: int, columns: int, count: int) -> None:
+    """``target[to : to + count, :, to_column : to_column + columns] = source[first : first + count, :, column : ...]``
+
+    Both are (steps, batch, features), C-contiguous, and have the same batch.
+    """
+    import cupy
+
+    itemsize, batch = source.itemsize, source.shape[1]
+    pitches = tuple(array.shape[2] * itemsize for array in (target, source))
+    places = ((target, to, to_column), (source, first, column))
+    to_address, from_address = (
+        array.data.ptr + start * batch * pitch + offset * itemsize
+        for (array, start, offset), pitch in zip(places, pitches, strict=True)
+    )
+    runtime, stream = cupy.cuda.runtime, cupy.cuda.get_current_stream().ptr
+    rows = from_address, pitches[1], columns * itemsize, count * batch
+    runtime.memcpy2DAsync(to_address, pitches[0], *rows, runtime.memcpyDeviceToDevice, stream)
+
+
 def fill(address: int, byte: int, nbytes: int) -> None:
     """Makes each of ``nbytes`` bytes from an address on the device ``byte``."""
     import cupy

@@ -6,6 +6,7 @@
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device.
 
+- **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes.
 - **step**: a single step of few sequences in inference, both products included, in one launch
   (`kernels/lstm_one_step_forward.cu`).
 
@@ -20,17 +21,20 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from .catalogue import TILES
+from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
 STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights less often
+GRAPH_STEPS, FEWEST_GRAPH_STEPS = 32, 4  # what comes on top of a graph, some ten copies, is little for each of 32 steps
+GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so large that 4 do not fit keep the CPU waiting
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-SCHEDULES = ("loop", "resident", "persistent", "step")
+SCHEDULES = ("loop", "resident", "persistent", "graph", "step")
+UNMEASURED = ("graph",)  # has not run on a GPU yet: it is taken where `only` asks for it, and not by itself
 
 
 class Device(NamedTuple):
@@ -74,7 +78,9 @@ class Plan(NamedTuple):
         return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
 
 
-_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=SCHEDULES)
+_allowed: ContextVar[tuple[str, ...]] = ContextVar(
+    "schedules", default=tuple(name for name in SCHEDULES if name not in UNMEASURED)
+)
 
 
 @contextmanager
@@ -133,8 +139,12 @@ def _choose(direction: str, batch: int, hidden: int, dtype: str, device: Device,
     loop = _loop_microseconds(direction, batch, hidden)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
+    if "graph" in allowed and not (obstacle := _graph_obstacle(batch, hidden, dtype)):
+        if best is None or loop < best.microseconds:
+            return Choice("graph", "the loop's launches, captured once and replayed", microseconds=loop)
     if "loop" not in allowed:
         if best is None:
+            why_not += f"; graph {obstacle}" if "graph" in allowed else ""
             why_not += f"; step takes {ONE_STEP.reason}" if "step" in allowed else ""
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
         return best
@@ -171,6 +181,22 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
         return f"needs compute capability 8.0, and this device has {device.capability / 10:.1f}"
     if not device.cooperative:
         return "needs all blocks of a launch to run at the same time, which this device cannot promise"
+    return ""
+
+
+def graph_steps(batch: int, hidden: int, dtype: str) -> int:
+    """Time steps that one graph of this layer runs."""
+    row = 7 * hidden * (4 if dtype == "float32" else 8)  # gates, c, h and y of one sequence
+    return min(GRAPH_STEPS, GRAPH_BYTES // max(1, batch * row))
+
+
+def _graph_obstacle(batch: int, hidden: int, dtype: str) -> str:
+    if dtype not in REAL_OF_DTYPE:
+        return f"is for {' and '.join(REAL_OF_DTYPE)}, not {dtype}"
+    if batch == 0:
+        return "has no sequence to run"
+    if graph_steps(batch, hidden, dtype) < FEWEST_GRAPH_STEPS:
+        return "is for steps whose launches take longer than their arithmetic"
     return ""
 
 

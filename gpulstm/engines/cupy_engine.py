@@ -18,7 +18,7 @@ from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
-from . import Lane, cupy_one_launch, slots, windows
+from . import Lane, cupy_graph, cupy_one_launch, slots, windows
 from . import gpu_window as window
 from .cupy_masks import masked_copy
 from .cupy_one_step import one_step, takes_one_step  # noqa: F401 - of the engine, too
@@ -111,6 +111,8 @@ def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths) -> S
     _multiply_inputs(x, weights, gates, lane)
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
+    elif choice.schedule == "graph":
+        cupy_graph.forward_steps(_run, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
     take(cells, last, c)
@@ -127,6 +129,9 @@ def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_ti
     choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden)
     if choice.schedule == "loop":
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False)
+        return
+    if choice.schedule == "graph":
+        cupy_graph.forward_steps(_run, weights, h[None], c[None], y, lane, gates, lengths, first_time, keep=False)
         return
     if choice.schedule == "resident":
         cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
@@ -149,14 +154,14 @@ def _multiply_inputs(x, weights, gates, lane: Lane) -> None:
         gemm(rows_of(all_x, *rows), of_input, rows_of(all_gates, *rows), transpose_b=True)
 
 
-def _run(weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool) -> None:
+def _run(weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool, gemm=None) -> None:
     """Every launch argument but the step's own four numbers is the same for all steps, so the loop computes nothing."""
     import cupy
 
     steps, batch, _ = gates.shape
     hidden = lane.width
     dtype = dtype_name(gates)
-    gemm = Gemm(cupy, dtype)
+    gemm = gemm or Gemm(cupy, dtype)
     all_gates, all_h, recurrent = matrix(gates), matrix(hiddens), matrix(weights.recurrent)
     step_kernel = kernel("lstm_forward_step", dtype, weights.bias is not None, lengths is not None, keep)
     grid, block = one_thread_per(batch * hidden)
@@ -191,6 +196,8 @@ def backward(
     choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width)
     if choice.schedule == "loop":
         _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane, lengths)
+    elif choice.schedule == "graph":
+        cupy_graph.backward_steps(_backward_steps, gemm, gates, cells, weights, dy, dh, dc, lane, lengths)
     else:
         cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
 

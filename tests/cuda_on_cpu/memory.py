@@ -26,7 +26,11 @@ class InvalidMemory(RuntimeError):
 class Allocation:
     """``nbytes`` of memory on the current device. ``bytes`` is a NumPy view of exactly them."""
 
+    address = None  # until there is memory
+
     def __init__(self, nbytes: int) -> None:
+        if state.current().captures:
+            raise InvalidMemory(f"{nbytes} bytes were allocated while a stream captures: a pool would reuse them")
         self.nbytes = nbytes
         self.device = state.current().device
         state.current().memory["new"] += 1
@@ -39,6 +43,8 @@ class Allocation:
             insort(_addresses, self.address)
 
     def __del__(self) -> None:
+        if self.address is None:
+            return
         with _lock:
             _addresses.remove(self.address)
 
