@@ -52,6 +52,8 @@ class TestCounts:
         assert forward == ({"lstm_forward_step": STEPS}, STEPS + windows)
         backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], backend.array(given.dy)))
         assert backward == ({"lstm_backward_step": STEPS, "column_sum": windows}, STEPS + 3 * windows)
+        numpy = backends.Backend(backends.NUMPY, np)
+        problems.assert_close(problems.solve(backend, given), problems.solve(numpy, given))
 
     def test_inference(self, backend):
         given = problems.problem(layers=2, directions=2)

@@ -43,7 +43,7 @@ class Allocation:
             insort(_addresses, self.address)
 
     def __del__(self) -> None:
-        if self.address is None:
+        if self.address is None or _lock is None:  # the latter at the interpreter's end
             return
         with _lock:
             _addresses.remove(self.address)
