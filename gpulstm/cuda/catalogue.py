@@ -24,6 +24,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_variant_output_backward": ("lstm_variant_output.cu", ()),
     "lstm_variant_initial_gradient": ("lstm_variant_output.cu", ()),
     "masked_copy": ("masked_copy.cu", ()),
+    "without_padding": ("padding.cu", ()),
+    "state_of_running": ("padding.cu", ()),
     "embedding_forward": ("embedding.cu", ()),
     "embedding_gradient_chunks": ("embedding.cu", ()),
     "embedding_gradient_join": ("embedding.cu", ()),

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays import dtype_name
 from ..cuda import planner
-from ..cuda.copies import copy, put, take
+from ..cuda.copies import put, take
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
@@ -22,6 +22,7 @@ from . import Lane, cupy_graph, cupy_one_launch, slots, windows
 from . import gpu_window as window
 from .cupy_masks import masked_copy
 from .cupy_one_step import one_step, takes_one_step  # noqa: F401 - of the engine, too
+from .cupy_padding import state_of_running, without_padding  # noqa: F401 - the latter of the engine, too
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
@@ -55,13 +56,6 @@ def zeros(shape, like):
     return cupy.zeros(shape, like.dtype)
 
 
-def without_padding(x, lengths):
-    import cupy
-
-    running = cupy.arange(x.shape[0])[:, None] < lengths  # (time, batch)
-    return cupy.where(running[:, :, None], x, x.dtype.type(0))
-
-
 def dropped(y, draws: Draws, layer: int):
     probability = draws.options.dropout
     if not (draws.training and probability):
@@ -92,8 +86,6 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
 
 def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths) -> Saved:
     """`forward` with the initial state apart, (h, c) or None for zeros; h and c only receive the final one."""
-    import cupy
-
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
     cells = empty((steps + 1, batch, lane.width), x)
@@ -102,12 +94,12 @@ def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths) -> S
     first, last = (steps, 0) if lane.reverse else (0, steps)
     h_before, c_before = (None, None) if before is None else before
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
-    takes_part = None if lengths is None else lengths[:, None] > 0
+    some_are_empty = lengths is not None and h_before is not None
     put(cells, first, c_before)
-    if takes_part is None or h_before is None:
-        put(hiddens, first, h_before)
+    if some_are_empty:
+        state_of_running(h_before, None, hiddens[first], lengths)
     else:
-        put(hiddens, first, cupy.where(takes_part, h_before, x.dtype.type(0)))
+        put(hiddens, first, h_before)
     _multiply_inputs(x, weights, gates, lane)
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
@@ -116,10 +108,10 @@ def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths) -> S
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
     take(cells, last, c)
-    if takes_part is None or h_before is None:
-        take(hiddens, last, h)
+    if some_are_empty:
+        state_of_running(hiddens[last], h_before, h, lengths)
     else:
-        copy(h, cupy.where(takes_part, hiddens[last], h_before))
+        take(hiddens, last, h)
     return Saved(gates, cells, hiddens)
 
 
