@@ -14,7 +14,7 @@ from ..arrays import dtype_name
 from ..cuda import planner
 from ..cuda.copies import put, take
 from ..cuda.gemm import Gemm, matrix, rows_of
-from ..cuda.launch import one_thread_per
+from ..cuda.launch import int32s, one_thread_per
 from ..cuda.modules import kernel
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
@@ -158,13 +158,13 @@ def _run(weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, kee
     step_kernel = kernel("lstm_forward_step", dtype, weights.bias is not None, lengths is not None, keep)
     grid, block = one_thread_per(batch * hidden)
     arrays = (gates, or_null(weights.bias), cells, hiddens, y, or_null(lengths))
-    sizes = tuple(np.int32(n) for n in (batch, hidden, y.shape[2], lane.first))
+    sizes = int32s(batch, hidden, y.shape[2], lane.first)
     for t in range(steps)[:: -1 if lane.reverse else 1]:
         before, after = slots(t, lane.reverse) if keep else (0, 0)
         step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
         h_before = rows_of(all_h, before * batch, batch, gates.itemsize)
         gemm(h_before, recurrent, step_gates, transpose_b=True, accumulate=True)
-        numbers = (np.int32(t), np.int32(first_time + t), np.int32(before), np.int32(after))
+        numbers = int32s(t, first_time + t, before, after)
         step_kernel(grid, block, (*arrays, *numbers, *sizes))
 
 
@@ -223,11 +223,11 @@ def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths
     grid, block = one_thread_per(batch * hidden)
     arrays = (gates, cells, or_null(dy), dh, dc, or_null(lengths))
     dy_width = 0 if dy is None else dy.shape[2]
-    sizes = tuple(np.int32(n) for n in (batch, hidden, dy_width, lane.first))
+    sizes = int32s(batch, hidden, dy_width, lane.first)
     all_gates, dh_matrix, recurrent = matrix(gates), matrix(dh), matrix(weights.recurrent)
     for t in range(steps)[:: 1 if lane.reverse else -1]:
         before, after = slots(t, lane.reverse)
-        step_kernel(grid, block, (*arrays, np.int32(t), np.int32(before), np.int32(after), *sizes))
+        step_kernel(grid, block, (*arrays, *int32s(t, before, after), *sizes))
         step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
         # With lengths the kernel left zero in dh where a sequence runs, and its gradient where it is over.
         gemm(step_gates, recurrent, dh_matrix, accumulate=lengths is not None)
