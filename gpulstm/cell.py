@@ -52,9 +52,8 @@ class LSTMCell:
 
     def __call__(self, x: Array, state: State | tuple[Array, Array] | None = None) -> State:
         """The next state: x (batch, inputs), h and c (batch, hidden), or all of them without the batch axis."""
-        if quick_checks.step_holds(self.layout, x, self.params, state):
-            batch = len(x) if x.ndim == 2 else 1
-            if arrays.is_cupy(x) and cupy_engine.takes_one_step(batch):
+        if arrays.is_cupy(x) and quick_checks.step_holds(self.layout, x, self.params, state):
+            if cupy_engine.takes_one_step(len(x) if x.ndim == 2 else 1):
                 return self._step(x, state)
         self._check(x, state)
         final = functional.inference(
