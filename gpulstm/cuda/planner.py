@@ -6,6 +6,10 @@
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`). Takes what fits on the device.
 
+- **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes.
+- **step**: a single step of few sequences in inference, both products included, in one launch
+  (`kernels/lstm_one_step_forward.cu`).
+
 Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
 says how well they fit. A wrong prediction costs time, never correctness.
@@ -17,16 +21,20 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from .catalogue import TILES
+from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
+STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights less often
+GRAPH_STEPS, FEWEST_GRAPH_STEPS = 32, 4  # what comes on top of a graph, some ten copies, is little for each of 32 steps
+GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so large that 4 do not fit keep the CPU waiting
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-SCHEDULES = ("loop", "resident", "persistent")
+SCHEDULES = ("loop", "resident", "persistent", "step")
+UNMEASURED = ("graph",)  # has not run on a GPU yet: it is taken where `only` asks for it, and not by itself
 
 
 class Device(NamedTuple):
@@ -59,24 +67,29 @@ class Choice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a layer runs forward, and back."""
+    """How a layer runs forward, and back; and forward in inference, which differs for a single step alone."""
 
     forward: Choice
     backward: Choice
+    inference: Choice | None = None  # None as forward
 
     def __str__(self) -> str:
-        return f"forward  {self.forward}\nbackward {self.backward}"
+        lines = f"forward  {self.forward}\nbackward {self.backward}"
+        return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
 
 
-_allowed: ContextVar[tuple[str, ...]] = ContextVar("schedules", default=SCHEDULES)
+_allowed: ContextVar[tuple[str, ...]] = ContextVar(
+    "schedules", default=tuple(name for name in SCHEDULES if name not in UNMEASURED)
+)
 
 
 @contextmanager
 def only(*schedules: str) -> Iterator[None]:
     """Within it, the planner considers these alone; to compare them. What fits none of them raises ValueError."""
-    unknown = [name for name in schedules if name not in SCHEDULES]
+    known = (*SCHEDULES, *UNMEASURED)
+    unknown = [name for name in schedules if name not in known]
     if unknown or not schedules:
-        raise ValueError(f"schedules must be of {', '.join(SCHEDULES)}, got {', '.join(unknown) or 'none'}")
+        raise ValueError(f"schedules must be of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
     token = _allowed.set(schedules)
     try:
         yield
@@ -84,28 +97,59 @@ def only(*schedules: str) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def plan(batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Plan:
-    """The schedules of an LSTM layer in one direction, forward and back; see `choose`."""
-    forward, backward = (choose(each, batch, hidden, dtype, device, not_held) for each in (FORWARD, BACKWARD))
-    return Plan(forward, backward)
+def plan(
+    batch: int,
+    hidden: int,
+    dtype: str,
+    device: Device,
+    not_held: str = "",
+    not_plain: str = "",
+    *,
+    steps: int = 0,
+) -> Plan:
+    """The schedules of an LSTM layer in one direction, forward and back; see `choose`. ``steps`` matters if it is 1."""
+    asked = batch, hidden, dtype, device, not_held, not_plain
+    forward, backward = (choose(direction, *asked) for direction in (FORWARD, BACKWARD))
+    alone = one_step(batch, dtype) if steps == 1 and not not_plain else None
+    return Plan(forward, backward, alone or forward)
+
+
+def one_step(batch: int, dtype: str) -> Choice | None:
+    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does."""
+    if 0 < batch <= STEP_SEQUENCES and dtype in REAL_OF_DTYPE and "step" in _allowed.get():
+        return ONE_STEP
+    return None
+
+
+ONE_STEP = Choice("step", f"a single step of up to {STEP_SEQUENCES} sequences, in inference")
 
 
 def both(schedule: str, reason: str) -> Plan:
-    """A plan that is the same forward and back."""
-    return Plan(Choice(schedule, reason), Choice(schedule, reason))
+    """A plan that is the same for every pass."""
+    return Plan(*[Choice(schedule, reason)] * 3)
 
 
-def choose(direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str = "") -> Choice:
+def choose(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str = "", not_plain: str = ""
+) -> Choice:
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
+    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything: a graph holds none of that.
     """
-    return _choose(direction, batch, hidden, dtype, device, not_held, _allowed.get())
+    return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
 
 @lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
 def _choose(
-    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str, allowed: tuple[str, ...]
+    direction: str,
+    batch: int,
+    hidden: int,
+    dtype: str,
+    device: Device,
+    not_held: str,
+    not_plain: str,
+    allowed: tuple[str, ...],
 ) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
@@ -123,8 +167,13 @@ def _choose(
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
         best, why_not = None, f"one launch for all steps does not hold {not_held}"
+    of_graph = _graph_obstacle(batch, hidden, dtype, not_plain)
+    if "graph" in allowed and not of_graph and (best is None or loop < best.microseconds):
+        return Choice("graph", "the loop's launches, captured once and replayed", microseconds=loop)
     if "loop" not in allowed:
         if best is None:
+            why_not += f"; graph {of_graph}" if "graph" in allowed else ""
+            why_not += f"; step takes {ONE_STEP.reason}" if "step" in allowed else ""
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
         return best
     if best is None:
@@ -160,6 +209,24 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
         return f"needs compute capability 8.0, and this device has {device.capability / 10:.1f}"
     if not device.cooperative:
         return "needs all blocks of a launch to run at the same time, which this device cannot promise"
+    return ""
+
+
+def graph_steps(batch: int, hidden: int, dtype: str) -> int:
+    """Time steps that one graph of this layer runs."""
+    row = 7 * hidden * (4 if dtype == "float32" else 8)  # gates, c, h and y of one sequence
+    return min(GRAPH_STEPS, GRAPH_BYTES // max(1, batch * row))
+
+
+def _graph_obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
+    if not_plain:
+        return f"does not hold {not_plain}"
+    if dtype not in REAL_OF_DTYPE:
+        return f"is for {' and '.join(REAL_OF_DTYPE)}, not {dtype}"
+    if batch == 0:
+        return "has no sequence to run"
+    if graph_steps(batch, hidden, dtype) < FEWEST_GRAPH_STEPS:
+        return "is for steps whose launches take longer than their arithmetic"
     return ""
 
 

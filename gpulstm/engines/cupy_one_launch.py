@@ -11,6 +11,8 @@ import numpy as np
 
 from ..arrays import dtype_name
 from ..cuda import planner
+from ..cuda.copies import fill, to_host
+from ..cuda.launch import int32s
 from ..cuda.modules import kernel
 from ..parameters import Weights
 from . import Lane
@@ -32,7 +34,9 @@ class Alarm:
 
     def __init__(self, cupy) -> None:
         self.word = cupy.zeros(1, np.uint32)
-        self.seen = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.uint32, 1)
+        pinned = cupy.cuda.alloc_pinned_memory(4)
+        self.seen = np.frombuffer(pinned, np.uint32, 1)
+        self._copied = pinned.ptr, self.word.data.ptr, self.word.nbytes
         self.seen[0] = 0
 
     def check(self) -> None:
@@ -46,7 +50,7 @@ class Alarm:
 
     def look(self) -> None:
         """Copies the word to the host, some time after the launches before."""
-        self.word.get(out=self.seen, blocking=False)
+        to_host(*self._copied)
 
 
 def current_device() -> planner.Device:
@@ -67,9 +71,9 @@ def current_device() -> planner.Device:
     return found
 
 
-def choose(direction: str, like, batch: int, hidden: int, not_held: str = "") -> planner.Choice:
+def choose(direction: str, like, batch: int, hidden: int, not_held: str = "", not_plain: str = "") -> planner.Choice:
     """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`."""
-    return planner.choose(direction, batch, hidden, dtype_name(like), current_device(), not_held)
+    return planner.choose(direction, batch, hidden, dtype_name(like), current_device(), not_held, not_plain)
 
 
 def history(choice: planner.Choice, shape: tuple[int, int, int], like):
@@ -78,8 +82,7 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
 
     hiddens = cupy.empty(shape, like.dtype)
     if choice.schedule == "persistent":
-        stream = cupy.cuda.get_current_stream().ptr
-        cupy.cuda.runtime.memsetAsync(hiddens.data.ptr, NOT_THERE, hiddens.nbytes, stream)
+        fill(hiddens.data.ptr, NOT_THERE, hiddens.nbytes)
     return hiddens
 
 
@@ -115,14 +118,13 @@ def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tup
     if choice.schedule == "resident":
         function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
-        function((choice.groups,), (threads,), (*arrays, *of_options, *(np.int32(size) for size in sizes)))
+        function((choice.groups,), (threads,), (*arrays, *of_options, *int32s(*sizes)))
         return
     shared = planner.shared_bytes(choice.tiles) if choice.kernel.endswith(planner.FORWARD) else 0
     function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
-    numbers = (np.int32(size) for size in (*sizes, choice.blocks, choice.share))
-    arguments = (*arrays, alarm.word, *of_options, *numbers)
+    arguments = (*arrays, alarm.word, *of_options, *int32s(*sizes, choice.blocks, choice.share))
     function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
     alarm.look()
 
