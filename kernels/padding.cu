@@ -32,3 +32,18 @@ extern "C" __global__ void state_of_running(
     const bool runs = lengths[index / width] > 0;
     state[index] = runs ? running[index] : (empty ? empty[index] : stored(real(0)));
 }
+
+// The hidden states that a step past a sequence's end would start from become zero: their gradients of the weights are
+// zero times these, which must be zero. A slot is one time, as in gpulstm.engines.slots. Nothing is read but lengths.
+extern "C" __global__ void clear_inputs(
+    store* __restrict__ hiddens,      // (slots, batch, width)
+    const int* __restrict__ lengths,  // (batch,) steps that a sequence has
+    int reverse,                      // a step at time t starts from slot t + 1, not t
+    int slots,
+    int batch,
+    int width) {
+    const long long index = flat_thread_index();
+    if (index >= (long long)slots * batch * width) return;
+    const long long row = index / width;
+    if (row / batch - reverse >= lengths[row % batch]) hiddens[index] = stored(real(0));
+}

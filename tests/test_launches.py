@@ -37,7 +37,7 @@ class TestCounts:
         runs = layers * directions
         kept = []
         forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params, initial, lengths=lengths)[2]))
-        padding = {"without_padding": 1} if lengths else {}
+        padding = {"without_padding": 1, "clear_inputs": runs} if lengths else {}
         padding |= {"state_of_running": 2 * runs} if lengths and state else {}  # the initial one, and the final one
         assert forward == ({"lstm_forward_step": STEPS * runs, **padding}, (STEPS + 1) * runs)
         backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], dy, dstate))
@@ -145,8 +145,8 @@ class TestCompilation:
         for lengths in (None, [5, 0, 3], None, [1, 2, 3]):
             for dtype in ("float32", "float64"):
                 problems.solve(backend, problems.problem(lengths=lengths, dtype=dtype))
-        # 2 dtypes x (forward and backward, with and without lengths, the sum, and two for padding)
-        assert len(compilations) == 2 * (2 + 2 + 1 + 2)
+        # 2 dtypes x (forward and backward, with and without lengths, the sum, and three for padding)
+        assert len(compilations) == 2 * (2 + 2 + 1 + 3)
         assert set(compilations.values()) == {1}
 
     def test_once_when_threads_ask_together(self, backend, compilations):

@@ -35,6 +35,14 @@ def check(backend, dtype: str) -> None:
     cupy_padding.state_of_running(backend.array(some), state, state, lengths)
     assert backend.numpy(state).tobytes() == expected.tobytes()
 
+    history = values(dtype, 5, 5, 7)
+    history[np.arange(5)[:, None] > LENGTHS] = np.nan
+    for reverse in (False, True):
+        hiddens = backend.array(history)
+        cupy_padding.clear_inputs(hiddens, lengths, reverse)
+        expected = np.where((np.arange(5)[:, None] < LENGTHS + reverse)[:, :, None], history, x.dtype.type(0))
+        assert backend.numpy(hiddens).tobytes() == expected.tobytes()
+
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_by_value(backend, dtype):

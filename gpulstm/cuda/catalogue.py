@@ -30,6 +30,7 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "narrow": ("convert.cu", ()),
     "without_padding": ("padding.cu", ()),
     "state_of_running": ("padding.cu", ()),
+    "clear_inputs": ("padding.cu", ()),
     "embedding_forward": ("embedding.cu", ()),
     "embedding_gradient_chunks": ("embedding.cu", ()),
     "embedding_gradient_join": ("embedding.cu", ()),
@@ -87,7 +88,8 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
 # Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
 IN_16_BITS_ALONE = ("widen", "narrow")
 IN_16_BITS = (
-    *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy", "without_padding", "state_of_running"),
+    *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy"),
+    *("without_padding", "state_of_running", "clear_inputs"),
     *IN_16_BITS_ALONE,
 )
 

@@ -26,7 +26,7 @@ from . import Lane, cupy_graph, cupy_one_launch, slots, windows
 from . import gpu_window as window
 from .cupy_masks import masked_copy
 from .cupy_one_step import one_step, takes_one_step
-from .cupy_padding import state_of_running, without_padding
+from .cupy_padding import clear_inputs, state_of_running, without_padding
 from .cupy_storage import assign, contiguous, is_half, rounded, wide_dtype
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
@@ -132,6 +132,8 @@ def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, t
         state_of_running(hiddens[last], h_before, h, lengths)
     else:
         take(hiddens, last, h)
+    if lengths is not None:
+        clear_inputs(hiddens, lengths, lane.reverse)
     return Saved(gates, cells, hiddens)
 
 

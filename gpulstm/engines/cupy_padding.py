@@ -23,3 +23,9 @@ def state_of_running(running, empty, state, lengths) -> None:
     are (batch, features) and C-contiguous, and may be the same."""
     arrays = running, NULL if empty is None else empty, state, lengths
     kernel("state_of_running", dtype_name(state))(*one_thread_per(state.size), (*arrays, *int32s(*state.shape)))
+
+
+def clear_inputs(hiddens, lengths, reverse: bool) -> None:
+    """hiddens (steps + 1, batch, hidden) become zero where they are what a step past a sequence's end starts from."""
+    sizes = int32s(int(reverse), *hiddens.shape)
+    kernel("clear_inputs", dtype_name(hiddens))(*one_thread_per(hiddens.size), (hiddens, lengths, *sizes))
