@@ -159,7 +159,7 @@ def needed(hidden: int, batch: int, dtype: str) -> list:
     loop = {"forward": (True, False, True), "backward": (True, False)}
     for direction, choice in (("forward", plan.forward), ("backward", plan.backward)):
         if choice.kernel:
-            found.append(Specialisation(choice.kernel, dtype, (), choice.tiles))
+            found.append(Specialisation(choice.kernel, dtype, (False,), choice.tiles))
         else:
             found.append(Specialisation(f"lstm_{direction}_step", dtype, loop[direction]))
     return [*found, Specialisation("column_sum", dtype)]
