@@ -76,6 +76,14 @@ def test_gradients_may_be_absent(backend, absent):
         assert not any(found[name].any() for name in found if name.startswith("d"))
 
 
+def test_nan_of_a_sequence_that_is_over_is_no_input(backend, dtype):
+    given = half_problem(dtype, lengths=LENGTHS, directions=2)
+    given.state[1][:, 3, 4] = np.nan  # of one step, so that no other one may read what it leaves
+    found, wanted = solve(backend, given), solve(NUMPY, in_float64(given))
+    for name, expected in wanted.items():
+        np.testing.assert_array_equal(np.isnan(found[name].astype("float64")), np.isnan(expected), err_msg=name)
+
+
 def test_reverse(backend):
     given = half_problem("float16", lengths=LENGTHS, bias=False)
     check(solve_with(backend, given, options={"reverse": True}), given, partial(solve_with, options={"reverse": True}))

@@ -150,7 +150,7 @@ class TestWhichOne:
         assert choice.share == (1 if batch <= 132 else 2)
 
     def test_the_backward_pass_may_take_another_one_than_the_forward_pass(self):
-        forward, backward = planner.plan(512, 512, "float32", H200)
+        forward, backward, _ = planner.plan(512, 512, "float32", H200)
         assert (forward.schedule, backward.schedule) == ("persistent", "loop")
 
 
@@ -218,7 +218,7 @@ class TestOnly:
     @pytest.mark.parametrize("names", [("fast",), ("loop", "Resident"), ()], ids=str)
     def test_unknown_names(self, names):
         with pytest.raises(
-            ValueError, match="schedules must be of loop, resident, persistent, cluster, got (fast|Resident|none)"
+            ValueError, match=f"schedules must be of {', '.join(planner.SCHEDULES)}, got (fast|Resident|none)"
         ):
             with planner.only(*names):
                 raise AssertionError("went on")
@@ -239,7 +239,8 @@ class TestOnly:
         assert why in str(error.value)
 
     def test_threads_do_not_disturb_each_other(self):
-        together, found = threading.Barrier(len(planner.SCHEDULES), timeout=30), {}
+        of_training = [schedule for schedule in planner.SCHEDULES if schedule != "step"]
+        together, found = threading.Barrier(len(of_training), timeout=30), {}
 
         def ask(name):
             with planner.only(name):
@@ -247,12 +248,12 @@ class TestOnly:
                 found[name] = self.schedule(36)
                 together.wait()
 
-        threads = [threading.Thread(target=ask, args=(name,)) for name in planner.SCHEDULES]
+        threads = [threading.Thread(target=ask, args=(name,)) for name in of_training]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert found == {name: name for name in planner.SCHEDULES}
+        assert found == {name: name for name in of_training}
         assert self.schedule() == "resident"
 
 
@@ -303,7 +304,7 @@ class TestPlanOfALayer:
         for capability, multiprocessors, shared in (("86", 7, 101376), ("75", 72, 65536)):
             cupy_one_launch._devices.clear()
             settings = {"multiprocessors": multiprocessors, "shared_memory_optin": shared}
-            with cupy_on_cpu(compute_capability=capability, schedules=planner.SCHEDULES, **settings) as cupy:
+            with cupy_on_cpu(compute_capability=capability, schedules=planner.AUTOMATIC, **settings) as cupy:
                 device = Device(int(capability), multiprocessors, shared, True)
                 assert cupy_one_launch.current_device() == device
                 plan = gl.LSTM(2, 100, xp=cupy, rng=0).plan(cupy.asarray(self.X))

@@ -17,6 +17,7 @@ SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 # kernel -> (file, feature switches that its body reads)
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_forward_step": ("lstm_forward_step.cu", ("BIAS", "LENGTHS", "KEEP")),
+    "lstm_one_step_forward": ("lstm_one_step_forward.cu", ("SEVERAL",)),
     "lstm_backward_step": ("lstm_backward_step.cu", ("DY", "LENGTHS")),
     "column_sum": ("column_sum.cu", ()),
     "lstm_variant_cell_forward": ("lstm_variant_cell_forward.cu", ("LAYERNORM",)),
@@ -27,6 +28,9 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "masked_copy": ("masked_copy.cu", ()),
     "widen": ("convert.cu", ()),
     "narrow": ("convert.cu", ()),
+    "without_padding": ("padding.cu", ()),
+    "state_of_running": ("padding.cu", ()),
+    "clear_inputs": ("padding.cu", ()),
     "embedding_forward": ("embedding.cu", ()),
     "embedding_gradient_chunks": ("embedding.cu", ()),
     "embedding_gradient_join": ("embedding.cu", ()),
@@ -95,9 +99,13 @@ HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
-# Kernels that know arrays of 16 bits, beside those of float32 and float64; the last two are for them alone.
-IN_16_BITS = ("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy", "widen", "narrow")
+# Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
 IN_16_BITS_ALONE = ("widen", "narrow")
+IN_16_BITS = (
+    *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy"),
+    *("without_padding", "state_of_running", "clear_inputs"),
+    *IN_16_BITS_ALONE,
+)
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
 COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)

@@ -12,6 +12,10 @@
 The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float64": arrays of float32 whose owner
 allows products in TF32 are "tf32".
 
+- **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes.
+- **step**: a single step of few sequences in inference, both products included, in one launch
+  (`kernels/lstm_one_step_forward.cu`).
+
 Of all ways to lay a layer out on the device the planner takes the one whose predicted time per step is shortest. The
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
 says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong prediction costs time, never
@@ -25,18 +29,21 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from . import cluster_layouts, half_layouts
-from .catalogue import TILES
+from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
+STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights less often
+GRAPH_STEPS, FEWEST_GRAPH_STEPS = 32, 4  # what comes on top of a graph, some ten copies, is little for each of 32 steps
+GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so large that 4 do not fit keep the CPU waiting
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-SCHEDULES = ("loop", "resident", "persistent", "cluster")
+SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 
-UNMEASURED = ("cluster",)
+UNMEASURED = ("cluster", "graph")
 """Schedules that are taken only where `only` names them. What is predicted of them has not been compared with a GPU's
 times yet, so a layer that is known to be fast would be given up for a guess. Once it has been, delete the entry."""
 
@@ -72,13 +79,15 @@ class Choice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a layer runs forward, and back."""
+    """How a layer runs forward, and back; and forward in inference, which differs for a single step alone."""
 
     forward: Choice
     backward: Choice
+    inference: Choice | None = None  # None as forward
 
     def __str__(self) -> str:
-        return f"forward  {self.forward}\nbackward {self.backward}"
+        lines = f"forward  {self.forward}\nbackward {self.backward}"
+        return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
 
 
 AUTOMATIC = tuple(schedule for schedule in SCHEDULES if schedule not in UNMEASURED)
@@ -101,34 +110,47 @@ def only(*schedules: str) -> Iterator[None]:
 
 
 def plan(
-    batch: int, hidden: int, dtype: str, device: Device, not_held: str = "", *, with_options: bool = False
-) -> Plan:
-    """The schedules of an LSTM layer in one direction, forward and back; see `choose`."""
-    arguments = batch, hidden, dtype, device, not_held
-    return Plan(*(choose(each, *arguments, with_options=with_options) for each in (FORWARD, BACKWARD)))
-
-
-def both(schedule: str, reason: str) -> Plan:
-    """A plan that is the same forward and back."""
-    return Plan(Choice(schedule, reason), Choice(schedule, reason))
-
-
-def choose(
-    direction: str,
     batch: int,
     hidden: int,
     dtype: str,
     device: Device,
     not_held: str = "",
+    not_plain: str = "",
     *,
-    with_options: bool = False,
+    steps: int = 0,
+) -> Plan:
+    """The schedules of an LSTM layer in one direction, forward and back; see `choose`. ``steps`` matters if it is 1."""
+    asked = batch, hidden, dtype, device, not_held, not_plain
+    forward, backward = (choose(direction, *asked) for direction in (FORWARD, BACKWARD))
+    alone = one_step(batch, dtype) if steps == 1 and not not_plain else None
+    return Plan(forward, backward, alone or forward)
+
+
+def one_step(batch: int, dtype: str) -> Choice | None:
+    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does."""
+    if 0 < batch <= STEP_SEQUENCES and dtype in REAL_OF_DTYPE and "step" in _allowed.get():
+        return ONE_STEP
+    return None
+
+
+ONE_STEP = Choice("step", f"a single step of up to {STEP_SEQUENCES} sequences, in inference")
+
+
+def both(schedule: str, reason: str) -> Plan:
+    """A plan that is the same for every pass."""
+    return Plan(*[Choice(schedule, reason)] * 3)
+
+
+def choose(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_held: str = "", not_plain: str = ""
 ) -> Choice:
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
-    ``with_options``: the layer has some that act in a step. ``not_held`` says which of them no schedule with one
-    launch holds, if there are any.
+    ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
+    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options" or
+    "tf32": a graph holds none of that, and a cluster no options.
     """
-    return _choose(direction, batch, hidden, dtype, device, not_held, with_options, _allowed.get())
+    return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
 
 @lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
@@ -139,7 +161,7 @@ def _choose(
     dtype: str,
     device: Device,
     not_held: str,
-    with_options: bool,
+    not_plain: str,
     allowed: tuple[str, ...],
 ) -> Choice:
     obstacles: dict[str, str] = {}
@@ -149,7 +171,7 @@ def _choose(
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
-        elif schedule == "cluster" and with_options:
+        elif schedule == "cluster" and not_plain == "options":
             obstacles[schedule] = "does not hold options"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
@@ -162,8 +184,13 @@ def _choose(
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
         best, why_not = None, f"one launch for all steps does not hold {not_held}"
+    of_graph = _graph_obstacle(batch, hidden, dtype, not_plain)
+    if "graph" in allowed and not of_graph and (best is None or loop < best.microseconds):
+        return Choice("graph", "the loop's launches, captured once and replayed", microseconds=loop)
     if "loop" not in allowed:
         if best is None:
+            why_not += f"; graph {of_graph}" if "graph" in allowed else ""
+            why_not += f"; step takes {ONE_STEP.reason}" if "step" in allowed else ""
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
         return best
     if best is None:
@@ -214,6 +241,24 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
         return f"needs compute capability 8.0, and this device has {device.capability / 10:.1f}"
     if not device.cooperative:
         return "needs all blocks of a launch to run at the same time, which this device cannot promise"
+    return ""
+
+
+def graph_steps(batch: int, hidden: int, dtype: str) -> int:
+    """Time steps that one graph of this layer runs."""
+    row = 7 * hidden * (4 if dtype == "float32" else 8)  # gates, c, h and y of one sequence
+    return min(GRAPH_STEPS, GRAPH_BYTES // max(1, batch * row))
+
+
+def _graph_obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
+    if not_plain:
+        return f"does not hold {not_plain}"
+    if dtype not in REAL_OF_DTYPE:
+        return f"is for {' and '.join(REAL_OF_DTYPE)}, not {dtype}"
+    if batch == 0:
+        return "has no sequence to run"
+    if graph_steps(batch, hidden, dtype) < FEWEST_GRAPH_STEPS:
+        return "is for steps whose launches take longer than their arithmetic"
     return ""
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..arrays import HALF_DTYPES, dtype_name
 from ..cuda import cluster_layouts, half_layouts, planner
+from ..cuda.copies import fill, to_host
+from ..cuda.launch import int32s
 from ..cuda.modules import kernel
 from ..parameters import Weights
 from . import Lane, windows
@@ -34,7 +36,9 @@ class Alarm:
 
     def __init__(self, cupy) -> None:
         self.word = cupy.zeros(1, np.uint32)
-        self.seen = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.uint32, 1)
+        pinned = cupy.cuda.alloc_pinned_memory(4)
+        self.seen = np.frombuffer(pinned, np.uint32, 1)
+        self._copied = pinned.ptr, self.word.data.ptr, self.word.nbytes
         self.seen[0] = 0
 
     def check(self) -> None:
@@ -48,7 +52,7 @@ class Alarm:
 
     def look(self) -> None:
         """Copies the word to the host, some time after the launches before."""
-        self.word.get(out=self.seen, blocking=False)
+        to_host(*self._copied)
 
 
 def current_device() -> planner.Device:
@@ -77,7 +81,7 @@ def choose(direction: str, like, batch: int, hidden: int, *, tf32: bool = False)
     arithmetic = dtype_name(like)
     if tf32 and arithmetic == "float32":
         arithmetic = "tf32"
-    return planner.choose(direction, batch, hidden, arithmetic, current_device())
+    return planner.choose(direction, batch, hidden, arithmetic, current_device(), "", "tf32" if tf32 else "")
 
 
 def history(choice: planner.Choice, shape: tuple[int, int, int], like):
@@ -92,10 +96,7 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
 
 def _empty_words(array) -> None:
     """Fills an array with words that say that they have not been written yet."""
-    import cupy
-
-    stream = cupy.cuda.get_current_stream().ptr
-    cupy.cuda.runtime.memsetAsync(array.data.ptr, NOT_THERE, array.nbytes, stream)
+    fill(array.data.ptr, NOT_THERE, array.nbytes)
 
 
 def forward_steps(
@@ -149,7 +150,7 @@ def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tup
     if choice.schedule == "resident":
         function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
-        function((choice.groups,), (threads,), (*arrays, *of_options, *(np.int32(size) for size in sizes)))
+        function((choice.groups,), (threads,), (*arrays, *of_options, *int32s(*sizes)))
         return
     if choice.schedule == "cluster":
         function = kernel(choice.kernel, "float32", tiles=choice.tiles)
@@ -162,8 +163,7 @@ def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tup
     function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
-    numbers = (np.int32(size) for size in (*sizes, choice.blocks, choice.share))
-    arguments = (*arrays, alarm.word, *of_options, *numbers)
+    arguments = (*arrays, alarm.word, *of_options, *int32s(*sizes, choice.blocks, choice.share))
     function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
     alarm.look()
 

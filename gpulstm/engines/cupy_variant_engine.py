@@ -129,7 +129,7 @@ class CupyVariantEngine:
     def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
         batch, hidden = x.shape[1], weights.input.shape[0] // 4
         return Gradient(
-            total=cupy_engine.start_gradient(x, weights, lane),
+            total=Weights(*(None if w is None else zeros(w.shape, x) for w in weights)),
             peephole=None if weights.peephole is None else zeros((batch, 3 * hidden), x),
             norm=None if weights.gain_input is None else zeros((batch, 10 * hidden), x),
         )
@@ -215,7 +215,7 @@ class _Call:
         of_step = self.draws.options.of_step(training=self.draws.training)
         not_held = cupy_one_launch_options.not_held(of_step, layer_norm=self.normed, projection=self.projected)
         device = cupy_one_launch.current_device()
-        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, with_options=True)
+        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, "options")
 
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]

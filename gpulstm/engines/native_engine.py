@@ -12,6 +12,7 @@ from ..native import library
 from ..parameters import Weights
 from . import Lane, native_memory, numpy_engine
 from . import cpu_window as window
+from .numpy_ragged import Ragged
 
 contiguous, empty, zeros = numpy_engine.contiguous, numpy_engine.empty, numpy_engine.zeros
 wide_zeros, assign, rounded = numpy_engine.wide_zeros, numpy_engine.assign, numpy_engine.rounded
@@ -51,6 +52,8 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Any:
     cells[first], hiddens[first] = c, h if takes_part is None else np.where(takes_part, h, x.dtype.type(0))
     _forward(x, weights, gates, cells, hiddens, y, lane, lengths, 0, keep=True)
     c[...], h[...] = cells[last], hiddens[last] if takes_part is None else np.where(takes_part, hiddens[last], h)
+    if ragged := Ragged.of(lengths, steps, lane.reverse):
+        ragged.clear_inputs(hiddens)
     return Saved(gates, cells, hiddens)
 
 

@@ -32,13 +32,13 @@ class Function:
         return self._raw_kernel().shared_size_bytes
 
 
-def funcSetAttribute(func, attribute, value):  # noqa: N802 - CuPy's name
+def funcSetAttribute(f, attribute, value):  # noqa: N802 - CuPy's name
     """Of all attributes only that larger clusters than the portable ones are allowed."""
-    if func not in _functions:
-        raise CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: {func!r} is not the ptr of a kernel")
+    if f not in _functions:
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: {f!r} is not the ptr of a kernel")
     if attribute != NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
         raise CUDADriverError(f"the stand-in does not know the attribute {attribute!r} of a function")
-    _functions[func].attributes[attribute] = value
+    _functions[f].attributes[attribute] = value
 
 
 def check_clusters(function: Function, size: int, grid: tuple[int, int, int]) -> None:

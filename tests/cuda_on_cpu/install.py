@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gpulstm.cuda import planner
+from gpulstm.cuda import own_cublas, planner
 
 from . import cublas, device, driver, functions, ndarray, raw, state
 from .compilation import MODES
@@ -57,7 +57,7 @@ def cupy_on_cpu(
     modules = _modules()
     sys.modules.update(modules)
     try:
-        with planner.only(*schedules):
+        with planner.only(*schedules), own_cublas.loaded_as(cublas.Library()):
             yield modules["cupy"]
     finally:
         _taken_out()
@@ -77,7 +77,15 @@ def _modules() -> dict[str, ModuleType]:
     cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
     cupy.ndarray, cupy.RawModule, cupy.RawKernel = ndarray.ndarray, raw.RawModule, raw.RawKernel
     cuda = cupy.cuda = ModuleType("cupy.cuda")
-    for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle", "alloc_pinned_memory"):
+    for name in (
+        "Device",
+        "Stream",
+        "Event",
+        "get_current_stream",
+        "is_available",
+        "get_cublas_handle",
+        "alloc_pinned_memory",
+    ):
         setattr(cuda, name, getattr(device, name))
     cuda.runtime = _module(
         "cupy.cuda.runtime",
@@ -88,6 +96,8 @@ def _modules() -> dict[str, ModuleType]:
         driverGetVersion=device.get_version,
         memsetAsync=device.memset_async,
         memcpyAsync=device.memcpy_async,
+        memcpy2DAsync=device.memcpy_2d_async,
+        memcpyDeviceToHost=device.MEMCPY_DEVICE_TO_HOST,
         memcpyDeviceToDevice=device.MEMCPY_DEVICE_TO_DEVICE,
         **cublas.DATA_TYPES,
     )

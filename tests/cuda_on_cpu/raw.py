@@ -2,10 +2,20 @@
 
 import warnings
 
-from . import arguments, driver, launcher, state
+from . import arguments, capture, driver, launcher, memory, state
 from .compilation import CompileError, build
-from .device import CompileException
+from .device import CompileException, get_current_stream
 from .ndarray import ndarray
+
+
+def _launch_again(one: launcher.Launch, pointers: list[arguments.Pointer]) -> None:
+    """As part of a graph, whose arrays are known to be there."""
+    for pointer in pointers:
+        pointer.allocation = memory.holder(pointer.address)
+    launcher.launch(one, state.current())
+    for pointer in pointers:
+        pointer.allocation = None
+    state.current().launches[one.kernel] += 1
 
 
 class RawModule:
@@ -43,7 +53,16 @@ class RawKernel:
         if cooperative and cluster > 1:
             raise NotImplementedError(f"{self.name}: the stand-in has no cooperative launches of clusters")
         driver.check_clusters(self.kernel, cluster, grid)
-        launcher.launch(launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative, cluster), now)
+        one = launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative, cluster)
+        stream = get_current_stream().ptr
+        if capture.begun_by(stream) is not None:
+            pointers = arguments.pointers_of(checked)
+            for pointer in pointers:
+                pointer.allocation = None  # a graph keeps nothing alive
+            addresses = [pointer.address for pointer in pointers]
+            capture.done_or_recorded(stream, self.name, lambda: _launch_again(one, pointers), addresses)
+            return
+        launcher.launch(one, now)
         now.launches[self.name] += 1
 
     @property
