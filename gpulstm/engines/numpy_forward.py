@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..parameters import Weights
-from . import windows
 from . import cpu_window as window
+from . import windows
 from .numpy_ragged import Ragged, times
 
 ROWS_THAT_PAY = 32  # time steps times sequences from which on a laid-out copy of the weights is made up for
