@@ -1,6 +1,8 @@
-"""Times every layout of the persistent kernels on a GPU: what the planner's predictions are fitted to.
+"""Times every layout of the kernels with one launch on a GPU: what the planner's predictions are fitted to.
 
     python benchmarks/layouts.py --out layouts.json
+    python benchmarks/layouts.py --dtype bfloat16 --out layouts-bfloat16.json
+    python benchmarks/layouts.py --schedules cluster --hidden 64 128 256 384
 
 Microseconds per time step, of kernels alone, without the products before and after. See benchmarks/README.md.
 """
@@ -17,10 +19,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from gpulstm import arrays  # noqa: E402
 from gpulstm.cuda import planner  # noqa: E402 - of this checkout, installed or not
+from gpulstm.cuda.copies import copy  # noqa: E402
 from gpulstm.engines import Lane, cupy_one_launch  # noqa: E402
 from gpulstm.parameters import Weights  # noqa: E402
 
+LAYOUTS = {"resident": planner._resident, "persistent": planner._persistent, "cluster": planner._cluster}
 HIDDEN, BATCHES, STEPS, REPEATS = (64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 128, 5
 
 
@@ -30,49 +35,81 @@ def main() -> None:
     arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
     arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     arguments.add_argument("--steps", type=int, default=STEPS)
+    arguments.add_argument("--dtype", choices=("float32", "tf32", "float16", "bfloat16"), default="float32")
+    arguments.add_argument("--schedules", nargs="+", choices=LAYOUTS, default=["persistent"])
     given = arguments.parse_args()
     import cupy
 
     rows = []
     for hidden in given.hidden:
         for batch in given.batch:
-            for row in measured(cupy, batch, hidden, given.steps, on_device(cupy)):
+            schedules = tuple(given.schedules)
+            for row in measured(cupy, batch, hidden, given.steps, on_device(cupy), given.dtype, schedules):
                 rows.append(row)
-                print("{direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, {predicted:7.2f} predicted, "
-                      "tiles {tiles}, {groups} x {blocks} blocks".format(**row), flush=True)  # fmt: skip
-    print(f"measured over predicted: {fit(rows)}")
+                line = "{schedule:10} {direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, "
+                line += "{predicted:7.2f} predicted, tiles {tiles}, {groups} x {blocks} blocks"
+                print(line.format(**row), flush=True)
+    for schedule in given.schedules:
+        print(f"{schedule}, measured over predicted: {fit([row for row in rows if row['schedule'] == schedule])}")
     if given.out:
-        given.out.write_text(json.dumps({"steps": given.steps, "rows": rows}, indent=1) + "\n")
+        given.out.write_text(json.dumps({"steps": given.steps, "dtype": given.dtype, "rows": rows}, indent=1) + "\n")
 
 
-def measured(cupy: Any, batch: int, hidden: int, steps: int, seconds: Callable) -> Iterator[dict]:
+def layouts(direction: str, batch: int, hidden: int, dtype: str, device: planner.Device, schedules: tuple) -> list:
+    """All of those of ``schedules`` that there is no obstacle to."""
+    fitting = [name for name in schedules if not planner._obstacle(name, batch, hidden, dtype, device)]
+    return [choice for name in fitting for choice in LAYOUTS[name](direction, batch, hidden, dtype, device)]
+
+
+def measured(
+    cupy: Any,
+    batch: int,
+    hidden: int,
+    steps: int,
+    seconds: Callable,
+    dtype: str = "float32",
+    schedules: tuple[str, ...] = ("persistent",),
+) -> Iterator[dict]:
     """A row for each layout; ``seconds(function)`` times a call."""
     device = cupy_one_launch.current_device()
     random = np.random.default_rng(0)
+    stored = {"bfloat16": arrays.bfloat16, "float16": lambda: np.float16}.get(dtype, lambda: np.float32)()
 
-    def normal(*shape: int):
-        return cupy.asarray(random.standard_normal(shape, dtype=np.float32))
+    def normal(*shape: int, scale: float = 1.0) -> Any:
+        return np.float32(scale) * random.standard_normal(shape, dtype=np.float32)
+
+    def on_gpu(numbers: Any) -> Any:
+        return cupy.asarray(numbers.astype(stored))
 
     absent = [None] * (len(Weights._fields) - 3)
-    weights = Weights(normal(1, 1), normal(4 * hidden, hidden) / np.float32(hidden**0.5), normal(4 * hidden), *absent)
+    recurrent, bias = on_gpu(normal(4 * hidden, hidden, scale=hidden**-0.5)), on_gpu(normal(4 * hidden))
+    weights = Weights(on_gpu(normal(1, 1)), recurrent, bias, *absent)
     lane = Lane(0, hidden, False, 0)
-    inputs, dy = normal(steps, batch, 4 * hidden), normal(steps, batch, hidden)
-    y, state = cupy.zeros_like(dy), cupy.zeros((batch, hidden), np.float32)
+    numbers = normal(steps, batch, 4 * hidden)
+    inputs, dy = on_gpu(numbers), on_gpu(normal(steps, batch, hidden))
+    gates = on_gpu(abs(numbers) / (1 + abs(numbers)))  # as large as activated gates are
+    y, h = on_gpu(np.zeros(dy.shape)), on_gpu(np.zeros((batch, hidden)))
+    state = cupy.zeros((batch, hidden), np.float32)
     cells = cupy.zeros((steps + 1, batch, hidden), np.float32)
-    for choice in planner._persistent(planner.FORWARD, batch, hidden, device):
+
+    def again(array: Any) -> Any:
+        fresh = cupy.empty(array.shape, array.dtype)
+        copy(fresh, array)
+        return fresh
+
+    for choice in layouts(planner.FORWARD, batch, hidden, dtype, device, schedules):
 
         def run(choice=choice):
-            hiddens = cupy_one_launch.history(choice, cells.shape, cells)
-            hiddens[0] = state
-            cupy_one_launch.forward_steps(choice, inputs.copy(), weights, hiddens, cells, y, lane, None, 0, keep=True)
+            hiddens = cupy_one_launch.history(choice, cells.shape, dy)
+            copy(hiddens[0], h)
+            cupy_one_launch.forward_steps(choice, again(inputs), weights, hiddens, cells, y, lane, None, 0, keep=True)
 
         yield _row(planner.FORWARD, batch, hidden, choice, seconds(run) / steps)
-    gates = abs(inputs) / (1 + abs(inputs))  # as large as activated gates are
-    for choice in planner._persistent(planner.BACKWARD, batch, hidden, device):
+    for choice in layouts(planner.BACKWARD, batch, hidden, dtype, device, schedules):
 
         def run(choice=choice):
             dh, dc = state.copy(), state.copy()
-            cupy_one_launch.backward_steps(choice, gates.copy(), cells, weights, dy, dh, dc, lane, None)
+            cupy_one_launch.backward_steps(choice, again(gates), cells, weights, dy, dh, dc, lane, None)
 
         yield _row(planner.BACKWARD, batch, hidden, choice, seconds(run) / steps)
 
@@ -106,7 +143,7 @@ def fit(rows: list[dict]) -> dict[str, str]:
 
 def _row(direction: str, batch: int, hidden: int, choice: planner.Choice, seconds: float) -> dict:
     layout = {"tiles": list(choice.tiles), "blocks": choice.blocks, "groups": choice.groups, "share": choice.share}
-    sizes = {"direction": direction, "hidden": hidden, "batch": batch}
+    sizes = {"schedule": choice.schedule, "direction": direction, "hidden": hidden, "batch": batch}
     return {**sizes, **layout, "microseconds": seconds * 1e6, "predicted": choice.microseconds}
 
 

@@ -125,7 +125,12 @@ def device(x: Array) -> Any:
 
 def on_device_of(x: Array) -> AbstractContextManager:
     """A context in which CuPy computes, and puts new arrays, on x's device; nothing for the other libraries."""
-    return x.device if is_cupy(x) else nullcontext()
+    if not is_cupy(x) or sys.modules["cupy"].cuda.runtime.getDevice() == x.data.device_id:
+        return _HERE  # to enter a device that is the current one, and to leave it, takes two calls of CUDA
+    return x.device
+
+
+_HERE = nullcontext()
 
 
 def describe(x: Any) -> str:
@@ -202,6 +207,11 @@ def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Zeros of ``like``'s library, dtype and device."""
     with on_device_of(like):
         return namespace(like).zeros(shape, dtype=like.dtype, **_placed(like))
+
+
+def copied(x: Array) -> Array:
+    """A C-contiguous copy of a NumPy or CuPy array; on a GPU by a copy of memory where x is contiguous too."""
+    return np.array(x, order="C") if isinstance(x, np.ndarray) else x.copy()
 
 
 def beside(values: np.ndarray, like: Array, dtype: Any = None) -> Array:

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, functional, initialisers
+from . import arrays, functional, initialisers, quick_checks
 from .arrays import Array
+from .engines import cupy_engine
 from .masks import Draws
 from .options import PLAIN
-from .parameters import Layout, State, shape_problem
+from .parameters import KINDS, Layout, State, Weights, shape_problem
 
+PARAMETERS = KINDS[:3]  # weight_ih, weight_hh, bias
 INFERENCE, TRAINING = Draws(PLAIN, None), Draws(PLAIN, 0)
 
 
@@ -50,9 +52,12 @@ class LSTMCell:
 
     def __call__(self, x: Array, state: State | tuple[Array, Array] | None = None) -> State:
         """The next state: x (batch, inputs), h and c (batch, hidden), or all of them without the batch axis."""
+        if arrays.is_cupy(x) and quick_checks.step_holds(self.layout, x, self.params, state):
+            if cupy_engine.takes_one_step(x, len(x) if x.ndim == 2 else 1):
+                return self._step(x, state)
         self._check(x, state)
         final = functional.inference(
-            self.layout, x[None, ...], self._params(), _with_layer(state), None, False, Draws(PLAIN, None)
+            self.layout, x[None, ...], self._params(), _with_layer(state), None, False, INFERENCE
         )[1]
         return State(final.h[0, ...], final.c[0, ...])
 
@@ -79,11 +84,25 @@ class LSTMCell:
         named = {name.removesuffix("_l0"): gradient for name, gradient in grads.items()}
         return dx[0, ...], named, State(dinitial.h[0, ...], dinitial.c[0, ...])
 
+    def _step(self, x: Array, state: Any) -> State:
+        """The next state on a GPU, where a view takes the CPU longer than a check: no axes come and go here."""
+        with arrays.on_device_of(x):
+            params, contiguous = self.params, cupy_engine.contiguous
+            weights = Weights(*[None if p is None else contiguous(p) for p in map(params.get, PARAMETERS)])
+            shape = (*x.shape[:-1], self.layout.hidden_size)
+            after = State(cupy_engine.empty(shape, x), cupy_engine.empty(shape, x))
+            before = None if state is None else State(*map(contiguous, state))
+            cupy_engine.one_step(contiguous(x), weights, before, 0, None, None, after)
+        return after
+
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name.removesuffix("_l0"): shape for name, shape in self.layout.shapes().items()}
 
     def _params(self) -> dict[str, Array]:
         """The parameters under the names of a layer. What is wrong with them is said under their own names."""
+        of_layer = {f"{name}_l0": array for name, array in self.params.items()}
+        if quick_checks.shapes_hold(of_layer, self.layout.checklist):
+            return of_layer
         shapes = self._shapes()
         problems = [f"missing {name} {shape}" for name, shape in shapes.items() if name not in self.params]
         problems += [f"unexpected {name}" for name in self.params if name not in shapes]
@@ -93,7 +112,7 @@ class LSTMCell:
             problems += [problem] if problem else []
         if problems:
             raise ValueError(f"params do not fit: {'; '.join(problems)}")
-        return {name + "_l0": array for name, array in self.params.items()}
+        return of_layer
 
     def _check(self, x: Array, state: Any) -> None:
         """What a sequence's checks would say in words that a cell does not have: time, layers, directions."""

@@ -41,6 +41,8 @@ class CheckpointedEngine:
     every sum the same as without checkpoints, to the bit.
     """
 
+    forward_from = None  # `forward` keeps the states in between, and begins with what h and c hold
+
     def __init__(self, engine: Any, every: int) -> None:
         self.engine, self.every = engine, every
 

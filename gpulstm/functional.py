@@ -6,13 +6,17 @@ NumPy and CuPy arrays go through `gpulstm.stack` and their engine; every other a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import array_api_stack, arrays, checkpoints, initialisers, stack
+from . import array_api_stack, arrays, checkpoints, initialisers, plans, quick_checks, stack
 from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
+from .engines import (
+    cupy_engine,
+    native_engine,
+    numpy_engine,
+)
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State
@@ -31,8 +35,7 @@ class Cache:
     used: bool = False
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """Checked arguments, time first and with a batch axis."""
 
     layout: Layout
@@ -42,12 +45,11 @@ class _Call:
     batched: bool
     draws: Draws
 
-    @cached_property
+    @property
     def is_plain(self) -> bool:
         """Whether every step is the plain LSTM's."""
-        return self.layout.is_plain and self.draws.options.of_step(training=self.draws.training) == PLAIN
+        return self.layout.is_plain and self.draws.options.plain_steps[self.draws.training]
 
-    @cached_property
     def engine(self) -> Any:
         """The in-place engine for x's library, or None: then the equations run as they stand."""
         if not (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)):
@@ -56,7 +58,7 @@ class _Call:
 
     @property
     def is_empty(self) -> bool:
-        return self.x.shape[0] == 0 or self.x.shape[1] == 0
+        return 0 in self.x.shape[:2]
 
 
 def lstm_forward(
@@ -119,7 +121,7 @@ def forward(
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
-        elif call.engine is None:
+        elif (engine := call.engine()) is None:
             y, final, saved = array_api_stack.forward(
                 call.layout,
                 weights,
@@ -131,7 +133,7 @@ def forward(
                 checkpoint_every=every,
             )
         else:
-            engine = call.engine if every is None else checkpoints.CheckpointedEngine(call.engine, every)
+            engine = engine if every is None else checkpoints.CheckpointedEngine(engine, every)
             y, final, saved = stack.forward(
                 engine, call.layout, weights, call.x, call.initial, call.lengths, call.draws
             )
@@ -169,43 +171,20 @@ def inference(
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
-        elif call.engine is None:
+        elif (engine := call.engine()) is None:
             y, final, _ = array_api_stack.forward(
                 call.layout, weights, call.x, call.initial, call.lengths, call.draws, call.is_plain, keep=False
             )
         else:
             y, final = stack.inference(
-                call.engine, call.layout, weights, call.x, call.initial, call.lengths, call.draws.options.reverse
+                engine, call.layout, weights, call.x, call.initial, call.lengths, call.draws.options.reverse
             )
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
 
 
 def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: bool, draws: Draws) -> planner.Plan:
     """What would run each layer's time steps forward and back, and why; the same for all layers and directions."""
-    call = _check(layout, x, params, None, None, batch_first, draws)
-    if arrays.is_numpy(x):
-        return _cpu_plan(call)
-    if call.engine is None:
-        return planner.both("equations", f"{arrays.library(x)}'s own operations, so that its autograd and jit apply")
-    if not call.is_plain:
-        return planner.both("loop", "with options, and in layers that have projections, peepholes or layer norm")
-    from .engines import cupy_one_launch
-
-    with arrays.on_device_of(x):
-        device = cupy_one_launch.current_device()
-    return planner.plan(call.x.shape[1], layout.hidden_size, arrays.dtype_name(x), device)
-
-
-def _cpu_plan(call: _Call) -> planner.Plan:
-    from .engines import native_engine
-    from .native import library
-
-    if not call.is_plain:
-        return planner.both("numpy", "with options, and in layers that have projections, peepholes or layer norm")
-    if call.engine is native_engine:
-        return planner.both("native", "compiled for this processor; what is too small for it goes through NumPy")
-    why = library.why_not() or f"the compiled one is for float32, not {arrays.dtype_name(call.x)}"
-    return planner.both("numpy", f"a matrix product and a few calls per step; {why}")
+    return plans.of(_check(layout, x, params, None, None, batch_first, draws))
 
 
 def lstm_backward(
@@ -244,6 +223,26 @@ def _check(
     batch_first: bool,
     draws: Draws,
 ) -> _Call:
+    if layout is not None and quick_checks.arguments_hold(layout, x, params, state, batch_first):
+        refuse_two_reverses(layout, draws.options)
+        if draws.options.tf32:
+            refuse_tf32(draws.options, arrays.dtype_name(x))
+        batched = x.ndim == 3
+        initial = None if state is None else State(*(s if batched else s[:, None, :] for s in state))
+    else:
+        layout, batched, initial = _check_closely(layout, x, params, state, batch_first, draws)
+    inward = _inward(x, batched, batch_first)
+    steps = None if lengths is None else lengths_module.checked(lengths, inward, batched=batched)
+    call = _Call(layout, inward, initial, steps, batched, draws)
+    if not call.is_plain:
+        refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
+    return call
+
+
+def _check_closely(
+    layout: Layout | None, x: Array, params: Mapping[str, Array], state: Any, batch_first: bool, draws: Draws
+) -> tuple[Layout, bool, State | None]:
+    """The layout, whether there is a batch axis, and the initial state with one. Raises what `lstm_forward` says."""
     arrays.require_array("x", x)
     arrays.require_floating("x", x, half=True)
     if layout is None:
@@ -262,13 +261,8 @@ def _check(
             f"x must have inputs = {layout.input_size} on its last axis as weight_ih_l0 has, got shape {tuple(x.shape)}"
         )
     batched = x.ndim == 3
-    inward = _inward(x, batched, batch_first)
-    initial = _check_state("state", state, x, layout, inward.shape[1], batched)
-    steps = lengths_module.checked(lengths, inward, batched=batched)
-    call = _Call(layout, inward, initial, steps, batched, draws)
-    if not call.is_plain:
-        refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
-    return call
+    batch = _inward(x, batched, batch_first).shape[1]
+    return layout, batched, _check_state("state", state, x, layout, batch, batched)
 
 
 def refuse_half(on_cupy: bool, dtype: str) -> None:
@@ -325,10 +319,15 @@ def _with_batch(name: str, array: Array, layout: Layout, batch: int, batched: bo
 def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, tuple[Array | None, Array | None]]:
     """Both gradients time first and with a batch axis."""
     steps, batch, _ = cache.x.shape
+    middle = ((batch, steps) if cache.batch_first else (steps, batch)) if cache.batched else (steps,)
+    shape = (*middle, cache.layout.output_size)
+    if quick_checks.gradients_hold(cache.layout, cache.x, dy, shape, dstate, batch if cache.batched else None):
+        dh, dc = (None, None) if dstate is None else dstate
+        if not cache.batched:
+            dh, dc = (None if d is None else d[:, None, :] for d in (dh, dc))
+        return None if dy is None else _inward(dy, cache.batched, cache.batch_first), (dh, dc)
     if dy is not None:
         arrays.check_same({"x": cache.x, "dy": dy})
-        middle = ((batch, steps) if cache.batch_first else (steps, batch)) if cache.batched else (steps,)
-        shape = (*middle, cache.layout.output_size)
         if tuple(dy.shape) != shape:
             raise ValueError(f"dy must have y's shape {shape}, got {tuple(dy.shape)}")
         dy = _inward(dy, cache.batched, cache.batch_first)
@@ -345,11 +344,7 @@ def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, 
 
 def _plain_engine(x: Array, draws: Draws) -> Any:
     if arrays.is_numpy(x):
-        from .engines import native_engine, numpy_engine
-
         return native_engine if native_engine.takes(x) else numpy_engine
-    from .engines import cupy_engine
-
     return cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine
 
 

@@ -12,8 +12,7 @@ Every word of `gpulstm.philox` has a counter (unit, sequence, time, stream). Wha
 `kernels/philox.cuh` draws the same.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +28,7 @@ LAYER_STREAM = 3 * 2**30
 BLOCK = 2**14  # elements that NumPy draws at a time: what it works on stays in the cache
 
 
-@dataclass(frozen=True)
-class Draws:
+class Draws(NamedTuple):
     """The masks of one call. ``seed`` is None in inference: then nothing is random."""
 
     options: Options

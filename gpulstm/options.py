@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,11 @@ class Options:
     def is_random(self) -> bool:
         """Whether training draws random masks."""
         return any((self.dropout, self.recurrent_dropout, self.weight_drop, *self.zoneout))
+
+    @cached_property
+    def plain_steps(self) -> tuple[bool, bool]:
+        """Whether a step is the plain LSTM's, in inference and in training."""
+        return self.of_step(training=False) == PLAIN, self.of_step(training=True) == PLAIN
 
     @lru_cache(maxsize=256)  # noqa: B019 - options are a few numbers, and every call of a layer asks
     def of_step(self, *, training: bool) -> "Options":

@@ -7,7 +7,7 @@ keeps two, because their sum is all that the equations see.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -66,20 +66,20 @@ class Layout:
     peephole: bool = False
     layer_norm: bool = False
 
-    @property
+    @cached_property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Features of the hidden state, and so of one direction's output: the projection's, if there is one."""
         return self.proj_size or self.hidden_size
 
-    @property
+    @cached_property
     def output_size(self) -> int:
         return self.directions * self.width
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether one step is what `gpulstm.equations` says and no more."""
         return not (self.proj_size or self.peephole or self.layer_norm)
@@ -117,6 +117,26 @@ class Layout:
             found |= {kind + suffix: of_kind[kind] for kind in self.kinds()}
         return MappingProxyType(found)
 
+    @cached_property
+    def checklist(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """`shapes` once more, to go through quickly."""
+        return tuple(self.shapes().items())
+
+    @cached_property
+    def _names(self) -> tuple[tuple[str | None, ...], ...]:
+        """For each layer and direction, its parameters' names in the order of `Weights`' fields, None for those that
+        there are not; the fields that default to None are left out at the end."""
+        kinds = self.kinds()
+        fields = KINDS if set(kinds) - set(KINDS[:3]) else KINDS[:3]
+        return tuple(tuple(k + suffix if k in kinds else None for k in fields) for _, suffix in self.suffixes())
+
+    def shapes_of_state(self, batch: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of h and c as a caller has them: without a batch axis where ``batch`` is None."""
+        count = self.num_layers * self.directions
+        if batch is None:
+            return (count, self.width), (count, self.hidden_size)
+        return (count, batch, self.width), (count, batch, self.hidden_size)
+
     def kinds(self) -> list[str]:
         """The parameters that each layer and direction has, named without the suffix."""
         there = {"bias": self.bias, "weight_hr": self.proj_size, "weight_peephole": self.peephole}
@@ -124,13 +144,15 @@ class Layout:
 
     def weights(self, params: Mapping[str, Array]) -> list[Weights]:
         """The parameters layer by layer and direction by direction."""
-        return [Weights(*(params.get(kind + suffix) for kind in KINDS)) for _, suffix in self.suffixes()]
+        return [Weights(*[None if name is None else params[name] for name in names]) for names in self._names]
 
     def named(self, gradients: list[Weights]) -> dict[str, Array]:
         """The inverse of `weights`: one dict under the parameters' names."""
         found: dict[str, Array] = {}
-        for (_, suffix), gradient in zip(self.suffixes(), gradients, strict=True):
-            found |= {kind + suffix: gradient[KINDS.index(kind)] for kind in self.kinds()}
+        for names, gradient in zip(self._names, gradients, strict=True):
+            for name, array in zip(names, gradient):  # noqa: B905 - `_names` may be shorter than `Weights`
+                if name is not None:
+                    found[name] = array
         return found
 
     @classmethod

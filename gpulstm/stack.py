@@ -7,6 +7,7 @@ nothing is concatenated. `gpulstm.array_api_stack` is the same for libraries who
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from . import arrays
 from .arrays import Array
 from .engines import Lane
 from .masks import Draws
@@ -38,8 +39,14 @@ def forward(
     draws: Draws,
 ) -> tuple[Array, State, Saved]:
     """Training: output, final state and what `backward` needs."""
-    weights, x, initial = _contiguous(engine, weights, x, initial)
-    final = _state(engine, layout, x, initial)
+    weights, x = _contiguous_weights(engine, weights), engine.contiguous(x)
+    forward_from = getattr(engine, "forward_from", None)
+    if forward_from is None:
+        final = _state(engine, layout, x, initial)
+    else:
+        of_h, of_c = layout.state_shapes(x.shape[1])
+        final = State(engine.empty(of_h, x), engine.wide_empty(of_c, x))
+        initial = initial and State(*map(engine.contiguous, initial))
     steps, batch, _ = x.shape
     inputs, runs = [], []
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
@@ -47,7 +54,11 @@ def forward(
         y = engine.empty((steps, batch, layout.output_size), x)
         for index, lane in _lanes(layout, layer, draws.options.reverse):
             h, c = final.h[index], final.c[index]
-            runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
+            if forward_from is None:
+                runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
+            else:
+                before = initial and (initial.h[index], initial.c[index])
+                runs.append(forward_from(layer_input, weights[index], before, h, c, y, lane, lengths))
         inputs.append(layer_input)
         layer_input = y if layer == layout.num_layers - 1 else engine.dropped(y, draws, layer)
     return y, _rounded(engine, final, x), Saved(engine, layout, weights, inputs, runs, lengths, draws)
@@ -103,10 +114,15 @@ def inference(
     layers is bounded too. A bidirectional layer needs the whole of the layer below: there it is one more y.
     """
     steps, batch, _ = x.shape
-    weights, _, initial = _contiguous(engine, weights, None, initial)
+    weights = _contiguous_weights(engine, weights)
+    if steps == 1 and lengths is None and hasattr(engine, "takes_one_step") and engine.takes_one_step(x, batch):
+        return _infer_one_step(engine, layout, weights, engine.contiguous(x), initial)
     final = _state(engine, layout, x, initial)
     y = engine.empty((steps, batch, layout.output_size), x)
     tile_steps, tile_batch = tile(layout, steps, batch, x.dtype.itemsize, engine.GATE_BUFFER_BYTES)
+    if (tile_steps, tile_batch) == (steps, batch):
+        _infer_in_one_piece(engine, layout, weights, engine.contiguous(x), final, y, lengths, reverse)
+        return y, _rounded(engine, final, x)
     scratch = engine.empty((tile_steps * tile_batch * 4 * layout.hidden_size,), x)
 
     def run(source: Array, target: Array, index: int, lane: Lane, t: slice, n: slice) -> None:
@@ -138,6 +154,42 @@ def inference(
     return y, _rounded(engine, final, x)
 
 
+def _infer_one_step(
+    engine: Engine, layout: Layout, weights: list[Weights], source: Array, initial: State | None
+) -> tuple[Array, State]:
+    """`inference` of one step by an engine that needs no buffers for it, and no copy of the state."""
+    batch = source.shape[1]
+    before = initial and State(*map(engine.contiguous, initial))
+    after = State(*[engine.empty(shape, source) for shape in layout.state_shapes(batch)])
+    for layer in range(layout.num_layers):
+        target = engine.empty((1, batch, layout.output_size), source)
+        for index, lane in _lanes(layout, layer, False):  # which end a sequence is read from makes no difference
+            engine.one_step(source, weights[index], before, index, target, lane, after)
+        source = target
+    return source, after
+
+
+def _infer_in_one_piece(
+    engine: Engine,
+    layout: Layout,
+    weights: list[Weights],
+    source: Array,
+    final: State,
+    y: Array,
+    lengths: Array | None,
+    reverse: bool,
+) -> None:
+    """Inference where the gates of all steps fit into the buffer: nothing is cut, and every view left out costs less
+    time than a small layer takes."""
+    gates = engine.empty((*source.shape[:2], 4 * layout.hidden_size), source)
+    between = [y, engine.empty(y.shape, y) if layout.num_layers > 1 else None]
+    for layer in range(layout.num_layers):
+        target = between[(layout.num_layers - 1 - layer) % 2]  # the last layer's is y
+        for index, lane in _lanes(layout, layer, reverse):
+            engine.inference(source, weights[index], final.h[index], final.c[index], target, lane, gates, lengths, 0)
+        source = target
+
+
 def tile(layout: Layout, steps: int, batch: int, itemsize: int, limit: int) -> tuple[int, int]:
     """(steps, sequences) of gates that stay within ``limit`` bytes: many steps of the whole batch, or where one step
     alone is larger, a part of the batch for one step. Either way the rows of a tile follow each other in memory."""
@@ -154,30 +206,46 @@ def _tiles(steps: int, batch: int, tile_steps: int, tile_batch: int, reverse: bo
             yield slice(first, min(first + tile_steps, steps)), slice(n, min(n + tile_batch, batch))
 
 
-def _lanes(layout: Layout, layer: int, reverse: bool) -> Iterator[tuple[int, Lane]]:
+def _lanes(layout: Layout, layer: int, reverse: bool) -> list[tuple[int, Lane]]:
     """(index into state and weights, lane) of a layer's directions; ``reverse`` is for a single one."""
-    for direction in range(layout.directions):
-        lane = Lane(direction * layout.width, layout.width, reverse or direction == 1, 2 * layer + direction)
-        yield layer * layout.directions + direction, lane
+    width = layout.width
+    if not layout.bidirectional:
+        return [(layer, Lane(0, width, reverse, 2 * layer))]
+    return [(2 * layer + d, Lane(d * width, width, d == 1, 2 * layer + d)) for d in (0, 1)]
 
 
-def _contiguous(engine: Engine, weights: list[Weights], x: Array | None, initial: State | None):
+def _contiguous_weights(engine: Engine, weights: list[Weights]) -> list[Weights]:
     """Copies only what is not C-contiguous already: the kernels and cuBLAS know no other layout."""
-    weights = [Weights(*(None if a is None else engine.contiguous(a) for a in w)) for w in weights]
-    x = None if x is None else engine.contiguous(x)
-    initial = None if initial is None else State(*(engine.contiguous(a) for a in initial))
-    return weights, x, initial
+    return [w if _are_contiguous(w) else _made_contiguous(engine, w) for w in weights]
+
+
+def _are_contiguous(weights: Weights) -> bool:
+    for array in weights:
+        if array is not None and not array.flags.c_contiguous:
+            return False
+    return True
+
+
+def _made_contiguous(engine: Engine, weights: Weights) -> Weights:
+    return Weights(*(None if a is None else engine.contiguous(a) for a in weights))
 
 
 def _state(engine: Engine, layout: Layout, x: Array, initial: State | None) -> State:
     """The state that the engines update in place: a copy of the initial one, or zeros. c stays wide to the end, so that
     it is rounded no more often where time is cut into parts."""
     of_h, of_c = layout.state_shapes(x.shape[1])
-    state = State(engine.zeros(of_h, x), engine.wide_zeros(of_c, x))
-    if initial is not None:
-        for target, given in zip(state, initial, strict=True):
-            engine.assign(target, given)
-    return state
+    h, c = initial or (None, None)
+    return State(_begun(engine, engine.zeros, of_h, x, h), _begun(engine, engine.wide_zeros, of_c, x, c))
+
+
+def _begun(engine: Engine, zeros: Any, shape: tuple[int, ...], like: Array, given: Array | None) -> Array:
+    """What is updated in place: a copy of ``given`` in the dtype of ``zeros``, or these if it is None."""
+    if given is not None and given.dtype.itemsize > 2:  # then both dtypes are like's
+        return arrays.copied(given)
+    target = zeros(shape, like)
+    if given is not None:
+        engine.assign(target, given)
+    return target
 
 
 def _rounded(engine: Engine, state: State, like: Array) -> State:
@@ -187,8 +255,8 @@ def _rounded(engine: Engine, state: State, like: Array) -> State:
 
 def _gradient_state(engine: Engine, layout: Layout, like: Array, dstate: tuple[Array | None, Array | None]) -> State:
     """The final state's gradients, which the engines turn into the initial state's in place."""
-    state = State(*(engine.wide_zeros(shape, like) for shape in layout.state_shapes(like.shape[1])))
-    for target, given in zip(state, dstate, strict=True):
-        if given is not None:
-            engine.assign(target, given)
-    return state
+    shapes = layout.state_shapes(like.shape[1])
+    dh, dc = (
+        _begun(engine, engine.wide_zeros, shape, like, given) for shape, given in zip(shapes, dstate, strict=True)
+    )
+    return State(dh, dc)

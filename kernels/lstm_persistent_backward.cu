@@ -1,5 +1,5 @@
 // Backpropagation through all time steps of one LSTM layer in one launch, in float32: the twin of
-// lstm_persistent_forward.
+// lstm_persistent_forward, and like it with -DTF32=1.
 //
 // The formulas are those of lstm_backward_step.cu. What couples the steps is dh = W_hh^T da, a sum over all 4*hidden
 // pre-activations of a step, which live in all blocks of a group.
@@ -16,7 +16,11 @@
 //
 // Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions.
 // hidden is a multiple of 4.
+//
+// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. c* is
+//          computed again from the gates instead of reading c[t]. With peepholes 3 sums more are read and written.
 #include "handover.cuh"
+#include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
 #define WARPS 16
@@ -40,6 +44,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* exchange,                // [2][groups][blocks][share][blocks][UNITS], zeros at the beginning
     unsigned* failed,                  // becomes 1 if a block waited in vain
+#if OPTIONS
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -71,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
                 const bool inside = unit < hidden && output < hidden;
                 const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
-                w[j][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
+                w[j][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
             }
         }
     }
@@ -90,9 +99,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             // What the recurrence does not touch is fetched first.
             const int unit = first_unit + thread % UNITS, column = thread / UNITS, sequence = sequence0 + column;
             const bool owner = thread < UNITS * COLUMNS && unit < hidden && sequence < end_sequence;
-            const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+            const long long row = (long long)step * batch + sequence;
+            long long at = (long long)sequence * hidden + unit;
             float* gate = gates + row * 4 * hidden + unit;
             float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, c_after = 0, d_cell = 0, d_hidden = 0, d_output = 0;
+#if OPTIONS
+            unsigned drawn = 0;
+            if (owner) {
+                drawn = draw_for_sequence(options, unit, sequence) | draw_for_step(options, unit, sequence, step);
+                if (!lengths || step + 1 - 2 * reverse < lengths[sequence]) drawn |= LATER_STEP_RAN;
+            }
+#endif
             bool runs = true;
             if (owner) {
                 d_hidden = dh[at];
@@ -150,12 +167,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 }
                 __syncthreads();
                 if (owner) {
+#if OPTIONS
+                    const float passed = d_hidden;  // by the step that came after
+                    d_hidden = 0;
+#endif
 #pragma unroll
                     for (int part = 0; part < PARTS; ++part) {
                         d_hidden += parts[(column * PARTS + part) * UNITS + thread % UNITS];
                     }
+#if OPTIONS
+                    d_hidden = passed + (drawn & LATER_STEP_RAN ? d_hidden * hidden_mask(options, drawn) : 0.0f);
+#endif
                 }
             }
+#if OPTIONS
+            at = (long long)afresh(sequence) * hidden + unit;  // registers are short above
+            gate = gates + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
+#endif
             if (!computes) {
                 if (owner) dh[at] = d_hidden;
                 __syncthreads();  // `parts` is written again for the next sequences
@@ -167,6 +195,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 if (owner) {
                     if (runs) {
                         d_hidden += d_output;
+#if OPTIONS
+                        const float of_gates[4] = {i, f, candidate, o};
+                        const float c_star =
+                            step_back(options, drawn, of_gates, c_before, peephole, unit, hidden, d_hidden, d_cell,
+                                      d_gate);
+                        if (peephole) {
+                            float* d_peep = d_peephole + (long long)sequence * 3 * hidden + unit;
+                            d_peep[0] += d_gate[0] * c_before;
+                            d_peep[hidden] += d_gate[1] * c_before;
+                            d_peep[2 * hidden] += d_gate[3] * c_star;
+                        }
+                        dc[at] = d_cell;
+#else
                         const float tanh_c = tanhf(c_after);
                         d_cell += d_hidden * o * (1.0f - tanh_c * tanh_c);
                         d_gate[0] = d_cell * candidate * (i * (1.0f - i));
@@ -175,6 +216,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                         d_gate[3] = d_hidden * tanh_c * (o * (1.0f - o));
                         dc[at] = d_cell * f;
                         d_hidden = 0;
+#endif
                     }
                     dh[at] = d_hidden;
 #pragma unroll
@@ -196,7 +238,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
 #pragma unroll
                 for (int k = 0; k < ROWS / 8; ++k) {
                     const float* fragment = da + (8 * k + t) * STRIDE + 8 * n + g;
-                    const unsigned b[2] = {__float_as_uint(fragment[0]), __float_as_uint(fragment[4 * STRIDE])};
+                    const unsigned b[2] = {operand(__float_as_uint(fragment[0])),
+                                           operand(__float_as_uint(fragment[4 * STRIDE]))};
                     const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
 #pragma unroll
                     for (int j = 0; j < JTILES; ++j) multiply_add(d[j], w[j][k], b, b_low, high_bits);

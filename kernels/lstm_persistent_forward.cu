@@ -1,4 +1,5 @@
-// All time steps of one LSTM layer in one launch, in float32: the recurrent weights stay in registers.
+// All time steps of one LSTM layer in one launch, in float32: the recurrent weights stay in registers. With -DTF32=1
+// the factors of products with h are rounded to TF32 (tensor_core.cuh), and nothing else is.
 //
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
@@ -18,7 +19,11 @@
 // block reads the group's h[t-1] from L2.
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
+//
+// OPTIONS  the equations are those of persistent_options.cuh. `hiddens` then holds what the products read, h with its
+//          mask and zero where a step does nothing; h itself is in `state`. One h more is read and written.
 #include "handover.cuh"
+#include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
 #define WARPS 16
@@ -39,6 +44,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
     unsigned* failed,                 // becomes 1 if a block waited in vain
+#if OPTIONS
+    float* state,                     // (batch, hidden) the initial h; becomes the final one
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -69,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const int column = first_column + 2 * k + part / 2;
                 const bool inside = unit < hidden && column < hidden;
                 const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
-                w[m][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
+                w[m][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
             }
         }
     }
@@ -88,15 +98,30 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
 
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
             float input[OUTPUTS], c[OUTPUTS];
+#if OPTIONS
+            float h_old[OUTPUTS];
+            unsigned drawn[OUTPUTS];
+#endif
 #pragma unroll
             for (int e = 0; e < OUTPUTS; ++e) {
                 const int output = afresh(thread) + e * 32 * WARPS, gate = output % 4;
                 const int unit = first_unit + output / 4 % UNITS, sequence = sequence0 + output / ROWS;
                 input[e] = c[e] = 0.0f;
+#if OPTIONS
+                h_old[e] = 0.0f;
+                drawn[e] = 0;
+                if (e * 32 * WARPS + warp * 32 < ROWS * COLUMNS) {  // a whole warp at once
+                    drawn[e] = draw_in_four_lanes(options, unit, sequence, step, gate, lane & ~3);
+                }
+#endif
                 if (output < ROWS * COLUMNS && unit < hidden && sequence < end_sequence) {
                     input[e] = gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit];
                     if (bias) input[e] += bias[gate * hidden + unit];
                     c[e] = c_before[(long long)sequence * hidden + unit];
+#if OPTIONS
+                    h_old[e] = state[(long long)sequence * hidden + unit];
+                    if (peephole && gate < 2) input[e] += peephole[gate * hidden + unit] * c[e];
+#endif
                 }
             }
 
@@ -130,7 +155,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 for (int m = 0; m < MTILES; ++m) d[m][0] = d[m][1] = d[m][2] = d[m][3] = 0.0f;
 #pragma unroll
                 for (int k = 0; k < KTILES; ++k) {
-                    const unsigned b[2] = {h[2 * k], h[2 * k + 1]}, b_low[2] = {low_part(b[0]), low_part(b[1])};
+                    const unsigned b[2] = {operand(h[2 * k]), operand(h[2 * k + 1])};
+                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
 #pragma unroll
                     for (int m = 0; m < MTILES; ++m) multiply_add(d[m], w[m][k], b, b_low, high_bits);
                 }
@@ -155,26 +181,46 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 for (int other = 0; other < WARPS; ++other) a += sum[other * COLUMNS * STRIDE];
                 a += input[e];
                 const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(half * a), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                const float tanh_a = tanhf(half * a);
+                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
                 const int first_lane = lane & ~3;
                 const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
                 const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+#if OPTIONS
+                const float forget = options.coupled ? 1.0f - i : f;
+                const float c_star = forget * c[e] + i * (candidate * candidate_mask(options, drawn[e]));
+                if (gate == 1) activated = forget;
+                if (peephole && gate == 3 && unit < hidden) {
+                    activated = 0.5f * tanhf(0.5f * (a + peephole[2 * hidden + unit] * c_star)) + 0.5f;
+                }
+                const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
+                const float c_next = zoned_c(options, drawn[e], c[e], c_star);
+                const float h_next = zoned_h(options, drawn[e], h_old[e], o * tanhf(c_star));
+#else
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
                 const float c_next = f * c[e] + i * candidate;
                 const float h_next = o * tanhf(c_next);
+#endif
                 if (unit >= hidden || sequence >= end_sequence) continue;
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
                 const bool runs = !lengths || first_time + step < lengths[sequence];
                 if (gate == 0) {
+#if OPTIONS
+                    const bool next_runs = !lengths || first_time + step + 1 - 2 * reverse < lengths[sequence];
+                    const float h_now = runs ? h_next : h_old[e];
+                    state[at] = h_now;
+                    const unsigned word = next_runs ? __float_as_uint(h_now * hidden_mask(options, drawn[e])) : 0u;
+#else
                     const unsigned word = runs ? __float_as_uint(h_next) : ((const unsigned*)h_before)[at];
+#endif
                     store_word((unsigned*)h_after + at, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
                 }
                 if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : 0.0f;
                 if (gate == 2) c_after[at] = runs ? c_next : c[e];
                 if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = activated;
             }
-            __syncwarp();  // c was written by one lane of four, and all four read it in the next step
+            __syncwarp();  // c was written by one lane of four, and all four read it in the next step; so was `state`
             buffer ^= 1;
         }
     }

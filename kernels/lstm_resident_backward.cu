@@ -13,7 +13,12 @@
 // Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates.
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
-#define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
+//
+// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. The
+//          unit's eight lanes draw for eight steps at once, one step each. c[t] is not read: c* comes from the gates.
+#include "persistent_options.cuh"
+
+#define AHEAD (SEQUENCES == 1 ? 8 - 4 * OPTIONS : 2)  // even, since two buffers take turns; more would not fit into the registers
 #define EIGHTH (4 * QUADS)      // pre-activations in a lane's part of the sum
 #define STRIDE (8 * EIGHTH + 32)  // of a sequence's; each part begins 4 further on, in banks of its own
 
@@ -25,6 +30,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
+#if OPTIONS
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -47,6 +57,10 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
     float d_cell[SEQUENCES], d_hidden[SEQUENCES];
     int length[SEQUENCES];
     bool mine[SEQUENCES];  // the last block may have fewer sequences
+#if OPTIONS
+    float d_peep[SEQUENCES];    // of the three of a unit's lanes that have a peephole
+    unsigned drawn[SEQUENCES];  // for the sequence and one of eight steps, each lane its own
+#endif
     for (int i = thread; i < 2 * SEQUENCES * STRIDE; i += blockDim.x) (&da[0][0][0])[i] = 0.0f;
 #pragma unroll
     for (int s = 0; s < SEQUENCES; ++s) {
@@ -55,6 +69,10 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
         d_hidden[s] = mine[s] ? dh[(long long)sequence * hidden + unit] : 0.0f;
         d_cell[s] = mine[s] ? dc[(long long)sequence * hidden + unit] : 0.0f;
         length[s] = lengths && mine[s] ? lengths[sequence] : steps;
+#if OPTIONS
+        d_peep[s] = 0.0f;
+        drawn[s] = draw_for_sequence(options, unit, sequence);
+#endif
     }
 
     // What a lane reads for each step of a sequence: a gate, a cell state, or dy. One step further on, a pointer moves
@@ -86,6 +104,15 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
             const int count = first + i;
             if (count >= steps) break;
             const int step = reverse ? count : steps - 1 - count;
+#if OPTIONS
+            if (count % 8 == 0) {
+#pragma unroll
+                for (int s = 0; s < SEQUENCES; ++s) {
+                    drawn[s] &= HIDDEN_DROPS;
+                    drawn[s] |= draw_for_step(options, unit, first_sequence + s, step + direction * role);
+                }
+            }
+#endif
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
                 const float item = next[i][s];
@@ -98,6 +125,19 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                 const float c_after = __shfl_sync(0xFFFFFFFFu, item, first_lane + 5);
                 const float d_output = __shfl_sync(0xFFFFFFFFu, item, first_lane + 6);
                 float d_gate = 0.0f;
+#if OPTIONS
+                const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn[s], first_lane + count % 8);
+                if (step < length[s]) {
+                    const float of_gates[4] = {in, forget, candidate, out};
+                    float d_gates[4];
+                    d_hidden[s] += d_output;
+                    const int own = exists ? unit : 0;
+                    const float c_star = step_back(options, now, of_gates, c_before, peephole, own, hidden, d_hidden[s],
+                                                   d_cell[s], d_gates);
+                    d_gate = role == 0 ? d_gates[0] : role == 1 ? d_gates[1] : role == 2 ? d_gates[2] : d_gates[3];
+                    d_peep[s] += d_gate * (role == 3 ? c_star : c_before);
+                }
+#else
                 if (step < length[s]) {
                     const float tanh_c = tanhf(c_after), d_h = d_hidden[s] + d_output;
                     const float d_c = d_cell[s] + d_h * out * (1.0f - tanh_c * tanh_c);
@@ -108,10 +148,15 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                     d_cell[s] = d_c * forget;
                     d_hidden[s] = 0.0f;
                 }
+#endif
                 if (role < 4 && mine[s]) {
                     const int r = 4 * unit + role;
                     da[i % 2][s][r + r / EIGHTH * 4] = d_gate;
+#if OPTIONS  // an address more at each step, and two registers less
+                    gates[(((long long)step * batch + first_sequence + s) * 4 + role) * hidden + unit] = d_gate;
+#else
                     gate_at[s * row] = d_gate;
+#endif
                 }
             }
             ahead += move;
@@ -133,7 +178,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                 sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
                 sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
                 sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 4);
+#if OPTIONS
+                if (step < length[s]) d_hidden[s] += sum * hidden_mask(options, drawn[s]);
+#else
                 d_hidden[s] += sum;
+#endif
             }
         }
     }
@@ -142,5 +191,10 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
         const long long at = (long long)(first_sequence + s) * hidden + unit;
         if (mine[s] && role == 0) dh[at] = d_hidden[s];
         if (mine[s] && role == 1) dc[at] = d_cell[s];
+#if OPTIONS
+        if (peephole && mine[s] && role < 4 && role != 2) {
+            d_peephole[(3ll * (first_sequence + s) + (role == 3 ? 2 : role)) * hidden + unit] += d_peep[s];
+        }
+#endif
     }
 }

@@ -12,6 +12,12 @@
 // Bytes per hidden unit and step: reads 4 gates, writes 1 h + 1 y, in training 4 gates + 1 cell too.
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
+//
+// OPTIONS  the equations are those of persistent_options.cuh. The unit's eight lanes draw for eight steps at once, one
+//          step each. With `keep` `hiddens` then receives what the products read, h with its mask and zero where a step
+//          does nothing; h itself is in `state`.
+#include "persistent_options.cuh"
+
 #define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
 #define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
@@ -24,6 +30,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     float* hiddens,                   // the same of h
     float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
+#if OPTIONS
+    float* state,                     // (batch, hidden) the initial h; becomes the final one
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -51,6 +62,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     float c[SEQUENCES], h[SEQUENCES];
     int length[SEQUENCES];
     bool mine[SEQUENCES];  // the last block may have fewer sequences
+#if OPTIONS
+    float mask[SEQUENCES];         // of h, on its way to the products
+    unsigned drawn[SEQUENCES];     // for one of eight steps, each lane its own
+    const float peep = peephole && exists && gate != 2 ? peephole[(gate < 2 ? gate : 2) * hidden + unit] : 0.0f;
+#endif
     for (int i = thread; i < 2 * SEQUENCES * STRIDE; i += blockDim.x) (&h_now[0][0][0])[i] = 0.0f;
     __syncthreads();
 #pragma unroll
@@ -59,9 +75,20 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
         mine[s] = exists && sequence < batch;
         const long long at = first_slot * units + (long long)sequence * hidden + unit;
         c[s] = mine[s] ? cells[at] : 0.0f;
+#if OPTIONS
+        h[s] = mine[s] ? state[(long long)sequence * hidden + unit] : 0.0f;
+        mask[s] = hidden_mask(options, draw_for_sequence(options, unit, sequence));
+        drawn[s] = 0;
+#else
         h[s] = mine[s] ? hiddens[at] : 0.0f;
+#endif
         length[s] = lengths && mine[s] ? lengths[sequence] - first_time : steps;
-        if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = h[s];
+#if OPTIONS
+        const float masked = h[s] * mask[s];
+#else
+        const float masked = h[s];
+#endif
+        if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = masked;
     }
 
     // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
@@ -95,6 +122,14 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
             const int count = first + i;
             if (count >= steps) break;
             const int step = reverse ? steps - 1 - count : count;
+#if OPTIONS
+            if (count % 8 == 0) {
+#pragma unroll
+                for (int s = 0; s < SEQUENCES; ++s) {
+                    drawn[s] = draw_for_step(options, unit, first_sequence + s, step + direction * role);
+                }
+            }
+#endif
             float a[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
@@ -116,19 +151,47 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
             for (int s = 0; s < SEQUENCES; ++s) {
                 a[s] += __shfl_xor_sync(0xFFFFFFFFu, a[s], 1);
                 const float scale = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(scale * a[s]), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+#if OPTIONS
+                if (peephole && gate < 2) a[s] += peep * c[s];
+#endif
+                const float tanh_a = tanhf(scale * a[s]);
+                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
                 const float in = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
                 const float forget = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 4);
+#if OPTIONS
+                const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn[s], first_lane + count % 8);
+                const float kept = options.coupled ? 1.0f - in : forget;
+                const float c_star = kept * c[s] + in * (candidate * candidate_mask(options, now));
+                if (gate == 1) activated = kept;
+                if (peephole && gate == 3) activated = 0.5f * tanhf(0.5f * (a[s] + peep * c_star)) + 0.5f;
+#endif
                 const float out = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 6);
                 const bool runs = step < length[s];
+#if OPTIONS
+                if (runs) {
+                    c[s] = zoned_c(options, now, c[s], c_star);
+                    h[s] = zoned_h(options, now, h[s], out * tanhf(c_star));
+                }
+                const bool next_runs = step + direction < length[s];
+#else
                 if (runs) {
                     c[s] = forget * c[s] + in * candidate;
                     h[s] = out * tanhf(c[s]);
                 }
+#endif
                 if (!mine[s]) continue;
-                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = h[s];
+#if OPTIONS
+                const float masked = h[s] * mask[s], h_in = next_runs ? masked : 0.0f;
+#else
+                const float masked = h[s];
+#endif
+                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = masked;
+#if OPTIONS
+                if (writes) out_at[s * out_row] = role == 5 ? c[s] : (role == 3 ? h_in : (runs ? h[s] : 0.0f));
+#else
                 if (writes) out_at[s * out_row] = role == 5 ? c[s] : (runs || role == 3 ? h[s] : 0.0f);
+#endif
                 if (keep && runs && half == 0) gate_at[s * gate_row] = activated;
             }
             gate_at += gate_move;
@@ -136,11 +199,19 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
             __syncthreads();
         }
     }
+#if OPTIONS
+#pragma unroll
+    for (int s = 0; s < SEQUENCES; ++s) {
+        if (mine[s] && thread % 8 == 0) state[(long long)(first_sequence + s) * hidden + unit] = h[s];
+    }
+#endif
     if (keep) return;
 #pragma unroll
     for (int s = 0; s < SEQUENCES; ++s) {
         const long long at = (long long)(first_sequence + s) * hidden + unit;
+#if !OPTIONS
         if (mine[s] && thread % 8 == 0) hiddens[at] = h[s];
+#endif
         if (mine[s] && thread % 8 == 1) cells[at] = c[s];
     }
 }

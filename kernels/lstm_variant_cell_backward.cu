@@ -42,7 +42,7 @@ extern "C" __global__ void lstm_variant_cell_backward(
     const real* gain_cell,
     const real* bias_cell,
     const real* cells,           // (steps + 1, batch, hidden) cell states of all times
-    const real* c_star,          // (slots, batch, hidden) cell states before zoneout
+    const real* c_star,          // (slots, batch, hidden) cell states before zoneout; without LAYERNORM null: made again
     real* dm,                    // (batch, hidden) with a projection gradient of m; with LAYERNORM room for dn
     real* dc,                    // (batch, hidden) gradient of c[t] from the step after; replaced by c[t-1]'s
     real* d_peephole,            // (batch, 3*hidden) gradients so far, or null
@@ -116,7 +116,7 @@ extern "C" __global__ void lstm_variant_cell_backward(
     const Zoneout zone_c = {zone_c_threshold, zone_c_share};
     const long long own = (long long)sequence * hidden;
     const real* c_before = cells + (long long)cell_from * batch * hidden + own;
-    const real* star = c_star + (long long)star_slot * batch * hidden + own;
+    const real* star = c_star == nullptr ? nullptr : c_star + (long long)star_slot * batch * hidden + own;
 
 #if LAYERNORM
     __shared__ real partial[4][MAX_WARPS];
@@ -125,11 +125,16 @@ extern "C" __global__ void lstm_variant_cell_backward(
     real along_c[2] = {real(0), real(0)};  // sums of dn * gain_c, and of the same times norm(c*)
 #endif
     for (int unit = first; unit < hidden; unit += stride) {
-        const real c = star[unit];
 #if LAYERNORM
+        const real c = star[unit];
         const real normal_c = (c - mean_c) * scale_c;
         const real n = gain_cell[unit] * normal_c + bias_cell[unit];
 #else
+        Words words = {0, 0, 0, 0};
+        if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
+        const real mask = candidate_dropout.is_on() ? candidate_dropout.factor(words.x2) : real(1);
+        const real made = gate[hidden + unit] * c_before[unit] + gate[unit] * (gate[2 * hidden + unit] * mask);
+        const real c = star == nullptr ? made : star[unit];
         const real n = c;
 #endif
         const real d_m = is_projected ? dm[own + unit] : output.take(sequence, unit, true);
@@ -154,11 +159,12 @@ extern "C" __global__ void lstm_variant_cell_backward(
         const real da_o = gate[3 * hidden + unit];
         const real through_m =
             scale_c * (dm[own + unit] * gain_cell[unit] - along_c[0] / real(hidden) - normal_c * along_c[1] / real(hidden));
+        Words words = {0, 0, 0, 0};
+        if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
+        const real mask = candidate_dropout.is_on() ? candidate_dropout.factor(words.x2) : real(1);
 #else
         const real through_m = dn;
 #endif
-        Words words = {0, 0, 0, 0};
-        if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
         real d_star = dc[own + unit], d_kept = real(0);
         if (zone_c.is_on()) {
             const real kept = zone_c.kept(words.x1);
@@ -172,7 +178,6 @@ extern "C" __global__ void lstm_variant_cell_backward(
         const real f = gate[hidden + unit];
         const real g = gate[2 * hidden + unit];
         const real c_previous = c_before[unit];
-        const real mask = candidate_dropout.is_on() ? candidate_dropout.factor(words.x2) : real(1);
         real d_i = d_star * (g * mask), d_f = d_star * c_previous;
         if (coupled) {
             d_i -= d_f;

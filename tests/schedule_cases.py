@@ -14,7 +14,7 @@ from tests.backends import Backend
 from tests.problems import Problem, problem, solve
 
 NUMPY = Backend(backends.NUMPY, np)
-SCHEDULES = ("resident", "persistent")
+SCHEDULES = ("resident", "persistent", "cluster")
 
 TOLERANCE = 1e-5
 """Of the norm of the difference from float64, by the array's norm. Rounding in float32 is 6e-8 of each of up to 20
@@ -67,11 +67,12 @@ def random_case(schedule: str, number: int) -> Case:
     rng = np.random.default_rng([SCHEDULES.index(schedule), number])
     persistent = schedule == "persistent"
     hidden = 4 * int(rng.integers(1, 11)) if persistent else int(rng.integers(1, 65))
+    hidden += 64 * (schedule == "cluster" and number % 4 == 3)  # of clusters of four blocks instead of two
     batch, directions = int(rng.integers(1, 12)), int(rng.integers(1, 3))
     layers = int(rng.integers(1, 3)) if number % 4 == 0 else 1
     # A block has 512 threads here, each of which takes its time.
     steps = int(rng.integers(1, 21)) if not persistent else int(rng.integers(1, (20, 9, 5)[hidden // 15] + 1))
-    fewest = -(-hidden // 16) if persistent else 1
+    fewest = -(-hidden // 16) if persistent else 4 if schedule == "cluster" else 1
     lengths = lengths_for(rng, steps, batch) if rng.random() < 0.5 else None
     sizes = {"steps": steps, "batch": batch, "layers": layers, "directions": directions, "lengths": lengths}
     given = small_problem(
@@ -88,10 +89,11 @@ def random_case(schedule: str, number: int) -> Case:
 @contextmanager
 def scheduled(backend: Backend, schedule: str, multiprocessors: int = 16) -> Iterator[None]:
     """Within it the planner takes this schedule alone, for a device that is larger in nothing than it says here."""
-    if backend.name == backends.GPU and schedule == "persistent":
+    if backend.name == backends.GPU and schedule in ("persistent", "cluster"):
         real = cupy_one_launch.current_device()
-        if real.capability < 80 or not real.cooperative or real.multiprocessors < multiprocessors:
-            pytest.skip(f"the persistent schedule does not run on {real}")
+        old = real.capability < (80 if schedule == "persistent" else 90)
+        if old or not real.cooperative or real.multiprocessors < multiprocessors:
+            pytest.skip(f"the {schedule} schedule does not run on {real}")
     with pytest.MonkeyPatch.context() as patch, planner.only(schedule):
         patch.setattr(cupy_one_launch, "current_device", lambda: device(multiprocessors))
         yield
@@ -102,11 +104,11 @@ def laid_out_by_hand(**choices: planner.Choice) -> Iterator[None]:
     """Within it, passes named in ``choices`` ("forward", "backward") run so, and the others in the loop."""
     real = planner.choose
 
-    def choose(direction, *arguments):
+    def choose(direction, *arguments, **more):
         if direction in choices:
             return choices[direction]
         with planner.only("loop"):
-            return real(direction, *arguments)
+            return real(direction, *arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planner, "choose", choose)

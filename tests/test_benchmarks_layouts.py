@@ -2,8 +2,10 @@
 
 import time
 
+import pytest
+
 from benchmarks import layouts
-from gpulstm.cuda import planner
+from gpulstm.cuda import half_layouts, planner
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import cupy_on_cpu
 
@@ -14,18 +16,35 @@ def stopwatch(function) -> float:
     return time.perf_counter() - began
 
 
-def test_every_layout_is_measured(monkeypatch):
+@pytest.mark.parametrize(("dtype", "kernel"), [("float32", ""), ("bfloat16", "half_")])
+def test_every_layout_is_measured(monkeypatch, dtype, kernel):
     monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    monkeypatch.setattr(half_layouts, "TILES", {name: tiles[:2] for name, tiles in half_layouts.TILES.items()})
     with cupy_on_cpu(multiprocessors=3, schedules=("persistent",)) as cupy:
         device = cupy_one_launch.current_device()
-        rows = list(layouts.measured(cupy, 5, 20, 2, stopwatch))
+        rows = list(layouts.measured(cupy, 5, 24, 2, stopwatch, dtype))
         launches = dict(cupy.on_cpu.launches)
     for direction in (planner.FORWARD, planner.BACKWARD):
-        choices = planner._persistent(direction, 5, 20, device)
+        choices = planner._persistent(direction, 5, 24, dtype, device)
         found = [row for row in rows if row["direction"] == direction]
         assert [(tuple(r["tiles"]), r["blocks"], r["groups"], r["share"]) for r in found] == [
             (c.tiles, c.blocks, c.groups, c.share) for c in choices
         ]
-        assert len(choices) > 1 and launches[f"lstm_persistent_{direction}"] == len(choices)
+        assert len(choices) > 1 and launches[f"lstm_persistent_{kernel}{direction}"] == len(choices)
     assert all(row["microseconds"] > 0 and row["predicted"] > 0 for row in rows)
     assert set(layouts.fit(rows)) == {planner.FORWARD, planner.BACKWARD}
+
+
+def test_clusters_are_measured_where_they_fit(monkeypatch):
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    with cupy_on_cpu(multiprocessors=3, schedules=("cluster",)) as cupy:
+        rows = list(layouts.measured(cupy, 5, 20, 2, stopwatch, schedules=("cluster",)))
+        assert not list(layouts.measured(cupy, 5, 100, 2, stopwatch, schedules=("cluster",)))  # four blocks
+        launches = dict(cupy.on_cpu.launches)
+    assert [(r["direction"], tuple(r["tiles"]), r["groups"]) for r in rows] == [
+        (direction, (2, 1, share), -(-5 // share))
+        for direction in (planner.FORWARD, planner.BACKWARD)
+        for share in (1, 2, 4, 8)
+    ]
+    assert launches == {"lstm_cluster_forward": 4, "lstm_cluster_backward": 4}
+    assert {row["schedule"] for row in rows} == {"cluster"}

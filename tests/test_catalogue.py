@@ -4,7 +4,9 @@ import re
 
 from gpulstm.cuda import catalogue, sources
 
-DEFINITION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(')
+DEFINITION = re.compile(
+    r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(?:__cluster_dims__\([^)]*\) )?(\w+)\('
+)
 
 
 def defined(file: str) -> list[str]:
@@ -25,10 +27,10 @@ def test_switches_are_those_that_the_file_reads():
 def test_specialisations_are_all_different_and_complete():
     every = list(catalogue.specialisations())
     assert len(set(every)) == len(every)
+    tiled = catalogue.TILES | catalogue.HALF_TILES
     expected = sum(
-        len(catalogue.TILES[entry][1])
-        if entry in catalogue.TILES
-        else len(catalogue.dtypes_of(entry)) * 2 ** len(switches)
+        len(catalogue.dtypes_of(entry)) * 2 ** len(switches) * (len(tiled[entry][1]) if entry in tiled else 1)
+        - (len(tiled[entry][1]) * (2 ** len(switches) - 1) if entry in catalogue.TF32 else 0)
         for entry, (_, switches) in catalogue.KERNELS.items()
     )
     assert len(every) == expected
@@ -41,7 +43,8 @@ def test_kernels_for_arrays_of_16_bits_are_those_that_tell_storage_from_arithmet
         knows = '#include "storage.cuh"' in (folder / file).read_text(encoding="utf-8")
         half = {"float16", "bfloat16"} & set(catalogue.dtypes_of(entry))
         assert len(half) == (2 if knows else 0), entry
-        assert ("float32" in catalogue.dtypes_of(entry)) == (file != "convert.cu"), entry
+        alone = file == "convert.cu" or entry in catalogue.HALF_TILES
+        assert ("float32" in catalogue.dtypes_of(entry)) == (not alone), entry
 
 
 def test_kernel_readme_has_one_row_per_kernel():
@@ -58,5 +61,14 @@ def test_tiles_are_those_that_the_file_reads():
         text = (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
         code = re.sub(r"//.*", "", text)
         given = {name for name in re.findall(r"\b[A-Z]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
-        assert given == set(names), entry
+        assert given == set(names) | set(catalogue.KERNELS[entry][1]), entry
+        assert len(set(choices)) == len(choices)
+
+
+def test_tiles_of_16_bits_are_those_that_the_shared_header_reads():
+    text = (sources.kernel_folder() / "handed_product.cuh").read_text(encoding="utf-8")
+    code = re.sub(r"//.*", "", text)
+    given = {name for name in re.findall(r"\b[A-Z_]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
+    for names, choices in catalogue.HALF_TILES.values():
+        assert given == set(names)
         assert len(set(choices)) == len(choices)

@@ -107,8 +107,29 @@ def test_memory_is_copied_within_the_device(cupy):
     np.testing.assert_array_equal(target.get(), [0, 3, 4, 5])
     with pytest.raises(InvalidMemory, match="memcpyAsync: 20 bytes"):
         runtime.memcpyAsync(target.data.ptr, source.data.ptr, 20, runtime.memcpyDeviceToDevice, stream)
-    with pytest.raises(ValueError, match="kind must be memcpyDeviceToDevice"):
+    with pytest.raises(ValueError, match="kind must be memcpyDeviceToHost or memcpyDeviceToDevice"):
         runtime.memcpyAsync(target.data.ptr, source.data.ptr, 4, 1, stream)
+
+
+def test_rows_are_copied_within_the_device(cupy):
+    source, target = cupy.asarray(np.arange(12, dtype="int32").reshape(3, 4)), cupy.zeros((3, 2), "int32")
+    runtime, stream = cupy.cuda.runtime, cupy.cuda.get_current_stream().ptr
+    within = runtime.memcpyDeviceToDevice
+    runtime.memcpy2DAsync(target.data.ptr, 8, source.data.ptr + 4, 16, 8, 3, within, stream)
+    np.testing.assert_array_equal(target.get(), [[1, 2], [5, 6], [9, 10]])
+    with pytest.raises(InvalidMemory, match="memcpy2DAsync: "):
+        runtime.memcpy2DAsync(target.data.ptr, 8, source.data.ptr + 12, 16, 8, 3, within, stream)
+    with pytest.raises(ValueError, match="InvalidPitch"):
+        runtime.memcpy2DAsync(target.data.ptr, 8, source.data.ptr, 16, 12, 2, within, stream)
+
+
+def test_memory_is_copied_to_pinned_memory(cupy):
+    source, pinned = cupy.asarray(np.arange(6, dtype="int32")), cupy.cuda.alloc_pinned_memory(8)
+    runtime, stream = cupy.cuda.runtime, cupy.cuda.get_current_stream().ptr
+    runtime.memcpyAsync(pinned.ptr, source.data.ptr + 8, 8, runtime.memcpyDeviceToHost, stream)
+    np.testing.assert_array_equal(np.frombuffer(pinned, np.int32, 2), [2, 3])
+    with pytest.raises(InvalidMemory, match="pinned memory"):
+        runtime.memcpyAsync(source.data.ptr, source.data.ptr, 4, runtime.memcpyDeviceToHost, stream)
 
 
 def test_pinned_memory_is_for_numpy_to_look_at(cupy):

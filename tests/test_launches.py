@@ -8,7 +8,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import engines
-from gpulstm.cuda import modules
+from gpulstm.cuda import modules, planner
 from gpulstm.engines import cupy_engine
 from gpulstm.functional import lstm_inference
 from tests import backends, problems
@@ -37,7 +37,9 @@ class TestCounts:
         runs = layers * directions
         kept = []
         forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params, initial, lengths=lengths)[2]))
-        assert forward == ({"lstm_forward_step": STEPS * runs}, (STEPS + 1) * runs)
+        padding = {"without_padding": 1, "clear_inputs": runs} if lengths else {}
+        padding |= {"state_of_running": 2 * runs} if lengths and state else {}  # the initial one, and the final one
+        assert forward == ({"lstm_forward_step": STEPS * runs, **padding}, (STEPS + 1) * runs)
         backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], dy, dstate))
         # A product for dx and one for each weight.
         assert backward == ({"lstm_backward_step": STEPS * runs, "column_sum": runs}, (STEPS + 3) * runs)
@@ -52,6 +54,8 @@ class TestCounts:
         assert forward == ({"lstm_forward_step": STEPS}, STEPS + windows)
         backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], backend.array(given.dy)))
         assert backward == ({"lstm_backward_step": STEPS, "column_sum": windows}, STEPS + 3 * windows)
+        numpy = backends.Backend(backends.NUMPY, np)
+        problems.assert_close(problems.solve(backend, given), problems.solve(numpy, given))
 
     def test_inference(self, backend):
         given = problems.problem(layers=2, directions=2)
@@ -87,6 +91,38 @@ class TestCounts:
         assert self.counts(backend, lambda: problems.solve(backend, given)) == ({}, 0)
 
 
+class TestMemory:
+    """Every copy, every array and every filling costs the CPU some microseconds, which a short sequence feels."""
+
+    BACKENDS = (backends.CUPY_ON_CPU,)
+    # For one layer in one direction: (new arrays, copies, fillings). The final state, y, and in training the history
+    # of gates, c and h; in the backward pass dx, three gradients, and dh and dc. The stand-in counts no filling of
+    # cupy.zeros, and CuPy's own copies as new arrays. The persistent schedule has its alarm copied to the host, and
+    # exchanges words in an array of its own.
+    INFERENCE = {"loop": (4, 0, 0), "resident": (4, 0, 0), "persistent": (5, 3, 1)}
+    FORWARD = {"loop": (6, 4, 0), "resident": (6, 4, 0), "persistent": (6, 5, 1)}
+    FORWARD_FROM_ZEROS = {"loop": (6, 2, 2), "resident": (6, 2, 2), "persistent": (6, 3, 3)}
+    BACKWARD = {"loop": (6, 0, 0), "resident": (6, 0, 0), "persistent": (7, 1, 0)}
+
+    def asks(self, backend, function) -> tuple[int, int, int]:
+        backend.xp.on_cpu.reset_counts()
+        function()
+        found = backend.xp.on_cpu.memory
+        return found["new"], found["memcpyAsync"], found["memsetAsync"]
+
+    @pytest.mark.parametrize("schedule", INFERENCE)
+    def test_of_a_call(self, backend, schedule):
+        given = problems.problem(dtype="float32", hidden=4)
+        lstm = gl.LSTM(4, 4, xp=backend.xp, rng=0)
+        x, state, dy, kept = backend.array(given.x), backend.array(given.state), backend.array(given.dy), []
+        with planner.only(schedule):
+            lstm.forward(x)  # the device, the alarm
+            assert self.asks(backend, lambda: lstm(x, state)) == self.INFERENCE[schedule]
+            assert self.asks(backend, lambda: kept.append(lstm.forward(x, state)[2])) == self.FORWARD[schedule]
+            assert self.asks(backend, lambda: lstm.forward(x)) == self.FORWARD_FROM_ZEROS[schedule]
+            assert self.asks(backend, lambda: lstm.backward(kept[0], dy, state)) == self.BACKWARD[schedule]
+
+
 class TestCompilation:
     BACKENDS = (backends.CUPY_ON_CPU,)
 
@@ -109,8 +145,8 @@ class TestCompilation:
         for lengths in (None, [5, 0, 3], None, [1, 2, 3]):
             for dtype in ("float32", "float64"):
                 problems.solve(backend, problems.problem(lengths=lengths, dtype=dtype))
-        # 2 dtypes x (forward and backward, with and without lengths, and the sum)
-        assert len(compilations) == 2 * (2 + 2 + 1)
+        # 2 dtypes x (forward and backward, with and without lengths, the sum, and three for padding)
+        assert len(compilations) == 2 * (2 + 2 + 1 + 3)
         assert set(compilations.values()) == {1}
 
     def test_once_when_threads_ask_together(self, backend, compilations):

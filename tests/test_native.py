@@ -160,6 +160,16 @@ class TestNumbersThatAreNone:
         assert np.isnan(found["h"][0, 1]).all() and np.isnan(found["c"][0, 1]).all()
         assert all(np.isfinite(value).all() for name, value in found.items() if name not in ("h", "c"))
 
+    def test_what_a_sequence_ends_with_is_no_input(self, native):
+        """Of one step: its hidden state is NaN, and stands where steps past its end would start from."""
+        given = problem(8, steps=5, batch=3, hidden=18, inputs=3, directions=2, lengths=[5, 1, 2], dtype="float32")
+        h, c = (part.copy() for part in given.state)
+        c[:, 1, 6] = np.nan
+        found = solve(NUMPY, given.but(state=(h, c)))
+        for name in ("dweight_hh_l0", "dweight_hh_l0_reverse"):
+            by_unit = np.isnan(found[name]).reshape(4, 18, 18)
+            assert by_unit[:, 6].all() and not np.delete(by_unit, 6, axis=1).any()
+
 
 def test_tanh_is_exact_to_a_few_units_in_the_last_place(native):
     """With open input gates and nothing to remember, c is tanh(x)."""

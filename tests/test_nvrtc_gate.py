@@ -117,11 +117,14 @@ def _include_options() -> tuple[str, ...]:
 def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set[str]]:
     """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together.
 
-    Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py.
+    Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py, those whose blocks come in
+    clusters by tests/test_nvrtc_gate_clusters.py, and those with one launch for all steps that hold options by
+    tests/test_nvrtc_gate_options.py.
     """
     wanted: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for specialisation in catalogue.specialisations():
-        if specialisation.is_cooperative != cooperative:
+        elsewhere = specialisation.entry in catalogue.CLUSTERED or specialisation.tiles and any(specialisation.features)
+        if specialisation.is_cooperative != cooperative or elsewhere:
             continue
         wanted.setdefault((specialisation.source, specialisation.options), set()).add(specialisation.entry)
     return wanted
@@ -139,7 +142,7 @@ def test_every_specialisation_compiles_without_spills(architecture):
         name = f"{'/'.join(sorted(entries))} {' '.join(options)}"
         check(entries, compile_for(architecture, source, options, name), f"{name}, sm_{architecture}")
         checked |= entries
-    assert checked == set(catalogue.KERNELS) - set(catalogue.COOPERATIVE)
+    assert checked == set(catalogue.KERNELS) - set(catalogue.COOPERATIVE) - set(catalogue.CLUSTERED)
 
 
 def architecture_for_self_test() -> int:

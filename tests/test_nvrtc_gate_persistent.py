@@ -1,7 +1,13 @@
 """The compile gate for the kernels whose blocks all run together: every choice of tiles, without spills.
 
+Those of float32 are compiled for every architecture. In TF32, where they are the same less two products of three, and
+for the kernels of 16 bits, where the two types differ in the names of three instructions, each test run compiles a part
+for each architecture; the environment variable GPULSTM_WHOLE_GATE=1 makes it all of them.
+
 A spill would put weights back into memory, and keeping them out of it is what these kernels are for.
 """
+
+import os
 
 import pytest
 
@@ -13,19 +19,58 @@ LARGEST_SHARED = 227 * 1024  # bytes of a block, on compute capability 9.0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("entry", catalogue.COOPERATIVE)
+@pytest.mark.parametrize("entry", catalogue.TF32)
 def test_every_choice_of_tiles_compiles_without_spills(entry, architecture):
     if architecture not in nvrtc_or_skip().getSupportedArchs():
         pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
     found = 0
     for (source, options), entries in programs(cooperative=True).items():
-        if entries != {entry}:
+        if entries != {entry} or "-DTF32=1" in options:
             continue
         name = f"{entry} {' '.join(options)}"
         usage = check(entries, compile_for(architecture, source, options, name), f"{name}, sm_{architecture}")[entry]
         assert usage.registers <= 65536 // (32 * planner.WARPS), name  # or the block would not start
         found += 1
     assert found == len(catalogue.TILES[entry][1])
+
+
+OTHERS = [
+    specialisation
+    for specialisation in catalogue.specialisations()
+    if specialisation.is_cooperative and specialisation.dtype != "float32"
+]
+
+
+def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
+    """Every choice of tiles of 16 bits once over all architectures, in one of the two types, and a sixth in TF32."""
+    if os.environ.get("GPULSTM_WHOLE_GATE"):
+        return OTHERS
+    number = ARCHITECTURES.index(architecture)
+    found = []
+    for entry in catalogue.HALF_TILES:
+        for i, tiles in enumerate(catalogue.HALF_TILES[entry][1]):
+            if i % len(ARCHITECTURES) == number:
+                found.append(catalogue.Specialisation(entry, ("float16", "bfloat16")[number % 2], (), tiles))
+    in_tf32 = [s for s in OTHERS if s.dtype == "tf32"]
+    return found + in_tf32[number :: len(ARCHITECTURES) ** 2]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_choices_of_tiles_in_other_arithmetics_compile_without_spills(architecture):
+    if architecture not in nvrtc_or_skip().getSupportedArchs():
+        pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
+    for one in compiled_for(architecture):
+        name = f"{one.entry} {' '.join(one.options)}, sm_{architecture}"
+        usage = check({one.entry}, compile_for(architecture, one.source, one.options, name), name)[one.entry]
+        assert usage.registers <= 65536 // (32 * planner.WARPS), name
+
+
+def test_a_part_of_the_gate_reaches_every_choice_of_tiles_of_16_bits():
+    parts = [one for architecture in ARCHITECTURES for one in compiled_for(architecture)]
+    for entry, (_, choices) in catalogue.HALF_TILES.items():
+        assert {one.tiles for one in parts if one.entry == entry} == set(choices)
+    assert {one.dtype for one in parts} == {"float16", "bfloat16", "tf32"}
+    assert len(OTHERS) == 2 * (11 + 13) + 39
 
 
 @pytest.mark.parametrize("tiles", catalogue.TILES["lstm_persistent_forward"][1], ids=str)

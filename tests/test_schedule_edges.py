@@ -6,6 +6,7 @@ A block that waits for a number which another one takes for "not there yet" woul
 import numpy as np
 import pytest
 
+from gpulstm.cuda import planner
 from tests import backends
 from tests.problems import infer, solve
 from tests.schedule_cases import NUMPY, SCHEDULES, check, scheduled, small_problem
@@ -88,6 +89,15 @@ class TestNan:
                         "dc": lambda nan=nan: {"dstate": (dh, changed(dc, (0, EMPTY, 7), nan))},
                     }[name]()
                     check_with_nan(solve(backend, given.but(**wrong)), given.but(**wrong))
+
+
+@pytest.mark.parametrize("schedule", ["loop", "graph"])
+def test_nan_of_a_sequence_that_is_over_where_steps_are_launched_apart(backend, schedule):
+    given = usual(directions=2)
+    h, c = given.state
+    given = given.but(state=(h, changed(c, (slice(None), 3, 6), NAN)))
+    with planner.only(schedule):
+        check_with_nan(solve(backend, given), given)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -45,6 +45,9 @@ LARGER = Layout("resident", (8, 2), hidden=37, batch=3, blocks=1, groups=2, shar
 PERSISTENT = Layout("persistent", (2, 1, 1), hidden=12, batch=9, blocks=2, groups=1, share=9)  # two passes
 ONE_BLOCK = Layout("persistent", (2, 1, 1), hidden=4, batch=9, blocks=1, groups=1, share=9, steps=2)
 TWO_BLOCKS = PERSISTENT._replace(batch=2, share=2, steps=2)
+CLUSTER = Layout(
+    "cluster", (2, 1, 2), hidden=37, batch=3, blocks=2, groups=2, share=2
+)  # five units in the second block
 GROUPS = Layout("persistent", (4, 1, 2), hidden=20, batch=20, blocks=2, groups=2, share=17)
 
 
@@ -86,13 +89,13 @@ class TestClean:
         given = given_for(layout, directions=2)
         check(train(layout, direction, given, "asan", thread_order="random", seed=1), given)
 
-    @pytest.mark.parametrize("layout", [RESIDENT, PERSISTENT], ids=SCHEDULES)
+    @pytest.mark.parametrize("layout", [RESIDENT, PERSISTENT, CLUSTER], ids=SCHEDULES)
     def test_addresses_without_what_may_be_missing(self, layout):
         given = given_for(layout, lengths=None, bias=False).but(dy=None)
         for direction in DIRECTIONS:
             check(train(layout, direction, given, "asan"), given)
 
-    @pytest.mark.parametrize("layout", [RESIDENT, PERSISTENT], ids=SCHEDULES)
+    @pytest.mark.parametrize("layout", [RESIDENT, PERSISTENT, CLUSTER], ids=SCHEDULES)
     def test_addresses_in_inference(self, layout):
         given = given_for(layout, directions=2)
         with cupy_on_cpu("asan") as cupy, laid_out_by_hand(forward=layout.choice(FORWARD)):

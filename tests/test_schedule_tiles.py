@@ -24,6 +24,11 @@ def laid_out(kernel: str, tiles: tuple[int, ...]) -> tuple[Choice, int, int]:
     if "resident" in kernel:
         quads, share = tiles
         return Choice("resident", "by hand", kernel, tiles, 1, 4, share), 8 * quads - 3, 4 * share - share // 2
+    if "cluster" in kernel:
+        size, quads, share = tiles
+        hidden = 64 * quads - 64 // size * quads - 3  # the last block has no unit at all, the one before it few
+        groups = 2 if size < 8 else 1
+        return Choice("cluster", "by hand", kernel, tiles, size, groups, share), hidden, groups * share - share // 2
     row_tiles, depth, sequence_tiles = tiles
     # More columns than the first warp has, or outputs; no multiple of a block's units.
     hidden = 8 * depth + 12 if kernel.endswith(FORWARD) else 16 * depth + 4
@@ -40,23 +45,29 @@ def test_every_choice_of_tiles(backend, kernel, tiles):
     choice, hidden, batch = laid_out(kernel, tiles)
     direction = FORWARD if kernel.endswith(FORWARD) else BACKWARD
     rng = np.random.default_rng(batch)
-    steps = STEPS if direction == BACKWARD else 3
+    steps = STEPS if direction == BACKWARD and choice.schedule != "cluster" else 3
     given = small_problem(1, hidden=hidden, steps=steps, batch=batch, lengths=lengths_for(rng, steps, batch))
+    everything = direction == BACKWARD or tiles[-1] == 1
     with scheduled(backend, choice.schedule, MULTIPROCESSORS), laid_out_by_hand(**{direction: choice}):
-        if direction == BACKWARD or tiles[-1] == 1:
+        if everything:
             check(solve(backend, given), given)
         if direction == FORWARD:
             check(infer(backend, given), given, infer)
 
 
 def test_the_layouts_are_what_they_claim():
-    assert len(ALL) == len(set(ALL)) == 8 + 39
+    assert len(ALL) == len(set(ALL)) == 8 + 39 + 32
     for kernel, tiles in ALL:
         choice, hidden, batch = laid_out(kernel, tiles)
         assert choice.groups * choice.share >= batch > (choice.groups - 1) * choice.share
         if choice.schedule == "resident":
             assert 4 * tiles[0] < hidden <= 8 * tiles[0] and hidden % 4
             assert tiles[1] == 1 or batch % tiles[1]
+            continue
+        if choice.schedule == "cluster":
+            units = 64 * tiles[1] // tiles[0]
+            assert (tiles[0] - 2) * units < hidden < (tiles[0] - 1) * units and hidden % 2
+            assert tiles[2] == 1 or batch % tiles[2] or batch == tiles[2] // 2
             continue
         row_tiles, depth, sequence_tiles = tiles
         units = planner.UNITS_PER_TILE * row_tiles

@@ -25,8 +25,8 @@ from tests.schedule_cases import (
 )
 
 BACKENDS = backends.KERNELS
-CASES = {"resident": range(40), "persistent": range(26)}
-HIDDEN = {"resident": 13, "persistent": 20}  # the latter makes three blocks, the last of them half full
+CASES = {"resident": range(40), "persistent": range(26), "cluster": range(14, 35)}
+HIDDEN = {"resident": 13, "persistent": 20, "cluster": 37}  # 20 makes three blocks, the last of them half full
 LENGTHS = {"no lengths": None, "lengths": [6, 0, 3, 1, 5]}
 
 
@@ -49,8 +49,9 @@ def test_the_random_configurations_cover_what_they_claim():
         given, choices = [c.given for c in cases], [c.choices() for c in cases]
         assert all(choice.schedule == schedule for plan in choices for choice in plan)
         batches, hidden = {g.x.shape[1] for g in given}, {g.params["weight_hh_l0"].shape[1] for g in given}
-        assert len(batches) >= 8 and {1, 11} <= batches and {g.x.shape[0] for g in given} >= {2, 5, 17, 19}
-        assert len(hidden) >= (20 if schedule == "resident" else 7)
+        assert len(batches) >= 8 and {1, 11} <= batches
+        assert {g.x.shape[0] for g in given} >= ({5, 12, 20} if schedule == "cluster" else {2, 5, 17, 19})
+        assert len(hidden) >= {"resident": 20, "persistent": 7, "cluster": 12}[schedule]
         for what in (
             ["weight_hh_l0_reverse" in g.params for g in given],
             ["weight_hh_l1" in g.params for g in given],
@@ -63,6 +64,9 @@ def test_the_random_configurations_cover_what_they_claim():
             assert len(what) - 4 >= sum(what) >= 4
         assert all({0, len(g.x)} <= set(g.lengths) for g in given if g.lengths is not None and len(g.lengths) > 1)
         tiles = {plan.forward.tiles for plan in choices}
+        if schedule == "cluster":
+            assert {t[0] for t in tiles} == {2, 4} and {t[-1] for t in tiles} == {1, 2, 4, 8}
+            continue
         assert len({t[0] for t in tiles}) == len({t[-1] for t in tiles}) == 2
         assert schedule == "resident" or {plan.forward.blocks for plan in choices} >= {1, 2, 3, 4, 5}
 
@@ -171,11 +175,13 @@ class TestOrders:
         for settings in self.SETTINGS:
             assert_same_bits(self.results(schedule, **settings), expected)
 
-    @pytest.mark.parametrize("late_block", [0, 1, 2])
-    def test_with_a_late_block(self, late_block):
-        expected = self.results("persistent")
+    @pytest.mark.parametrize(
+        ("schedule", "late_block"), [*(("persistent", block) for block in (0, 1, 2)), ("cluster", 1), ("cluster", 2)]
+    )
+    def test_with_a_late_block(self, schedule, late_block):
+        expected = self.results(schedule)
         for order in ("ascending", "random"):
-            assert_same_bits(self.results("persistent", thread_order=order, seed=3, late_block=late_block), expected)
+            assert_same_bits(self.results(schedule, thread_order=order, seed=3, late_block=late_block), expected)
 
 
 class TestCounts:
@@ -197,7 +203,8 @@ class TestCounts:
         runs, kept = layers * directions, []
         with scheduled(backend, schedule, 5):
             forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params, lengths=given.lengths)[2]))
-            assert forward == ({f"lstm_{schedule}_forward": runs}, runs)
+            padding = {"without_padding": 1, "clear_inputs": runs} if given.lengths else {}
+            assert forward == ({f"lstm_{schedule}_forward": runs, **padding}, runs)
             backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], dy))
             assert backward == ({f"lstm_{schedule}_backward": runs, "column_sum": runs}, 3 * runs)
             inference = self.counts(backend, lambda: lstm_inference(x, params, lengths=given.lengths))
@@ -221,13 +228,15 @@ class TestCounts:
                 return real(direction, *arguments)
 
         monkeypatch.setattr(planner, "choose", choose)
-        for forward in planner.SCHEDULES:
-            for backward in planner.SCHEDULES:
+        of_training = [schedule for schedule in planner.SCHEDULES if schedule != "step"]
+        for forward in of_training:
+            for backward in of_training:
                 schedules = {planner.FORWARD: forward, planner.BACKWARD: backward}
                 backend.xp.on_cpu.reset_counts()
                 check(solve(backend, given), given)
-                found = set(backend.xp.on_cpu.launches) - {"column_sum"}
+                of_all = {"column_sum", "without_padding", "state_of_running", "clear_inputs"}
+                found = set(backend.xp.on_cpu.launches) - of_all
                 assert found == {self.kernel(forward, planner.FORWARD), self.kernel(backward, planner.BACKWARD)}
 
     def kernel(self, schedule: str, direction: str) -> str:
-        return f"lstm_{direction}_step" if schedule == "loop" else f"lstm_{schedule}_{direction}"
+        return f"lstm_{direction}_step" if schedule in ("loop", "graph") else f"lstm_{schedule}_{direction}"

@@ -83,7 +83,7 @@ class TestCalls:
     def test_schedules_of_one_launch_are_taken_as_without_it(self, backend):
         given = usual(hidden=8, directions=1)
         x = backend.array(given.x)
-        with planner.only(*planner.SCHEDULES):
+        with planner.only(*planner.AUTOMATIC):
             plans = [gl.LSTM(5, 8, xp=backend.xp, tf32=tf32, rng=0).plan(x) for tf32 in (False, True)]
             assert plans[0] == plans[1] and plans[0].forward.schedule != "loop"
             found = solve_with(backend, given, options=ON)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import sources
+from . import half_layouts, sources
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
@@ -17,6 +17,7 @@ SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 # kernel -> (file, feature switches that its body reads)
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_forward_step": ("lstm_forward_step.cu", ("BIAS", "LENGTHS", "KEEP")),
+    "lstm_one_step_forward": ("lstm_one_step_forward.cu", ("SEVERAL",)),
     "lstm_backward_step": ("lstm_backward_step.cu", ("DY", "LENGTHS")),
     "column_sum": ("column_sum.cu", ()),
     "lstm_variant_cell_forward": ("lstm_variant_cell_forward.cu", ("LAYERNORM",)),
@@ -27,6 +28,9 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "masked_copy": ("masked_copy.cu", ()),
     "widen": ("convert.cu", ()),
     "narrow": ("convert.cu", ()),
+    "without_padding": ("padding.cu", ()),
+    "state_of_running": ("padding.cu", ()),
+    "clear_inputs": ("padding.cu", ()),
     "embedding_forward": ("embedding.cu", ()),
     "embedding_gradient_chunks": ("embedding.cu", ()),
     "embedding_gradient_join": ("embedding.cu", ()),
@@ -41,10 +45,14 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
-    "lstm_resident_forward": ("lstm_resident_forward.cu", ()),
-    "lstm_resident_backward": ("lstm_resident_backward.cu", ()),
-    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ()),
-    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ()),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS",)),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS",)),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
+    "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
+    "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
     "adam_step": ("adam_step.cu", ()),
     "sum_of_squares": ("clip_gradients.cu", ()),
@@ -61,7 +69,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
-# of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES.
+# of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
+CLUSTER_TILES = tuple((*size, sequences) for size in ((2, 1), (4, 2), (8, 4), (16, 6)) for sequences in (1, 2, 4, 8))
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
     "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
@@ -79,14 +88,30 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
             *((4, outputs, sequences) for outputs in (1, 2) for sequences in (1, 2, 4)),
         ),
     ),
+    "lstm_cluster_forward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
+    "lstm_cluster_backward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
 }
 
-# Kernels that know arrays of 16 bits, beside those of float32 and float64; the last two are for them alone.
-IN_16_BITS = ("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy", "widen", "narrow")
+# The same for kernels of 16 bits alone.
+HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
+}
+
+TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
+
+# Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
 IN_16_BITS_ALONE = ("widen", "narrow")
+IN_16_BITS = (
+    *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy"),
+    *("without_padding", "state_of_running", "clear_inputs"),
+    *IN_16_BITS_ALONE,
+)
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
-COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward")
+COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)
+
+# Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
+CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
 
 
 @dataclass(frozen=True)
@@ -115,6 +140,7 @@ class Specialisation:
             "--std=c++14",
             f"-DREAL={REAL_OF_DTYPE.get(self.dtype, 'float')}",
             *(f"-D{switch}=1" for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype),
+            *((f"-DTF32={int(self.dtype == 'tf32')}",) if self.entry in TF32 else ()),
             *(f"-D{name}={int(on)}" for name, on in switches),
             *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
         )
@@ -125,25 +151,36 @@ class Specialisation:
         return self.entry in COOPERATIVE
 
     @property
+    def cluster(self) -> int:
+        """Blocks of a cluster; 1 where there are none."""
+        return self.tiles[0] if self.entry in CLUSTERED else 1
+
+    @property
     def _tile_names(self) -> tuple[str, ...]:
-        return TILES[self.entry][0] if self.entry in TILES else ()
+        return (TILES | HALF_TILES).get(self.entry, ((), ()))[0]
 
 
 def dtypes_of(entry: str) -> tuple[str, ...]:
-    """The dtypes of the arrays that a kernel takes."""
+    """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
+    if entry in HALF_TILES:
+        return tuple(SWITCH_OF_DTYPE)
     if entry in TILES:
-        return ("float32",)
+        return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
     return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches, or x choice of its tiles."""
-    for entry, (_, choices) in TILES.items():
-        for tiles in choices:
-            yield Specialisation(entry, "float32", (), tiles)
+    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. TF32 has no options."""
+    for entry, (_, choices) in (TILES | HALF_TILES).items():
+        for dtype in dtypes_of(entry):
+            for features in product((False, True), repeat=len(KERNELS[entry][1])):
+                if dtype == "tf32" and any(features):
+                    continue
+                for tiles in choices:
+                    yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
-        if entry in TILES:
+        if entry in TILES or entry in HALF_TILES:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):

@@ -14,6 +14,7 @@ import numpy as np
 _SCALARS = {
     dtype: {value: np.array(value, dtype) for value in (0, 1)} for dtype in ("float32", "float64")
 }  # host memory that cuBLAS reads alpha and beta from: it must outlive every call
+_ADDRESSES = {dtype: tuple(values[value].ctypes.data for value in (0, 1)) for dtype, values in _SCALARS.items()}
 
 _DATA_TYPES = {"float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF", "float32": "CUDA_R_32F"}
 _SUMS_IN_FLOAT32 = (
@@ -39,7 +40,7 @@ def matrix(array) -> Matrix:
 
 def rows_of(a: Matrix, first: int, count: int, itemsize: int) -> Matrix:
     """``count`` rows from row ``first``."""
-    return a._replace(pointer=a.pointer + first * a.row_stride * itemsize, rows=count)
+    return Matrix(a.pointer + first * a.row_stride * itemsize, count, a.columns, a.row_stride)
 
 
 class Gemm:
@@ -66,9 +67,8 @@ class Gemm:
             self.call = _Extended(cupy, self.handle, dtype, out, cublas.CUBLAS_COMPUTE_32F)
         elif tf32 and _capability(cupy) >= _SINCE:
             self.call = _Extended(cupy, self.handle, dtype, dtype, cublas.CUBLAS_COMPUTE_32F_FAST_TF32)
-        self.operation = {False: cublas.CUBLAS_OP_N, True: cublas.CUBLAS_OP_T}
-        scalars = _SCALARS["float64" if dtype == "float64" else "float32"]
-        self.zero, self.one = (scalars[value].ctypes.data for value in (0, 1))
+        self.operation = cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T
+        self.zero, self.one = _ADDRESSES["float64" if dtype == "float64" else "float32"]
 
     def __call__(
         self,

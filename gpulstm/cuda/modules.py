@@ -5,6 +5,8 @@ import threading
 from .catalogue import Specialisation
 
 USUAL_SHARED_BYTES = 48 * 1024  # of a block; more has to be asked for
+USUAL_CLUSTER = 8  # blocks; more have to be asked for
+NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_..., for which CuPy has no name
 
 _kernels: dict = {}  # (cupy module, device id, specialisation) -> compiled kernel
 _lock = threading.Lock()
@@ -32,6 +34,8 @@ def _compile(cupy, specialisation: Specialisation, shared_bytes: int):
     cooperative = {"enable_cooperative_groups": True} if specialisation.is_cooperative else {}
     module = cupy.RawModule(code=specialisation.source, options=specialisation.options, **cooperative)
     function = module.get_function(specialisation.entry)
+    if specialisation.cluster > USUAL_CLUSTER:
+        cupy.cuda.driver.funcSetAttribute(function.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
     if shared_bytes > USUAL_SHARED_BYTES:
         function.max_dynamic_shared_size_bytes = shared_bytes
     return function

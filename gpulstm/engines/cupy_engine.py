@@ -16,21 +16,26 @@ import numpy as np
 
 from ..arrays import dtype_name
 from ..cuda import planner
-from ..cuda.copies import copy
+from ..cuda.copies import put, take
 from ..cuda.gemm import Gemm, matrix, rows_of
-from ..cuda.launch import one_thread_per
+from ..cuda.launch import int32s, one_thread_per
 from ..cuda.modules import kernel
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
-from . import Lane, cupy_one_launch, inputs_of, slots, windows
+from . import Lane, cupy_graph, cupy_one_launch, slots, windows
 from . import gpu_window as window
 from .cupy_masks import masked_copy
-from .cupy_storage import assign, contiguous, rounded, where, wide_dtype
+from .cupy_one_step import one_step, takes_one_step
+from .cupy_padding import clear_inputs, state_of_running, without_padding
+from .cupy_storage import assign, contiguous, is_half, rounded, wide_dtype
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
 NULL = np.uintp(0)  # stands for an array that a specialisation does not read
-__all__ = ["assign", "contiguous", "rounded"]  # a part of what an engine has is `cupy_storage`'s
+BESIDE_PLAIN = {False: "", True: "tf32"}  # for the planner: what the products have that not every schedule holds
+
+# Parts of what an engine has are made elsewhere.
+__all__ = ["assign", "contiguous", "one_step", "rounded", "takes_one_step", "without_padding"]
 
 SLAB_ROWS = 512  # rows that one block of column_sum adds up
 
@@ -61,11 +66,10 @@ def wide_zeros(shape, like):
     return cupy.zeros(shape, wide_dtype(like))
 
 
-def without_padding(x, lengths):
+def wide_empty(shape, like):
     import cupy
 
-    running = cupy.arange(x.shape[0])[:, None] < lengths  # (time, batch)
-    return where(running[:, :, None], x)
+    return cupy.empty(shape, wide_dtype(like))
 
 
 def dropped(y, draws: Draws, layer: int):
@@ -77,80 +81,114 @@ def dropped(y, draws: Draws, layer: int):
     return target
 
 
-def start_gradient(x, weights: Weights, lane: Lane) -> Weights:
-    return Weights(*(None if w is None else wide_zeros(w.shape, x) for w in weights))
+class Gradient:
+    """What a layer's gradient has come to, wide. The first window overwrites what its memory held, the others add."""
+
+    def __init__(self, total: Weights) -> None:
+        self.total, self.is_begun = total, False
 
 
-def finish_gradient(gradient: Weights, lane: Lane) -> Weights:
-    return gradient
+def start_gradient(x, weights: Weights, lane: Lane) -> Gradient:
+    return Gradient(Weights(*[None if w is None else wide_empty(w.shape, x) for w in weights]))
+
+
+def finish_gradient(gradient: Gradient, lane: Lane) -> Weights:
+    return gradient.total
 
 
 def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = False) -> Saved:
+    return forward_from(x, weights, (h, c), h, c, y, lane, lengths, tf32=tf32)
+
+
+def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, tf32: bool = False) -> Saved:
+    """`forward` with the initial state apart, (h, c) or None for zeros, where c need not be wide; h and c only receive
+    the final one."""
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
     cells = empty((steps + 1, batch, lane.width), c)
-    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width, tf32=tf32)
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
-    first, last = (-1, 0) if lane.reverse else (0, -1)
+    first, last = (steps, 0) if lane.reverse else (0, steps)
+    h_before, c_before = (None, None) if before is None else before
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
-    takes_part = None if lengths is None else lengths[:, None] > 0
-    copy(cells[first], c)
-    copy(hiddens[first], h if takes_part is None else where(takes_part, h))
+    some_are_empty = lengths is not None and h_before is not None
+    if c_before is None or c_before.dtype == cells.dtype:
+        put(cells, first, c_before)
+    else:
+        assign(cells[first], c_before)
+    if some_are_empty:
+        state_of_running(h_before, None, hiddens[first], lengths)
+    else:
+        put(hiddens, first, h_before)
     _multiply_inputs(x, weights, gates, lane, tf32)
     if choice.schedule == "loop":
-        _run(weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True, tf32=tf32)
+        _run(weights, hiddens, cells, y, lane, gates, lengths, 0, True, tf32=tf32)
+    elif choice.schedule == "graph":
+        cupy_graph.forward_steps(_run, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
-    copy(c, cells[last])
-    copy(h, hiddens[last] if takes_part is None else where(takes_part, hiddens[last], h))
+    take(cells, last, c)
+    if some_are_empty:
+        state_of_running(hiddens[last], h_before, h, lengths)
+    else:
+        take(hiddens, last, h)
+    if lengths is not None:
+        clear_inputs(hiddens, lengths, lane.reverse)
     return Saved(gates, cells, hiddens)
 
 
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, tf32: bool = False) -> None:
     (steps, batch, _), hidden = gates.shape, lane.width
     _multiply_inputs(x, weights, gates, lane, tf32)
-    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden)
+    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden, tf32=tf32)
     if choice.schedule == "loop":
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
         return
-    if choice.schedule == "resident":
+    if choice.schedule == "graph":
+        cupy_graph.forward_steps(_run, weights, h[None], c[None], y, lane, gates, lengths, first_time, keep=False)
+        return
+    if choice.schedule != "persistent":
         cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
         return
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), x)
-    first, last = (-1, 0) if lane.reverse else (0, -1)
-    copy(hiddens[first], h)
+    first, last = (steps, 0) if lane.reverse else (0, steps)
+    put(hiddens, first, h)
     cupy_one_launch.forward_steps(choice, gates, weights, hiddens, c, y, lane, lengths, first_time, keep=False)
-    copy(h, hiddens[last])
+    take(hiddens, last, h)
 
 
 def _multiply_inputs(x, weights, gates, lane: Lane, tf32: bool) -> None:
     """gates = x @ W_ih^T, window by window."""
     import cupy
 
-    gemm = Gemm(cupy, dtype_name(x), tf32=tf32)
-    for stretch in windows(len(x), window(x.shape[1]), lane.reverse):
-        gemm(matrix(x[stretch]), matrix(weights.input), matrix(gates[stretch]), transpose_b=True)
+    gemm, batch = Gemm(cupy, dtype_name(x), tf32=tf32), x.shape[1]
+    all_x, all_gates, of_input = matrix(x), matrix(gates), matrix(weights.input)
+    for stretch in windows(len(x), window(batch), lane.reverse):
+        rows = stretch.start * batch, (stretch.stop - stretch.start) * batch, x.itemsize
+        gemm(rows_of(all_x, *rows), of_input, rows_of(all_gates, *rows), transpose_b=True)
 
 
-def _run(weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, *, keep: bool, tf32: bool) -> None:
+def _run(
+    weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool, gemm=None, *, tf32: bool = False
+) -> None:
     """Every launch argument but the step's own four numbers is the same for all steps, so the loop computes nothing."""
     import cupy
 
     steps, batch, _ = gates.shape
     hidden = lane.width
     dtype = dtype_name(gates)
-    gemm = Gemm(cupy, dtype, tf32=tf32)
+    gemm = gemm or Gemm(cupy, dtype, tf32=tf32)
     all_gates, all_h, recurrent = matrix(gates), matrix(hiddens), matrix(weights.recurrent)
     step_kernel = kernel("lstm_forward_step", dtype, weights.bias is not None, lengths is not None, keep)
     grid, block = one_thread_per(batch * hidden)
     arrays = (gates, or_null(weights.bias), cells, hiddens, y, or_null(lengths))
-    sizes = tuple(np.int32(n) for n in (batch, hidden, y.shape[2], lane.first))
+    sizes = int32s(batch, hidden, y.shape[2], lane.first)
     for t in range(steps)[:: -1 if lane.reverse else 1]:
         before, after = slots(t, lane.reverse) if keep else (0, 0)
         step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
         h_before = rows_of(all_h, before * batch, batch, gates.itemsize)
         gemm(h_before, recurrent, step_gates, transpose_b=True, accumulate=True)
-        numbers = (np.int32(t), np.int32(first_time + t), np.int32(before), np.int32(after))
+        numbers = int32s(t, first_time + t, before, after)
         step_kernel(grid, block, (*arrays, *numbers, *sizes))
 
 
@@ -165,28 +203,43 @@ def backward(
     add_to_dx: bool,
     lane: Lane,
     lengths,
-    gradient: Weights,
+    gradient: Gradient,
     *,
     tf32: bool = False,
 ) -> None:
     import cupy
 
     gates, cells, hiddens = saved
-    gemm, adding = (Gemm(cupy, dtype_name(x), wide=wide, tf32=tf32) for wide in (False, True))
-    choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width)
+    gemm = Gemm(cupy, dtype_name(x), tf32=tf32)
+    adding = Gemm(cupy, dtype_name(x), wide=True) if is_half(x) else gemm
+    choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width, tf32=tf32)
     if choice.schedule == "loop":
         _backward_steps(adding, gates, cells, weights, dy, dh, dc, lane, lengths)
+    elif choice.schedule == "graph":
+        cupy_graph.backward_steps(_backward_steps, adding, gates, cells, weights, dy, dh, dc, lane, lengths)
     else:
         cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
 
-    for stretch in windows(len(gates), window(gates.shape[1]), lane.reverse):
-        da = matrix(gates[stretch])  # gradients of the pre-activations by now
-        h_before = matrix(hiddens[inputs_of(stretch, lane.reverse)])
-        gemm(da, matrix(weights.input), matrix(dx[stretch]), accumulate=add_to_dx)
-        adding(da, matrix(x[stretch]), matrix(gradient.input), transpose_a=True, accumulate=True)
-        adding(da, h_before, matrix(gradient.recurrent), transpose_a=True, accumulate=True)
-        if gradient.bias is not None:
-            gradient.bias[...] += column_sum(gates[stretch])
+    batch, itemsize, total = gates.shape[1], gates.itemsize, gradient.total
+    all_da, all_x, all_dx, all_h = map(matrix, (gates, x, dx, hiddens))  # gates are pre-activations' gradients by now
+    of_input, to_input, to_recurrent = map(matrix, (weights.input, total.input, total.recurrent))
+    for stretch in windows(len(gates), window(batch), lane.reverse):
+        count = (stretch.stop - stretch.start) * batch
+        da, of_x, of_dx = (rows_of(a, stretch.start * batch, count, itemsize) for a in (all_da, all_x, all_dx))
+        h_before = rows_of(all_h, (stretch.start + lane.reverse) * batch, count, itemsize)
+        gemm(da, of_input, of_dx, accumulate=add_to_dx)
+        adding(da, of_x, to_input, transpose_a=True, accumulate=gradient.is_begun)
+        adding(da, h_before, to_recurrent, transpose_a=True, accumulate=gradient.is_begun)
+        if total.bias is not None:
+            _add_up_bias(gates[stretch] if count < all_da.rows else gates, total.bias, gradient.is_begun)
+        gradient.is_begun = True
+
+
+def _add_up_bias(gates, bias, is_begun: bool) -> None:
+    if is_begun:
+        bias[...] += column_sum(gates)
+    else:
+        column_sum(gates, out=bias)
 
 
 def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths) -> None:
@@ -197,20 +250,18 @@ def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths
     grid, block = one_thread_per(batch * hidden)
     arrays = (gates, cells, or_null(dy), dh, dc, or_null(lengths))
     dy_width = 0 if dy is None else dy.shape[2]
-    sizes = tuple(np.int32(n) for n in (batch, hidden, dy_width, lane.first))
+    sizes = int32s(batch, hidden, dy_width, lane.first)
     all_gates, dh_matrix, recurrent = matrix(gates), matrix(dh), matrix(weights.recurrent)
     for t in range(steps)[:: 1 if lane.reverse else -1]:
         before, after = slots(t, lane.reverse)
-        step_kernel(grid, block, (*arrays, np.int32(t), np.int32(before), np.int32(after), *sizes))
+        step_kernel(grid, block, (*arrays, *int32s(t, before, after), *sizes))
         step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
         # With lengths the kernel left zero in dh where a sequence runs, and its gradient where it is over.
         gemm(step_gates, recurrent, dh_matrix, accumulate=lengths is not None)
 
 
-def column_sum(gates):
-    """(4*hidden,) sums over time and batch, wide, in an order that depends on the shape alone."""
-    import cupy
-
+def column_sum(gates, out=None):
+    """(4*hidden,) sums over time and batch, wide, in an order that depends on the shape alone; in ``out`` if given."""
     columns = gates.shape[-1]
     rows = gates.size // columns
     grid_x = -(-columns // 32)
@@ -218,7 +269,7 @@ def column_sum(gates):
     while True:
         slabs = min(-(-rows // SLAB_ROWS), 65535)
         rows_per_slab = -(-rows // slabs)
-        sums = cupy.empty((slabs, columns), wide_dtype(gates))
+        sums = out if slabs == 1 and out is not None else wide_empty((slabs, columns), gates)
         add_up = kernel("column_sum", dtype_name(source))
         arguments = (source, sums, np.int64(rows), np.int32(columns), np.int64(rows_per_slab))
         add_up((grid_x, slabs), (32, 8), arguments)
@@ -232,10 +283,15 @@ def or_null(array):
 
 
 class WithTF32:
-    """This engine with products whose factors may lose the lower 13 bits: `gpulstm.cuda.gemm`. The schedules of one
-    launch have no such product in their steps, and stay as exact as they are."""
+    """This engine with products whose factors may lose the lower 13 bits: `gpulstm.cuda.gemm`, and the persistent
+    schedule's own. The resident schedule has no such product in its steps, and stays as exact as it is."""
 
-    forward, inference, backward = (staticmethod(partial(f, tf32=True)) for f in (forward, inference, backward))
+    forward, forward_from = (staticmethod(partial(f, tf32=True)) for f in (forward, forward_from))
+    inference, backward = (staticmethod(partial(f, tf32=True)) for f in (inference, backward))
+
+    @staticmethod
+    def takes_one_step(x, batch: int) -> bool:
+        return False  # `one_step` has its own products, which are exact
 
     def __getattr__(self, name: str) -> Any:
         return globals()[name]  # all that multiplies nothing

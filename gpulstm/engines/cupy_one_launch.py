@@ -1,4 +1,4 @@
-"""The LSTM's time steps on CuPy arrays in one launch: the schedules "resident" and "persistent".
+"""The LSTM's time steps on CuPy arrays in one launch: the schedules "resident", "persistent" and "cluster".
 
 `gpulstm.cuda.planner` says when they are used, which kernels they are and how these are laid out on the device. GEMMs
 before and after are `gpulstm.engines.cupy_engine`'s.
@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import dtype_name
-from ..cuda import planner
+from ..arrays import HALF_DTYPES, dtype_name
+from ..cuda import cluster_layouts, half_layouts, planner
+from ..cuda.copies import fill, to_host
+from ..cuda.launch import int32s
 from ..cuda.modules import kernel
 from ..parameters import Weights
-from . import Lane
+from . import Lane, windows
 
 NULL = np.uintp(0)  # stands for an array that there is none of
 NOT_THERE = 0xFF  # in every byte of a hidden state that has not been written yet
@@ -21,6 +23,8 @@ NOT_THERE = 0xFF  # in every byte of a hidden state that has not been written ye
 _devices: dict = {}  # (cupy module, device id) -> planner.Device
 _alarms: dict = {}  # (cupy module, device id) -> Alarm
 _lock = threading.Lock()
+
+EXCHANGE_BYTES = 64 * 2**20  # that a backward pass in 16 bits hands over in one launch; longer ones take several
 
 
 class Alarm:
@@ -32,7 +36,9 @@ class Alarm:
 
     def __init__(self, cupy) -> None:
         self.word = cupy.zeros(1, np.uint32)
-        self.seen = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.uint32, 1)
+        pinned = cupy.cuda.alloc_pinned_memory(4)
+        self.seen = np.frombuffer(pinned, np.uint32, 1)
+        self._copied = pinned.ptr, self.word.data.ptr, self.word.nbytes
         self.seen[0] = 0
 
     def check(self) -> None:
@@ -46,7 +52,7 @@ class Alarm:
 
     def look(self) -> None:
         """Copies the word to the host, some time after the launches before."""
-        self.word.get(out=self.seen, blocking=False)
+        to_host(*self._copied)
 
 
 def current_device() -> planner.Device:
@@ -67,9 +73,15 @@ def current_device() -> planner.Device:
     return found
 
 
-def choose(direction: str, like, batch: int, hidden: int) -> planner.Choice:
-    """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`."""
-    return planner.choose(direction, batch, hidden, dtype_name(like), current_device())
+def choose(direction: str, like, batch: int, hidden: int, *, tf32: bool = False) -> planner.Choice:
+    """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`.
+
+    With ``tf32`` products of float32 may be computed in TF32.
+    """
+    arithmetic = dtype_name(like)
+    if tf32 and arithmetic == "float32":
+        arithmetic = "tf32"
+    return planner.choose(direction, batch, hidden, arithmetic, current_device(), "", "tf32" if tf32 else "")
 
 
 def history(choice: planner.Choice, shape: tuple[int, int, int], like):
@@ -78,9 +90,13 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
 
     hiddens = cupy.empty(shape, like.dtype)
     if choice.schedule == "persistent":
-        stream = cupy.cuda.get_current_stream().ptr
-        cupy.cuda.runtime.memsetAsync(hiddens.data.ptr, NOT_THERE, hiddens.nbytes, stream)
+        _empty_words(hiddens)
     return hiddens
+
+
+def _empty_words(array) -> None:
+    """Fills an array with words that say that they have not been written yet."""
+    fill(array.data.ptr, NOT_THERE, array.nbytes)
 
 
 def forward_steps(
@@ -89,7 +105,7 @@ def forward_steps(
     """All steps. gates (steps, batch, 4*hidden) is W_ih x.
 
     With ``keep`` hiddens and cells are histories (steps + 1, batch, hidden) with the initial state in its slot;
-    without, cells is the state (batch, hidden), and so is hiddens for the resident schedule.
+    without, cells is the state (batch, hidden), and so is hiddens but for the persistent schedule.
     """
     steps, batch, _ = gates.shape
     arrays = (gates, weights.recurrent, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
@@ -101,6 +117,9 @@ def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, d
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's."""
     import cupy
 
+    if choice.kernel == half_layouts.BACKWARD:
+        _backward_half(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
+        return
     steps, batch, _ = gates.shape
     arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
     if choice.schedule == "persistent":
@@ -109,17 +128,42 @@ def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, d
     _launch(choice, arrays, sizes)
 
 
-def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple) -> None:
+def _backward_half(choice: planner.Choice, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths) -> None:
+    """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next."""
+    import cupy
+
+    steps, batch, _ = gates.shape
+    a_step = 4 * int(np.prod(half_layouts.exchange_shape(1, batch, lane.width)))
+    stretch = max(1, EXCHANGE_BYTES // a_step)
+    exchange = cupy.empty(half_layouts.exchange_shape(min(steps, stretch), batch, lane.width), np.uint32)
+    for part in windows(steps, stretch, lane.reverse):
+        _empty_words(exchange)
+        part_dy = None if dy is None else dy[part]
+        arrays = (gates[part], weights.recurrent, cells[part.start : part.stop + 1], _or_null(part_dy), dh, dc)
+        numbers = (part.stop - part.start, batch, lane.width, 0 if dy is None else dy.shape[2])
+        _launch(choice, (*arrays, _or_null(lengths), exchange), (*numbers, lane.first, lane.reverse, part.start))
+
+
+def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tuple = ()) -> None:
+    """``of_options`` is what the kernel takes beside with the switch OPTIONS."""
+    with_options = bool(of_options)
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
+        function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
-        function((choice.groups,), (threads,), (*arrays, *(np.int32(size) for size in sizes)))
+        function((choice.groups,), (threads,), (*arrays, *of_options, *int32s(*sizes)))
         return
-    shared = planner.shared_bytes(choice.tiles) if choice.kernel.endswith(planner.FORWARD) else 0
-    function = kernel(choice.kernel, "float32", tiles=choice.tiles, shared_bytes=shared)
+    if choice.schedule == "cluster":
+        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
+        grid, block = cluster_layouts.geometry(choice.tiles, choice.groups)
+        function((grid,), (block,), (*arrays, *(np.int32(size) for size in sizes)))
+        return
+    shared = planner.shared_bytes_of(choice)
+    arithmetic = choice.arithmetic or "float32"
+    features = () if arithmetic in HALF_DTYPES else (with_options,)
+    function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
-    arguments = (*arrays, alarm.word, *(np.int32(size) for size in (*sizes, choice.blocks, choice.share)))
+    arguments = (*arrays, alarm.word, *of_options, *int32s(*sizes, choice.blocks, choice.share))
     function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
     alarm.look()
 

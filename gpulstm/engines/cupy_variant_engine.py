@@ -1,8 +1,9 @@
-"""The LSTM's options on CuPy arrays, loop schedule: cuBLAS for the products, fused kernels for the rest.
+"""The LSTM's options on CuPy arrays: cuBLAS for the products, our kernels for the rest.
 
-The kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They are the
-same for all options but layer norm: the others are launch arguments. A step is one product and one kernel, forward and
-backward, and with a projection one more of each. See `gpulstm.engines` for what each function takes.
+The time steps run in one launch where `gpulstm.cuda.planner` says so (`gpulstm.engines.cupy_one_launch_options`), else
+in a loop. Its kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They
+are the same for all options but layer norm: the others are launch arguments. A step is one product and one kernel,
+forward and backward, and with a projection one more of each. See `gpulstm.engines` for what each function takes.
 """
 
 from typing import Any, NamedTuple
@@ -10,13 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import dtype_name
+from ..cuda import planner
+from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
 from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from ..options import Options
 from ..parameters import Weights
-from . import Lane, cupy_engine, slots, windows
+from . import Lane, cupy_engine, cupy_one_launch, cupy_one_launch_options, inputs_of, slots, windows
 from .cupy_engine import column_sum, empty, or_null, zeros
 from .cupy_masks import (
     draw_arguments,
@@ -38,7 +41,7 @@ class Saved(NamedTuple):
 
     gates: Any  # (time, batch, 4*hidden) activated
     cells: Any  # (time + 1, batch, hidden)
-    c_star: Any  # (time, batch, hidden) before zoneout, or None: then it is what cells holds
+    c_star: Any  # (time, batch, hidden) with layer norm and zoneout of c what cells would hold without zoneout
     h_in: Any  # (time, batch, width) what each step's product read
     m: Any  # (time, batch, hidden) what was projected, or None
     p: Any  # (time, batch, 4*hidden) with layer norm the normalised products of x, else None; and so are the next two
@@ -73,27 +76,34 @@ class CupyVariantEngine:
         self.draws = draws
 
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
-        call = _Call(self.draws, x, weights, lane, lengths)
+        call = _Call(self.draws, x, weights, lane, lengths, keep=True)
         rows, hidden = x.shape[:2], call.hidden
+        choice = call.choose(planner.FORWARD, x)
+        hiddens = cupy_one_launch.history(choice, (rows[0] + 1, rows[1], lane.width), x)
         saved = Saved(
             gates=empty((*rows, 4 * hidden), x),
             cells=empty((rows[0] + 1, rows[1], hidden), x),
-            c_star=empty((*rows, hidden), x) if self.draws.options.zoneout[1] else None,
-            h_in=empty((*rows, lane.width), x),
+            c_star=empty((*rows, hidden), x) if call.normed and self.draws.options.zoneout[1] else None,
+            h_in=hiddens[inputs_of(slice(0, rows[0]), lane.reverse)],
             m=empty((*rows, hidden), x) if call.projected else None,
             p=empty((*rows, 4 * hidden), x) if call.normed else None,
             r=empty((*rows, 4 * hidden), x) if call.normed else None,
             norms=empty((*rows, 4), x) if call.normed else None,
             recurrent=_with_weight_drop(weights.recurrent, self.draws, lane),
         )
-        saved.cells[-1 if lane.reverse else 0] = c
+        first, last = (-1, 0) if lane.reverse else (0, -1)
+        copy(saved.cells[first], c)
         _first_h_in(saved.h_in, h, self.draws, lane, lengths)
-        _run(call, x, weights, saved, h, y, 0)
-        c[...] = saved.cells[0 if lane.reverse else -1]
+        if choice.schedule == "loop":
+            _run(call, x, weights, saved, h, y, 0)
+        else:
+            _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
+        copy(c, saved.cells[last])
         return saved
 
     def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
-        call = _Call(self.draws, x, weights, lane, lengths)
+        call = _Call(self.draws, x, weights, lane, lengths, keep=False)
+        choice = call.choose(planner.FORWARD, x)
         # A thread reads p before it writes gates, and has done with them when it writes c*, and with that when it
         # writes m: they can all stand in the same memory.
         shared = Saved(
@@ -107,12 +117,19 @@ class CupyVariantEngine:
             norms=None,
             recurrent=weights.recurrent,
         )
-        _run(call, x, weights, shared, h, y, first_time)
+        if choice.schedule == "loop":
+            _run(call, x, weights, shared, h, y, first_time)
+            return
+        hiddens = h  # the resident schedule hands nothing on through memory
+        if choice.schedule == "persistent":
+            hiddens = cupy_one_launch.history(choice, (call.steps + 1, call.batch, lane.width), x)
+            copy(hiddens[-1 if lane.reverse else 0], h)
+        _run_in_one_launch(choice, call, x, weights, shared, h, hiddens, y, first_time)
 
     def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
         batch, hidden = x.shape[1], weights.input.shape[0] // 4
         return Gradient(
-            total=cupy_engine.start_gradient(x, weights, lane),
+            total=Weights(*(None if w is None else zeros(w.shape, x) for w in weights)),
             peephole=None if weights.peephole is None else zeros((batch, 3 * hidden), x),
             norm=None if weights.gain_input is None else zeros((batch, 10 * hidden), x),
         )
@@ -131,9 +148,16 @@ class CupyVariantEngine:
         lengths,
         gradient: Gradient,
     ) -> None:
-        call = _Call(self.draws, x, weights, lane, lengths)
+        call = _Call(self.draws, x, weights, lane, lengths, keep=True)
+        choice = call.choose(planner.BACKWARD, x)
         dh_star = empty((*x.shape[:2], lane.width), x) if call.projected else None
-        _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
+        if choice.schedule == "loop":
+            _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
+        else:
+            dropped = weights._replace(recurrent=saved.recurrent)
+            cupy_one_launch_options.backward_steps(
+                choice, self.draws, saved.gates, saved.cells, dropped, dy, dh, dc, gradient.peephole, lane, lengths
+            )
 
         total, gemm = gradient.total, call.gemm
         dp, dr = (saved.p, saved.r) if call.normed else (saved.gates, saved.gates)
@@ -159,7 +183,7 @@ class CupyVariantEngine:
 class _Call:
     """What all launches of one call have in common: sizes, geometry, and arguments that no step changes."""
 
-    def __init__(self, draws: Draws, x, weights: Weights, lane: Lane, lengths) -> None:
+    def __init__(self, draws: Draws, x, weights: Weights, lane: Lane, lengths, *, keep: bool) -> None:
         import cupy
 
         real = x.dtype.type
@@ -171,7 +195,7 @@ class _Call:
         self.weights = tuple(or_null(weights[field]) for field in range(PEEPHOLE, len(weights)))
 
         options, training = draws.options, draws.training
-        self.training = training
+        self.draws, self.keep = draws, keep
         self.activation = _activation_arguments(options, real)
         dropout = options.recurrent_dropout if training else 0.0
         on_hidden = options.recurrent_dropout_on == "hidden"
@@ -186,6 +210,13 @@ class _Call:
         self.cell_geometry = (self.batch, 1 if self.normed else -(-self.hidden // threads)), (threads,)
         self.output_geometry = one_thread_per(self.batch * lane.width)
 
+    def choose(self, direction: str, x) -> planner.Choice:
+        """The schedule of a pass over x."""
+        of_step = self.draws.options.of_step(training=self.draws.training)
+        not_held = cupy_one_launch_options.not_held(of_step, layer_norm=self.normed, projection=self.projected)
+        device = cupy_one_launch.current_device()
+        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, "options")
+
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
 
@@ -197,8 +228,7 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     """All steps forward. ``at`` is where their results go; in inference it has one slot for c and for h's products."""
     batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, x.itemsize
     inputs = at.p if call.normed else at.gates
-    for window in windows(call.steps, cupy_engine.window(call.batch), lane.reverse):
-        gemm(matrix(x[window]), matrix(weights.input), matrix(inputs[window]), transpose_b=True)
+    _multiply_inputs(call, x, weights, inputs)
     products, recurrent = matrix(at.r if call.normed else inputs), matrix(at.recurrent)
     h_in = matrix(h if at.h_in is None else at.h_in)
     m: Any = None if at.m is None else matrix(at.m)._replace(columns=hidden)
@@ -213,11 +243,11 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), call.lengths)
     of_output = (*call.sizes(lane.width, y.shape[2], lane.first), *call.draw, *call.of_hidden)
     widths = (0 if c_star is None else c_star.shape[-1], 0 if at.m is None else at.m.shape[-1], y.shape[2], lane.first)
-    of_cell = (*call.sizes(hidden, *widths), *call.activation, np.int32(call.training))
+    of_cell = (*call.sizes(hidden, *widths), *call.activation, np.int32(call.keep))
     of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
     for t in call.times():
-        before, after = slots(t, lane.reverse) if call.training else (0, 0)
-        product_slot = t if call.training or not call.normed else 0
+        before, after = slots(t, lane.reverse) if call.keep else (0, 0)
+        product_slot = t if call.keep or not call.normed else 0
         following = t - 1 if lane.reverse else t + 1 if t + 1 < call.steps else -1
         star_slot = after if c_star is at.cells else t
         moment = (np.int32(t), np.int32(first_time + t), np.int32(following))
@@ -232,6 +262,22 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
             output(*call.output_geometry, (h_star, h, y, or_null(at.h_in), call.lengths, *moment, *of_output))
 
 
+def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
+    """products = x @ W_ih^T, window by window."""
+    for window in windows(call.steps, cupy_engine.window(call.batch), call.lane.reverse):
+        call.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
+
+
+def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, hiddens, y, first_time: int) -> None:
+    """All steps forward, as `_run` does."""
+    _multiply_inputs(call, x, weights, at.gates)
+    cells = at.cells if call.keep else at.cells[0]
+    weights = weights._replace(recurrent=at.recurrent)
+    cupy_one_launch_options.forward_steps(
+        choice, call.draws, at.gates, weights, h, hiddens, cells, y, call.lane, call.lengths, first_time, call.keep
+    )
+
+
 def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_star, d_peephole, d_norm) -> None:
     """All steps backward: activated gates become gradients of the pre-activations, normalised products those of the
     products, and dh and dc the initial state's."""
@@ -242,13 +288,13 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
     product_matrix = matrix(product)
     if call.projected:
         dh_stars, projection, dm_matrix = matrix(dh_star), matrix(weights.projection), matrix(dm)
-    star = saved.cells if saved.c_star is None else saved.c_star
+    star = saved.c_star if call.draws.options.zoneout[1] else saved.cells
     dy_columns = (0 if dy is None else dy.shape[2], lane.first)
 
     cell = kernel("lstm_variant_cell_backward", call.dtype, call.normed)
     output: Any = kernel("lstm_variant_output_backward", call.dtype) if call.projected else None
     arrays = tuple(map(or_null, (saved.gates, saved.p, saved.r, saved.norms)))
-    arrays += (*call.weights, saved.cells, star, *map(or_null, (dm, dc, d_peephole, d_norm)))
+    arrays += (*call.weights, saved.cells, *map(or_null, (star, dm, dc, d_peephole, d_norm)))
     of_hidden = (dh, product, or_null(dy), call.lengths)
     of_cell = (*call.sizes(hidden, *dy_columns, call.projected), *call.activation)
     of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
@@ -283,13 +329,13 @@ def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
     first = len(h_in) - 1 if lane.reverse else 0
     h_in[first] = h if lengths is None else cupy.where(lengths[:, None] > first, h, h.dtype.type(0))
     probability = draws.options.recurrent_dropout
-    if probability and draws.options.recurrent_dropout_on == "hidden":
+    if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
         target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
         masked_copy(target, target, draws, lane.stream, probability, **place)
 
 
 def _with_weight_drop(recurrent, draws: Draws, lane: Lane):
-    if not draws.options.weight_drop:
+    if not (draws.training and draws.options.weight_drop):
         return recurrent
     target = empty(recurrent.shape, recurrent)
     _drop_weights(recurrent, target, draws, lane)
@@ -299,7 +345,7 @@ def _with_weight_drop(recurrent, draws: Draws, lane: Lane):
 def _drop_weights(source, target, draws: Draws, lane: Lane) -> None:
     """target = source * mask of weight drop, if there is any."""
     probability = draws.options.weight_drop
-    if probability:
+    if draws.training and probability:
         stream, rows = WEIGHT_STREAM + lane.stream, source.shape[0]
         masked_copy(source, target, draws, stream, probability, batch=rows, first_time=0)
 

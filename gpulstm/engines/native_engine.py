@@ -10,8 +10,9 @@ import numpy as np
 
 from ..native import library
 from ..parameters import Weights
-from . import Lane, numpy_engine
+from . import Lane, native_memory, numpy_engine
 from . import cpu_window as window
+from .numpy_ragged import Ragged
 
 contiguous, empty, zeros = numpy_engine.contiguous, numpy_engine.empty, numpy_engine.zeros
 wide_zeros, assign, rounded = numpy_engine.wide_zeros, numpy_engine.assign, numpy_engine.rounded
@@ -43,14 +44,16 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Any:
     steps, batch, _ = x.shape
     if not _pays(lane.first_time + steps, batch):
         return numpy_engine.forward(x, weights, h, c, y, lane, lengths)
-    gates = np.empty((steps, batch, 4 * lane.width), x.dtype)
-    cells, hiddens = (np.empty((steps + 1, batch, lane.width), x.dtype) for _ in "ch")
+    gates = native_memory.take((steps, batch, 4 * lane.width))
+    cells, hiddens = (native_memory.take((steps + 1, batch, lane.width)) for _ in "ch")
     first, last = (-1, 0) if lane.reverse else (0, -1)
     # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
     takes_part = None if lengths is None else lengths[:, None] > 0
     cells[first], hiddens[first] = c, h if takes_part is None else np.where(takes_part, h, x.dtype.type(0))
     _forward(x, weights, gates, cells, hiddens, y, lane, lengths, 0, keep=True)
     c[...], h[...] = cells[last], hiddens[last] if takes_part is None else np.where(takes_part, hiddens[last], h)
+    if ragged := Ragged.of(lengths, steps, lane.reverse):
+        ragged.clear_inputs(hiddens)
     return Saved(gates, cells, hiddens)
 
 
@@ -69,9 +72,10 @@ def backward(saved, x, weights: Weights, dy, dh, dc, dx, add_to_dx: bool, lane: 
     native = _native()
     steps, batch, inputs = x.shape
     threads = _threads(native, batch, inputs, lane.width)
-    scratch = np.empty(native.backward_scratch(inputs, lane.width, threads), np.float32)
+    scratch = native_memory.scratch(native.backward_scratch(inputs, lane.width, threads))
     lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
-    sums = [None if found is None else found.array() for found in gradient[:3]]
+    is_first = gradient.input.total is None
+    sums = [None if found is None else found.array(cleared=found is gradient.bias) for found in gradient[:3]]
     arrays = (saved.gates, saved.cells, saved.hiddens, x, weights.input, weights.recurrent)
     native.backward(
         library.Backward(
@@ -86,15 +90,17 @@ def backward(saved, x, weights: Weights, dy, dh, dc, dx, add_to_dx: bool, lane: 
             window(batch),
             lane.reverse,
             add_to_dx,
+            not is_first,
             threads,
         )
     )
+    native_memory.give_back(*saved)
 
 
 def _forward(x, weights: Weights, gates, cells, hiddens, y, lane: Lane, lengths, first_time: int, keep: bool) -> None:
     native = _native()
     steps, batch, inputs = x.shape
-    scratch = np.empty(native.forward_scratch(batch, inputs, lane.width), np.float32)
+    scratch = native_memory.scratch(native.forward_scratch(batch, inputs, lane.width))
     lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
     native.forward(
         library.Forward(

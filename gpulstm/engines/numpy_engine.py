@@ -42,10 +42,10 @@ class Sum:
         else:
             self.total += product
 
-    def array(self) -> np.ndarray:
-        """The sum so far, to be added to in place."""
+    def array(self, *, cleared: bool = True) -> np.ndarray:
+        """The sum so far, to be added to in place; or, not ``cleared`` and the first time, to be written."""
         if self.total is None:
-            self.total = np.zeros(self.shape, self.dtype)
+            self.total = np.zeros(self.shape, self.dtype) if cleared else np.empty(self.shape, self.dtype)
         return self.total
 
 
@@ -98,7 +98,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
     first, last = (-1, 0) if lane.reverse else (0, -1)
     cells[first], hiddens[first] = c, h
     ragged = Ragged.of(lengths, steps, lane.reverse)
-    product = numpy_forward.Product.of(weights, x.shape, lane)
+    product = numpy_forward.Product.of(weights, lane.first_time + steps, batch)
     product.of_inputs(x, gates, lane.reverse)
     numpy_forward.training_steps(gates, product, hiddens, cells, ragged, lane.reverse)
     y[:, :, lane.columns] = hiddens[:-1] if lane.reverse else hiddens[1:]
@@ -113,10 +113,10 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
 
 @quietly
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
-    steps = len(x)
+    steps, batch, _ = x.shape
     y = y[:, :, lane.columns]
     ragged = Ragged.of(None if lengths is None else lengths - first_time, steps, lane.reverse)
-    product = numpy_forward.Product.of(weights, x.shape, lane._replace(first_time=first_time))
+    product = numpy_forward.Product.of(weights, first_time + steps, batch)
     product.of_inputs(x, gates, lane.reverse)
     numpy_forward.inference_steps(gates, product, h, c, y, ragged, lane.reverse)
     if ragged is not None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..parameters import Weights
-from . import Lane, windows
 from . import cpu_window as window
+from . import windows
 from .numpy_ragged import Ragged, times
 
 ROWS_THAT_PAY = 32  # time steps times sequences from which on a laid-out copy of the weights is made up for
@@ -33,12 +33,13 @@ class Product:
     halved: bool
 
     @classmethod
-    def of(cls, weights: Weights, shape: tuple[int, ...], lane: Lane) -> "Product":
-        """``shape`` is x's. Each stretch of a long sequence decides alike, for the same bits: hence the first time."""
-        steps, batch, _ = shape
-        if (lane.first_time + steps) * batch < ROWS_THAT_PAY:
+    def of(cls, weights: Weights, steps_so_far: int, batch: int) -> "Product":
+        """Each stretch of a long sequence decides alike, for the same bits: hence the steps from the beginning."""
+        if steps_so_far * batch < ROWS_THAT_PAY:
             return cls(weights.input.T, weights.recurrent.T, weights.bias, False)
-        bias = None if weights.bias is None else weights.bias * sigmoid_factors(lane.width, weights.bias.dtype)
+        bias = (
+            None if weights.bias is None else weights.bias * sigmoid_factors(len(weights.bias) // 4, weights.bias.dtype)
+        )
         return cls(_transposed(weights.input), _transposed(weights.recurrent), bias, True)
 
     def of_inputs(self, x: np.ndarray, gates: np.ndarray, reverse: bool) -> None:
@@ -78,7 +79,7 @@ class Step:
         shape = (hidden,) if batch == 1 else (batch, hidden)
         self.recurrent = product.recurrent
         self.gates = np.empty((*shape[:-1], 4 * hidden), dtype)
-        self.parts = tuple(self.gates[..., k * hidden : (k + 1) * hidden] for k in range(4))
+        self.parts = [self.gates[..., k * hidden : (k + 1) * hidden] for k in range(4)]
         self.new = np.empty(shape, dtype)
         factors = sigmoid_factors(hidden, dtype)
         self.before = None if product.halved else factors

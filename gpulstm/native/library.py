@@ -46,7 +46,7 @@ class Backward(ctypes.Structure):
         *((name, _POINTER) for name in "gates cells hiddens x input recurrent dy dh dc dx".split()),
         *((name, _POINTER) for name in "d_input d_recurrent d_bias lengths scratch".split()),
         *((name, _LONG) for name in "steps batch inputs hidden dy_width window".split()),
-        *((name, _INT) for name in "reverse add_to_dx threads".split()),
+        *((name, _INT) for name in "reverse add_to_dx add_to_weights threads".split()),
     ]
 
 

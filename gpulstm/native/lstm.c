@@ -3,14 +3,14 @@
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
-// Who owns what: a thread owns blocks of LANES hidden units, of the whole batch or of a part of it, for all steps: their
-// four gates' rows of W_hh, laid out once a call so that they are read in one go and stay in the core's own cache, and
-// their cell states. A step of a block multiplies for up to ROWS sequences at a time, with the four gates of its units
-// side by side in registers, and goes on to the cell and the hidden state without putting them down. One barrier a step
-// hands h on to the threads of the same part.
+// Who owns what: a thread owns blocks of LANES hidden units, of the whole batch or of a part of it, for all steps.
+// Their four gates' rows of W_hh are laid out once a call, so that they are read in one go and stay in the core's own
+// cache, and their cell states are nobody else's. A step of a block multiplies for up to ROWS sequences at a time, with
+// the four gates of its units side by side in registers, and goes on to the cell and the hidden state without putting
+// them down. One barrier a step hands h on to the threads of the same part.
 //
 // Backward, the same thread owns the same units: dh = W_hh^T da needs all of da, one barrier a step hands it on.
-// Weight gradients are products over all steps of a window, of which the sum is the same however many threads there are.
+// Weight gradients are products over all steps of a window, with the same sums however many threads there are.
 #include "product.h"
 
 #define GATES_AT_ONCE (256 * 1024)  // numbers in a stretch of steps, whose gates stay in the cache until they are used
@@ -21,7 +21,8 @@
 #define MOST_THREADS 64
 
 typedef struct {
-    const float *x, *input, *recurrent, *bias;  // (steps, batch, inputs), (4*hidden, inputs), (4*hidden, hidden), or null
+    const float* x;                             // (steps, batch, inputs)
+    const float *input, *recurrent, *bias;      // (4*hidden, inputs), (4*hidden, hidden), (4*hidden,) or null
     float* gates;                               // (steps, batch, 4*hidden), activated with `keep`
     float *cells, *hiddens;                     // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
     float* y;                                   // (steps, batch, y_width) from its first column on
@@ -38,12 +39,13 @@ typedef struct {
     const float* dy;              // (steps, batch, dy_width) from its first column on, or null
     float *dh, *dc;               // (batch, hidden) of the final state, becomes the initial one's
     float* dx;                    // (steps, batch, inputs), added to with `add_to_dx`
-    float *d_input, *d_recurrent, *d_bias;  // added to; d_bias may be null
+    float *d_input, *d_recurrent; // added to with `add_to_weights`
+    float* d_bias;                // added to; or null
     const int* lengths;
     float* scratch;               // `lstm_backward_scratch` floats
     long steps, batch, inputs, hidden, dy_width;
     long window;                  // steps whose gradients are added up in one product, counted from the first step
-    int reverse, add_to_dx, threads;
+    int reverse, add_to_dx, add_to_weights, threads;
 } Backward;
 
 static long larger(long a, long b) { return a > b ? a : b; }
@@ -60,9 +62,9 @@ static long lanes_of(long hidden, long block) {
     return hidden - block * LANES < LANES ? hidden - block * LANES : LANES;
 }
 
-// Threads in the order of their ids: parts of the batch that never wait for each other, and within a part an
-// equal share of the units. Parts need no word from each other, but each of them reads all of the weights: they must fit
-// into a core's own cache, and a part must be worth it.
+// Threads in the order of their ids: parts of the batch that never wait for each other, and within a part an equal
+// share of the units. Parts need no word from each other, but each of them reads all of the weights: they must fit into
+// a core's own cache, and a part must be worth it.
 typedef struct {
     Team* team;           // the threads of this part
     int id;               // this thread within it
@@ -124,7 +126,7 @@ static void lay_out_gates(float* panel, const float* weight, long hidden, long d
 INLINE void input_tile(const int rows, const float* panel, const float* bias, long inputs, const float* x, float* gates,
                        long hidden, long count) {
     vec sums[ROWS][4];
-    tile(rows, panel, inputs, x, inputs, sums);
+    tile(rows, panel, inputs, x, inputs, 1, sums);
     for (int n = 0; n < rows; ++n) {
         for (int gate = 0; gate < 4; ++gate) {
             store_part(gates + (4 * n + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
@@ -142,7 +144,7 @@ INLINE void forward_tile(const int rows, const Forward* p, const float* panel, l
                          long unit, long count) {
     const long hidden = p->hidden;
     vec sums[ROWS][4];
-    tile(rows, panel, hidden, h_before + sequence * hidden, hidden, sums);
+    tile(rows, panel, hidden, h_before + sequence * hidden, hidden, 1, sums);
     for (int n = 0; n < rows; ++n) {
         const long s = sequence + n, at = s * hidden + unit;
         float* gates = all_gates + s * 4 * hidden + unit;
@@ -182,7 +184,7 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
     for (long count = 0; count < stretches; ++count) {
         const long first = (p->reverse ? stretches - 1 - count : count) * stretch;
         const long here = p->steps - first < stretch ? p->steps - first : stretch;
-        // A part that is the whole batch has rows that follow each other over all steps; others begin anew at each step.
+        // The rows of the whole batch follow each other over all steps; those of a part begin anew at each step.
         const long runs = own == batch ? 1 : here, rows = own == batch ? here * batch : own;
         for (long b = place->first_block; b < place->end_block; ++b) {
             for (long run = 0; run < runs; ++run) {
@@ -191,8 +193,8 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
                     const long some = group_start(rows, group + 1) - group_start(rows, group);
                     const float* x = p->x + (first * batch + row) * inputs;
                     float* gates = gates_of(p, first, first) + row * 4 * hidden + b * LANES;
-                    WITH_ROWS(some, input_tile, room->input + b * inputs * PANEL, room->bias + b * PANEL, inputs, x, gates,
-                              hidden, lanes_of(hidden, b))
+                    WITH_ROWS(some, input_tile, room->input + b * inputs * PANEL, room->bias + b * PANEL, inputs, x,
+                              gates, hidden, lanes_of(hidden, b))
                 }
             }
         }
@@ -208,8 +210,8 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
                 for (long group = 0; group < groups_of(own); ++group) {
                     const long sequence = place->first + group_start(own, group);
                     const long some = group_start(own, group + 1) - group_start(own, group);
-                    WITH_ROWS(some, forward_tile, p, room->recurrent + b * hidden * PANEL, step, gates, h_before, h_after,
-                              c_before, c_after, sequence, b * LANES, lanes_of(hidden, b))
+                    WITH_ROWS(some, forward_tile, p, room->recurrent + b * hidden * PANEL, step, gates, h_before,
+                              h_after, c_before, c_after, sequence, b * LANES, lanes_of(hidden, b))
                 }
             }
             barrier(place->team);
@@ -261,7 +263,8 @@ INLINE void backward_tile(const int rows, const Backward* p, const float* panel,
     for (int n = 0; n < rows; ++n) {
         const long s = sequence + n, at = s * hidden + unit;
         vec dh = load_part(p->dh + at, count);
-        if (later >= 0 && (!p->lengths || later < p->lengths[s])) dh = (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]);
+        const int ran = later >= 0 && (!p->lengths || later < p->lengths[s]);
+        if (ran) dh = (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]);
         if (last) {
             store_part(p->dh + at, dh, count);
             continue;
@@ -338,16 +341,20 @@ void lstm_backward(const Backward* p) {
         backward_steps(p, weights, &place);
 
         const Matrix da = {p->gates, 4 * hidden, 1}, input = {p->input, p->inputs, 1};
-        multiply(&team, id, rows, p->inputs, 4 * hidden, da, input, p->dx, p->inputs, p->add_to_dx, 0, panels, own_rows);
+        multiply(&team, id, rows, p->inputs, 4 * hidden, da, input, p->dx, p->inputs, p->add_to_dx, 0, panels,
+                 own_rows);
         const long windows = (p->steps + p->window - 1) / p->window;
         for (long count = 0; count < windows; ++count) {  // the last window in time first, as the steps went
             const long first = (p->reverse ? count : windows - 1 - count) * p->window;
-            const long here = (p->steps - first < p->window ? p->steps - first : p->window) * p->batch, row = first * p->batch;
+            const long last = p->steps - first < p->window ? p->steps : first + p->window;
+            const long here = (last - first) * p->batch, row = first * p->batch;
             const Matrix turned = {p->gates + row * 4 * hidden, 1, 4 * hidden};
             const Matrix x = {p->x + row * p->inputs, p->inputs, 1};
             const Matrix h = {p->hiddens + (row + p->reverse * p->batch) * hidden, hidden, 1};
-            multiply(&team, id, 4 * hidden, p->inputs, here, turned, x, p->d_input, p->inputs, 1, p->d_bias, panels, own_rows);
-            multiply(&team, id, 4 * hidden, hidden, here, turned, h, p->d_recurrent, hidden, 1, 0, panels, own_rows);
+            const int add = count > 0 || p->add_to_weights;
+            multiply(&team, id, 4 * hidden, p->inputs, here, turned, x, p->d_input, p->inputs, add, p->d_bias, panels,
+                     own_rows);
+            multiply(&team, id, 4 * hidden, hidden, here, turned, h, p->d_recurrent, hidden, add, 0, panels, own_rows);
         }
     }
 }

@@ -4,8 +4,8 @@
 #include "lanes.h"
 #include "team.h"
 
-#define DEPTH 256    // terms of a sum that are added up before it goes back to memory
-#define BLOCK 48     // rows of a transposed operand that are laid out at once: three cache lines of each of its columns
+#define DEPTH 384    // terms of a sum that are added up before it goes back to memory
+#define BLOCK 48     // rows that are gone through at once; of a transposed operand, three cache lines of each column
 #define TRANSPOSE 16 // columns that are turned at once, while their lines are in the cache
 
 // A matrix in memory, at element (row, column) = data[row * by_row + column * by_column]. One of the two is 1.
@@ -15,14 +15,16 @@ typedef struct {
 } Matrix;
 
 // sums[n][v] = sum over k of a[n][k] * panel[k][v]. The loops over n and v are unrolled away.
-INLINE void tile(const int rows, const float* panel, long depth, const float* a, long by_row, vec sums[][4]) {
+INLINE void tile(const int rows, const float* panel, long depth, const float* a, long by_row, long by_k,
+                 vec sums[][4]) {
 #pragma GCC unroll 8
     for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
-    for (long k = 0; k < depth; ++k, panel += PANEL) {
-        const vec w0 = load(panel), w1 = load(panel + LANES), w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+    for (long k = 0; k < depth; ++k, panel += PANEL, a += by_k) {
+        const vec w0 = load(panel), w1 = load(panel + LANES);
+        const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
-            const float x = a[n * by_row + k];
+            const float x = a[n * by_row];
             sums[n][0] += w0 * x;
             sums[n][1] += w1 * x;
             sums[n][2] += w2 * x;
@@ -36,7 +38,8 @@ INLINE void tile_of_four(const int rows, const float* panel, long depth, const f
 #pragma GCC unroll 8
     for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
     for (long k = 0; k < depth; ++k, panel += PANEL) {
-        const vec w0 = load(panel), w1 = load(panel + LANES), w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+        const vec w0 = load(panel), w1 = load(panel + LANES);
+        const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
             const float* x = a + n * by_row + k;
@@ -104,10 +107,10 @@ static void lay_out_panel(float* out, Matrix b, long k, long depth, long column,
     }
 }
 
-INLINE void add_tile(const int rows, const float* panel, long depth, const float* a, long by_row, float* c, long c_by_row,
-                     int first, long count) {
+INLINE void add_tile(const int rows, const float* panel, long depth, const float* a, long by_row, long by_k, float* c,
+                     long c_by_row, int first, long count) {
     vec sums[ROWS][4];
-    tile(rows, panel, depth, a, by_row, sums);
+    tile(rows, panel, depth, a, by_row, by_k, sums);
 #pragma GCC unroll 8
     for (int n = 0; n < rows; ++n) {
         for (int v = 0; v * LANES < count; ++v) {
@@ -118,25 +121,28 @@ INLINE void add_tile(const int rows, const float* panel, long depth, const float
     }
 }
 
-static float sum_of(const float* from, long count) {
-    vec lanes = {0};
-    long k = 0;
-    for (; k + LANES <= count; k += LANES) lanes += load(from + k);
-    float sum = 0.0f;
-    for (int lane = 0; lane < LANES; ++lane) sum += lanes[lane];
-    for (; k < count; ++k) sum += from[k];
-    return sum;
+// The rows of a transposed operand in groups of ROWS, term by term: out[group][k][row], and their sums on top of
+// `sums`, if there.
+static void lay_out_rows(float* out, const float* from, long by_column, long rows, long depth, float* sums) {
+    float own[BLOCK] = {0};
+    for (long k = 0; k < depth; ++k, from += by_column) {
+        for (long row = 0; row < rows; row += ROWS) {
+            memcpy(out + row * depth + k * ROWS, from + row, (rows - row < ROWS ? rows - row : ROWS) * sizeof(float));
+        }
+        for (long row = 0; sums && row < rows; ++row) own[row] += from[row];
+    }
+    for (long row = 0; sums && row < rows; ++row) sums[row] += own[row];
 }
 
 // Floats of the two buffers of `multiply`.
 static long panels_size(long columns) { return (columns + PANEL - 1) / PANEL * PANEL * DEPTH; }
 #define ROWS_SIZE (BLOCK * DEPTH)
 
-// c (rows, columns) = a (rows, depth) b (depth, columns), or + c with `add`; called by all threads together. `panels` is
-// shared, `own_rows` the thread's own. Each sum goes over k in an order that does not depend on who computes it. Of a
-// transposed a, `row_sums` (rows,), if there, gets the sums of its rows on top, which are at hand here.
-static void multiply(Team* team, int id, long rows, long columns, long depth, Matrix a, Matrix b, float* c, long c_by_row,
-                     int add, float* row_sums, float* panels, float* own_rows) {
+// c (rows, columns) = a (rows, depth) b (depth, columns), or + c with `add`; called by all threads together. `panels`
+// is shared, `own_rows` the thread's own. Each sum goes over k in an order that does not depend on who computes it. Of
+// a transposed a, `row_sums` (rows,), if there, gets the sums of its rows on top, which are at hand here.
+static void multiply(Team* team, int id, long rows, long columns, long depth, Matrix a, Matrix b, float* c,
+                     long c_by_row, int add, float* row_sums, float* panels, float* own_rows) {
     const long count = (columns + PANEL - 1) / PANEL;
     const long first_row = share(rows, id, team->size), end_row = share(rows, id + 1, team->size);
     for (long k = 0; k < depth; k += DEPTH) {
@@ -149,22 +155,22 @@ static void multiply(Team* team, int id, long rows, long columns, long depth, Ma
         for (long row = first_row; row < end_row; row += BLOCK) {
             const long block = end_row - row < BLOCK ? end_row - row : BLOCK;
             const float* from = a.data + row * a.by_row + k * a.by_column;
-            long by_row = a.by_row;
-            if (a.by_column != 1) {  // turned, so that a row's terms follow each other
-                for (long i = 0; i < here; ++i) {
-                    for (long j = 0; j < block; ++j) own_rows[j * here + i] = from[i * a.by_column + j];
-                }
+            long by_row = a.by_row, by_k = 1, by_group = ROWS * by_row;
+            if (a.by_column != 1) {
+                lay_out_rows(own_rows, from, a.by_column, block, here, row_sums ? row_sums + row : 0);
                 from = own_rows;
-                by_row = here;
-                for (long j = 0; row_sums && j < block; ++j) row_sums[row + j] += sum_of(own_rows + j * here, here);
+                by_row = 1;
+                by_k = ROWS;
+                by_group = ROWS * here;
             }
             for (long p = 0; p < count; ++p) {
                 const long there = columns - p * PANEL < PANEL ? columns - p * PANEL : PANEL;
                 const float* panel = panels + p * PANEL * DEPTH;
-                for (long group = 0; group < groups_of(block); ++group) {
-                    const long m = group_start(block, group), some = group_start(block, group + 1) - m;
-                    float* to = c + (row + m) * c_by_row + p * PANEL;
-                    WITH_ROWS(some, add_tile, panel, here, from + m * by_row, by_row, to, c_by_row, k == 0 && !add, there)
+                for (long group = 0; group * ROWS < block; ++group) {
+                    const long some = block - group * ROWS < ROWS ? block - group * ROWS : ROWS;
+                    float* to = c + (row + group * ROWS) * c_by_row + p * PANEL;
+                    WITH_ROWS(some, add_tile, panel, here, from + group * by_group, by_row, by_k, to, c_by_row,
+                              k == 0 && !add, there)
                 }
             }
         }

@@ -32,7 +32,7 @@ _FLAGS = {
     "asan": _ASAN,
     "tsan": ["-O1", "-fsanitize=thread", "-DHOST_CUDA_THREADS", "-Wno-tsan"],
 }
-_BLOCKS = ("block.cpp", "matrix_product.cpp")
+_BLOCKS = ("block.cpp", "cluster.cpp", "matrix_product.cpp")
 _FIBERS = (*_BLOCKS, "fibers.cpp", "in_turn.cpp", "together.cpp")
 _RUNTIME = {
     "fibers": (*_FIBERS, "library.cpp"),

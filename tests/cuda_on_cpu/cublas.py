@@ -5,7 +5,7 @@ import ctypes
 import ml_dtypes
 import numpy as np
 
-from . import memory, state
+from . import capture, memory, state
 from .device import get_cublas_handle
 from .ndarray import quiet
 
@@ -76,7 +76,8 @@ def gemmEx(  # noqa: N802 - CuPy's name
     parts = 2 if Ctype and not getMathMode(handle) & _DISALLOW_REDUCED_PRECISION_REDUCTION else 1
     rounding = to_tf32 if computeType == CUBLAS_COMPUTE_32F_FAST_TF32 else _to_float32
     places = (A, lda), (B, ldb), beta, (C, ldc)
-    _gemm("gemmEx", np.float32, handle, (transa, transb), (m, n, k), alpha, *places, dtypes, rounding, parts)
+    kinds = {"dtypes": dtypes, "rounding": rounding, "parts": parts}
+    _gemm("gemmEx", np.float32, handle, (transa, transb), (m, n, k), alpha, *places, **kinds)
 
 
 def to_tf32(values: np.ndarray) -> np.ndarray:
@@ -106,18 +107,23 @@ def setMathMode(handle, mode):  # noqa: N802 - CuPy's name
     state.current().math_modes[handle] = mode
 
 
+def _gemm(name, dtype, handle, operations, sizes, alpha, a, b, beta, c, **kinds) -> None:
+    _check_handle(name, handle)
+    if state.current().captures:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+    _check(name, operations, sizes, a[1], b[1], c[1])
+    alpha, beta = _host_scalar(alpha, dtype), _host_scalar(beta, dtype)
+    _multiply(name, dtype, operations, sizes, alpha, a, b, beta, c, **kinds)
+
+
 @quiet
-def _gemm(
-    name, dtype, handle, operations, sizes, alpha, a, b, beta, c, dtypes=None, rounding=_as_it_is, parts=1
-) -> None:
+def _multiply(name, dtype, operations, sizes, alpha, a, b, beta, c, dtypes=None, rounding=_as_it_is, parts=1) -> None:
     m, n, k = sizes
     transa, transb = operations
     of_a, of_b, of_c = dtypes or (dtype, dtype, dtype)
-    _check(name, handle, operations, sizes, a[1], b[1], c[1])
     state.current().gemms[name] += 1
     if m == 0 or n == 0:
         return
-    alpha, beta = _host_scalar(alpha, dtype), _host_scalar(beta, dtype)
     out = _matrix(c, (m, n), of_c, f"{name}: C")
     product = None
     if k > 0 and alpha != 0:
@@ -146,11 +152,10 @@ def _check_handle(name, handle) -> None:
         raise CUBLASError(f"{name}: the handle is not the current device's")
 
 
-def _check(name, handle, operations, sizes, lda, ldb, ldc) -> None:
+def _check(name, operations, sizes, lda, ldb, ldc) -> None:
     """What cuBLAS answers with CUBLAS_STATUS_INVALID_VALUE, or would not survive."""
     m, n, k = sizes
     transa, transb = operations
-    _check_handle(name, handle)
     if not {transa, transb} <= {CUBLAS_OP_N, CUBLAS_OP_T}:
         raise CUBLASError(f"CUBLAS_STATUS_INVALID_VALUE: {name}: operations must be N (0) or T (1), got {operations}")
     if min(sizes) < 0:
@@ -169,3 +174,53 @@ def _matrix(place: tuple[int, int], shape: tuple[int, int], dtype, what: str) ->
     pointer, leading = place
     itemsize = np.dtype(dtype).itemsize
     return memory.view(pointer, dtype, shape, (itemsize, leading * itemsize), what)
+
+
+class Library:
+    """libcublas as ctypes gives it, with handles of one's own: status 0 is success, pointers are integers.
+
+    What a stream captures must find a workspace that is no one else's: without one cuBLAS would allocate. Setting the
+    stream takes it away again.
+    """
+
+    def __init__(self) -> None:
+        self._handles: dict[int, dict] = {}
+
+    def cublasCreate_v2(self, handle) -> int:  # noqa: N802 - cuBLAS' names
+        number = 0xC0B1A5 + len(self._handles)
+        self._handles[number] = {"device": state.current().device, "stream": 0, "workspace": None}
+        handle._obj.value = number
+        return 0
+
+    def cublasSetStream_v2(self, handle, stream) -> int:  # noqa: N802
+        self._handles[handle].update(stream=stream, workspace=None)
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle, workspace, nbytes) -> int:  # noqa: N802
+        memory.view(workspace, np.uint8, (nbytes,), (1,), "cublasSetWorkspace")
+        self._handles[handle]["workspace"] = workspace
+        return 0
+
+    def cublasSgemm_v2(self, *arguments) -> int:  # noqa: N802
+        return self._gemm("sgemm", np.float32, *arguments)
+
+    def cublasDgemm_v2(self, *arguments) -> int:  # noqa: N802
+        return self._gemm("dgemm", np.float64, *arguments)
+
+    def _gemm(self, name, dtype, handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc) -> int:  # noqa: N803
+        own = self._handles[handle]
+        if own["device"] != state.current().device:
+            raise CUBLASError(f"{name}: the handle is of device {own['device']}")
+        _check(name, (transa, transb), (m, n, k), lda, ldb, ldc)
+        held = [A, B, C]
+        if capture.begun_by(own["stream"]) is not None:
+            if own["workspace"] is None:
+                raise capture.CaptureError(f"{name}: without a workspace cuBLAS allocates, while the stream captures")
+            held.append(own["workspace"])
+        alpha, beta = _host_scalar(alpha, dtype), _host_scalar(beta, dtype)
+
+        def multiply():
+            _multiply(name, dtype, (transa, transb), (m, n, k), alpha, (A, lda), (B, ldb), beta, (C, ldc))
+
+        capture.done_or_recorded(own["stream"], name, multiply, held)
+        return 0

@@ -1,10 +1,11 @@
 """``cupy.cuda``: two devices, streams that do everything at once, pinned memory, and the cuBLAS handle."""
 
 import ctypes
+import weakref
 
 import numpy as np
 
-from . import driver, memory, state
+from . import capture, driver, memory, state
 
 
 class Device:
@@ -66,12 +67,13 @@ class Device:
 
 
 class Stream:
-    """Work is done when it is asked for, so a stream has nothing to order."""
+    """Work is done when it is asked for, so a stream has nothing to order; unless it captures, see capture.py."""
 
     _entered: list["Stream"] = []
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None) -> None:
         self.ptr = 0 if null else id(self)
+        self._blocks = not non_blocking
 
     def __enter__(self):
         Stream._entered.append(self)
@@ -81,10 +83,41 @@ class Stream:
         Stream._entered.pop()
 
     def synchronize(self):
-        pass
+        capture.refuse("a stream's synchronize")
+
+    def wait_event(self, event):
+        capture.refuse("waiting for an event from outside")
+
+    def begin_capture(self, mode=None):
+        if self._blocks:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: capture on a stream made with non_blocking=True")
+        if self.ptr in state.current().captures:
+            raise RuntimeError("cudaErrorIllegalState: the stream captures already")
+        state.current().captures[self.ptr] = capture.Capture()
+
+    def end_capture(self):
+        if self.ptr not in state.current().captures:
+            raise RuntimeError("cudaErrorIllegalState: the stream does not capture")
+        return state.current().captures.pop(self.ptr).end()
+
+    def is_capturing(self):
+        return self.ptr in state.current().captures
 
 
 _null = Stream(null=True)
+
+
+class Event:
+    """A point in a stream; everything before it has been done."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False) -> None:
+        pass
+
+    def record(self, stream=None):
+        capture.refuse("recording an event that others wait for")
+
+    def synchronize(self):
+        capture.refuse("an event's synchronize")
 
 
 def get_current_stream(device_id=-1):
@@ -116,21 +149,56 @@ def get_version():
 
 
 def memset_async(ptr, value, size, stream):
-    """``size`` bytes become ``value``, at once, if one live array holds all of them."""
+    """``size`` bytes become ``value``, at once or when the graph runs, if one live array holds all of them."""
+    state.current().memory["memsetAsync"] += 1
     if size:
-        memory.view(ptr, np.uint8, (size,), (1,), "memsetAsync")[...] = value & 0xFF
+        _rows(ptr, size, size, 1, "memsetAsync")
+
+        def fill():
+            _rows(ptr, size, size, 1, "memsetAsync")[...] = value & 0xFF
+
+        capture.done_or_recorded(stream, "memsetAsync", fill, [ptr])
 
 
-MEMCPY_DEVICE_TO_DEVICE = 3
+MEMCPY_DEVICE_TO_HOST, MEMCPY_DEVICE_TO_DEVICE = 2, 3
+_pinned: "weakref.WeakValueDictionary[int, PinnedMemoryPointer]" = weakref.WeakValueDictionary()  # by address
 
 
 def memcpy_async(dst, src, size, kind, stream):
-    """Within device memory, at once; both sides must lie within one live array each."""
-    if kind != MEMCPY_DEVICE_TO_DEVICE:
-        raise ValueError(f"kind must be memcpyDeviceToDevice, {MEMCPY_DEVICE_TO_DEVICE}, got {kind!r}")
-    if size:
-        source = memory.view(src, np.uint8, (size,), (1,), "memcpyAsync")
-        memory.view(dst, np.uint8, (size,), (1,), "memcpyAsync")[...] = source.copy()
+    """Within device memory, or from there to pinned memory; each side must lie within one live array."""
+    memcpy_2d_async(dst, size, src, size, size, 1, kind, stream)
+
+
+def memcpy_2d_async(dst, dpitch, src, spitch, width, height, kind, stream):
+    """``height`` rows of ``width`` bytes, each pitch apart from the one before."""
+    what = "memcpyAsync" if height == 1 else "memcpy2DAsync"
+    if kind not in (MEMCPY_DEVICE_TO_HOST, MEMCPY_DEVICE_TO_DEVICE):
+        raise ValueError(f"{what}: kind must be memcpyDeviceToHost or memcpyDeviceToDevice, 2 or 3, got {kind!r}")
+    if min(dpitch, spitch) < width:
+        raise ValueError(
+            f"cudaErrorInvalidPitchValue: {what}: rows of {width} bytes overlap, {dpitch} or {spitch} apart"
+        )
+    state.current().memory[what] += 1
+    if not width * height:
+        return
+    if kind == MEMCPY_DEVICE_TO_HOST:
+        capture.refuse("a copy to the host")
+        target = _pinned.get(dst)
+        if target is None or height != 1 or width > len(target):
+            raise memory.InvalidMemory(f"{what}: {width} bytes at {dst:#x} are not the beginning of pinned memory")
+        target[:width] = _rows(src, width, spitch, 1, what).tobytes()
+        return
+
+    def copy():
+        source = _rows(src, width, spitch, height, what)
+        _rows(dst, width, dpitch, height, what)[...] = source.copy()
+
+    _rows(src, width, spitch, height, what), _rows(dst, width, dpitch, height, what)
+    capture.done_or_recorded(stream, what, copy, [dst, src])
+
+
+def _rows(address, width, pitch, height, what):
+    return memory.view(address, np.uint8, (height, width), (pitch, 1), what)
 
 
 class PinnedMemoryPointer(bytearray):
@@ -139,6 +207,7 @@ class PinnedMemoryPointer(bytearray):
     def __init__(self, size) -> None:
         super().__init__(b"\xa5" * (-(-max(size, 1) // 512) * 512))
         self.ptr = ctypes.addressof((ctypes.c_char * len(self)).from_buffer(self))
+        _pinned[self.ptr] = self
 
 
 def alloc_pinned_memory(size):

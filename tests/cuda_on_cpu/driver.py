@@ -8,6 +8,8 @@ from . import state
 THREADS_PER_MULTIPROCESSOR = 2048
 BLOCKS_PER_MULTIPROCESSOR = 32
 SHARED_RESERVED = 1024  # bytes that each block takes beside its own
+NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_...
+PORTABLE_CLUSTER, LARGEST_CLUSTER = 8, 16
 _functions: "weakref.WeakValueDictionary[int, Function]" = weakref.WeakValueDictionary()
 _numbers = itertools.count(0xF000, 16)
 
@@ -22,11 +24,35 @@ class Function:
     def __init__(self, raw_kernel) -> None:
         self.ptr = next(_numbers)
         self._raw_kernel = weakref.ref(raw_kernel)
+        self.attributes: dict[int, int] = {}
         _functions[self.ptr] = self
 
     @property
     def static_shared_bytes(self) -> int:
         return self._raw_kernel().shared_size_bytes
+
+
+def funcSetAttribute(f, attribute, value):  # noqa: N802 - CuPy's name
+    """Of all attributes only that larger clusters than the portable ones are allowed."""
+    if f not in _functions:
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: {f!r} is not the ptr of a kernel")
+    if attribute != NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
+        raise CUDADriverError(f"the stand-in does not know the attribute {attribute!r} of a function")
+    _functions[f].attributes[attribute] = value
+
+
+def check_clusters(function: Function, size: int, grid: tuple[int, int, int]) -> None:
+    """Raises what a launch with clusters of ``size`` blocks would, if the device, the kernel or the grid forbid it."""
+    if size == 1:
+        return
+    capability = int(state.current().gpu.compute_capability)
+    if capability < 90:
+        raise CUDADriverError(f"CUDA_ERROR_NO_BINARY_FOR_GPU: clusters need compute capability 9.0, not {capability}")
+    allowed = function.attributes.get(NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 0)
+    if size > (LARGEST_CLUSTER if allowed else PORTABLE_CLUSTER):
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_CLUSTER_SIZE: {size} blocks, and the attribute 14 is {allowed}")
+    if grid[0] % size:
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: {grid[0]} blocks along x are no multiple of {size}")
 
 
 def occupancyMaxActiveBlocksPerMultiprocessor(func, blockSize, dynamicSMemSize):  # noqa: N802, N803 - CuPy's names

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gpulstm.cuda import planner
+from gpulstm.cuda import own_cublas, planner
 
 from . import cublas, device, driver, functions, ndarray, raw, state
 from .compilation import MODES
@@ -36,10 +36,10 @@ def cupy_on_cpu(
     given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
     ``module.on_cpu.launches`` and ``.gemms``. A real cupy that was imported before is back afterwards.
 
-    In cooperative launches, the threads of block ``late_block`` (its number: x first) run only while no other thread
-    gets on, and threads that spin ``spin_limit`` times while no memory changes are a deadlock. The device pretends to
-    have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for them, and
-    ``compute_capability``.
+    In cooperative launches and in those with clusters, the threads of block ``late_block`` (its number: x first) run
+    only while no other thread gets on, and threads that spin ``spin_limit`` times while no memory changes are a
+    deadlock. The device pretends to have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for
+    them, and ``compute_capability``.
 
     ``schedules`` are those that `gpulstm.cuda.planner` may choose from: by itself it would hardly ever take the loop
     for what is small enough to be run here.
@@ -57,7 +57,7 @@ def cupy_on_cpu(
     modules = _modules()
     sys.modules.update(modules)
     try:
-        with planner.only(*schedules):
+        with planner.only(*schedules), own_cublas.loaded_as(cublas.Library()):
             yield modules["cupy"]
     finally:
         _taken_out()
@@ -77,7 +77,15 @@ def _modules() -> dict[str, ModuleType]:
     cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
     cupy.ndarray, cupy.RawModule, cupy.RawKernel = ndarray.ndarray, raw.RawModule, raw.RawKernel
     cuda = cupy.cuda = ModuleType("cupy.cuda")
-    for name in ("Device", "Stream", "get_current_stream", "is_available", "get_cublas_handle", "alloc_pinned_memory"):
+    for name in (
+        "Device",
+        "Stream",
+        "Event",
+        "get_current_stream",
+        "is_available",
+        "get_cublas_handle",
+        "alloc_pinned_memory",
+    ):
         setattr(cuda, name, getattr(device, name))
     cuda.runtime = _module(
         "cupy.cuda.runtime",
@@ -88,6 +96,8 @@ def _modules() -> dict[str, ModuleType]:
         driverGetVersion=device.get_version,
         memsetAsync=device.memset_async,
         memcpyAsync=device.memcpy_async,
+        memcpy2DAsync=device.memcpy_2d_async,
+        memcpyDeviceToHost=device.MEMCPY_DEVICE_TO_HOST,
         memcpyDeviceToDevice=device.MEMCPY_DEVICE_TO_DEVICE,
         **cublas.DATA_TYPES,
     )
@@ -121,7 +131,7 @@ CUBLAS = (
     *("CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLAS_COMPUTE_32F", "CUBLAS_COMPUTE_32F_FAST_TF32", "CUBLAS_GEMM_DEFAULT"),
 )
 SUBMODULES = ("runtime", "device", "stream", "compiler")
-DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError")
+DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "funcSetAttribute", "CUDADriverError")
 ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either
 
 

@@ -56,6 +56,7 @@ class Launch(NamedTuple):
     args: list
     shared_mem: int
     cooperative: bool
+    cluster: int
 
 
 def launch(one: Launch, state: State) -> None:
@@ -65,9 +66,9 @@ def launch(one: Launch, state: State) -> None:
 
 def _settings(one: Launch, state: State) -> list[int]:
     """How the threads are to be run, as library.cpp and program.cpp read it."""
-    late = -1 if state.late_block is None or not one.cooperative else state.late_block
+    late = -1 if state.late_block is None or not (one.cooperative or one.cluster > 1) else state.late_block
     orders = ORDERS.index(state.thread_order), ORDERS.index(state.block_order)
-    return [*orders, state.seed, int(one.cooperative), late, state.spin_limit]
+    return [*orders, state.seed, int(one.cooperative), late, state.spin_limit, one.cluster]
 
 
 @cache
@@ -78,7 +79,8 @@ def _library(built: Built) -> ctypes.CDLL:
     library.host_cuda_find.argtypes = [ctypes.c_char_p]
     library.host_cuda_launch.argtypes = [
         *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int),
-        *(ctypes.c_ulonglong, ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong, ctypes.c_char_p, ctypes.c_size_t),
+        *(ctypes.c_ulonglong, ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong, ctypes.c_int),
+        *(ctypes.c_char_p, ctypes.c_size_t),
     ]
     return library
 

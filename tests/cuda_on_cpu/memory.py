@@ -26,9 +26,14 @@ class InvalidMemory(RuntimeError):
 class Allocation:
     """``nbytes`` of memory on the current device. ``bytes`` is a NumPy view of exactly them."""
 
+    address = None  # until there is memory
+
     def __init__(self, nbytes: int) -> None:
+        if state.current().captures:
+            raise InvalidMemory(f"{nbytes} bytes were allocated while a stream captures: a pool would reuse them")
         self.nbytes = nbytes
         self.device = state.current().device
+        state.current().memory["new"] += 1
         self._memory = np.empty(nbytes + 2 * len(_GUARD), np.uint8)
         self._set_guards()
         self.bytes = self._memory[len(_GUARD) : len(_GUARD) + nbytes]
@@ -38,6 +43,8 @@ class Allocation:
             insort(_addresses, self.address)
 
     def __del__(self) -> None:
+        if self.address is None or _lock is None:  # the latter at the interpreter's end
+            return
         with _lock:
             _addresses.remove(self.address)
 

@@ -8,7 +8,7 @@ import operator
 
 import numpy as np
 
-from . import memory, state
+from . import capture, memory, state
 
 quiet = np.errstate(all="ignore")  # a GPU divides by zero without a warning
 
@@ -24,6 +24,10 @@ class MemoryPointer:
 
     def __init__(self, ptr: int, mem) -> None:
         self.ptr, self.mem = ptr, mem
+
+    @property
+    def device_id(self) -> int:
+        return self.mem.device
 
 
 class ndarray:  # noqa: N801 - CuPy's name
@@ -105,6 +109,7 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         """A NumPy copy; works from any device, as CuPy's does."""
+        capture.refuse("a copy to the host")
         if out is None:
             return self._values.copy(order)
         out[...] = self._values
@@ -194,6 +199,7 @@ def values_of(a: ndarray) -> np.ndarray:
     """The values of an array that the current device can compute on."""
     if not isinstance(a, ndarray):
         raise TypeError(f"Unsupported type {type(a)}")
+    capture.refuse("in this stand-in an operation of CuPy's arrays")
     if a._allocation.device != state.current().device:
         raise ValueError(
             f"Array device must be same as the current device: array device = {a._allocation.device} while current = "

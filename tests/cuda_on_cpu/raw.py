@@ -2,10 +2,20 @@
 
 import warnings
 
-from . import arguments, driver, launcher, state
+from . import arguments, capture, driver, launcher, memory, state
 from .compilation import CompileError, build
-from .device import CompileException
+from .device import CompileException, get_current_stream
 from .ndarray import ndarray
+
+
+def _launch_again(one: launcher.Launch, pointers: list[arguments.Pointer]) -> None:
+    """As part of a graph, whose arrays are known to be there."""
+    for pointer in pointers:
+        pointer.allocation = memory.holder(pointer.address)
+    launcher.launch(one, state.current())
+    for pointer in pointers:
+        pointer.allocation = None
+    state.current().launches[one.kernel] += 1
 
 
 class RawModule:
@@ -39,8 +49,20 @@ class RawKernel:
             grid = self._resident(grid, block, shared_mem)
         kinds = launcher.kinds(built, now.mode)[self.name]
         checked = arguments.check(built, self.name, kinds, args, ndarray)
-        cooperative = bool(self.enable_cooperative_groups)
-        launcher.launch(launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative), now)
+        cooperative, cluster = bool(self.enable_cooperative_groups), built.kernels[self.name].cluster
+        if cooperative and cluster > 1:
+            raise NotImplementedError(f"{self.name}: the stand-in has no cooperative launches of clusters")
+        driver.check_clusters(self.kernel, cluster, grid)
+        one = launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative, cluster)
+        stream = get_current_stream().ptr
+        if capture.begun_by(stream) is not None:
+            pointers = arguments.pointers_of(checked)
+            for pointer in pointers:
+                pointer.allocation = None  # a graph keeps nothing alive
+            addresses = [pointer.address for pointer in pointers]
+            capture.done_or_recorded(stream, self.name, lambda: _launch_again(one, pointers), addresses)
+            return
+        launcher.launch(one, now)
         now.launches[self.name] += 1
 
     @property

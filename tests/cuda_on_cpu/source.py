@@ -6,7 +6,8 @@ declarations of shared memory; everything else is plain C++ under the names of `
     __shared__ T name[A][B];          typedef T shared_name_0[A][B]; shared_name_0& name = <this block's>;
     extern __shared__ T name[];       T* name = <this block's dynamic shared memory>;
 
-The typedef keeps the declaration as it was, so the compiler still checks type and extents.
+The typedef keeps the declaration as it was, so the compiler still checks type and extents. How many blocks make a
+cluster is read off `__cluster_dims__(n, 1, 1)`, which stands behind `void`.
 
 A kernel may take a plain struct by value; the compiler then says where each member lies.
 """
@@ -18,8 +19,9 @@ _INSIDE = r"[^()]"
 for _ in range(4):  # parentheses within parentheses, as deep as a macro may put them
     _INSIDE = rf"(?:[^()]|\({_INSIDE}*\))"
 _BOUNDS = rf"(?:__launch_bounds__\s*\({_INSIDE}*\)\s*)?"
+_CLUSTER = r"(?:__cluster_dims__\s*\(\s*(?P<cluster>\d+)\s*,\s*1\s*,\s*1\s*\)\s*)?"
 _KERNEL = re.compile(
-    rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}'
+    rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}{_CLUSTER}'
     r"(?P<name>\w+)\s*\((?P<parameters>[^()]*)\)\s*\{"
 )
 _ALIGN = r"(?:__align__\s*\(\s*\d+\s*\)\s*|alignas\s*\(\s*\w+\s*\)\s*)?"
@@ -42,6 +44,7 @@ class Parameter(NamedTuple):
 class Kernel(NamedTuple):
     name: str
     parameters: tuple[Parameter, ...]
+    cluster: int = 1  # blocks of a cluster
 
 
 class SourceError(Exception):
@@ -54,9 +57,13 @@ def kernels(text: str) -> list[Kernel]:
     found = []
     for match in _KERNEL.finditer(text):
         parts = [part for part in match["parameters"].split(",") if part.strip()]
-        found.append(Kernel(match["name"], tuple(_parameter(part, match["name"]) for part in parts)))
+        parameters = tuple(_parameter(part, match["name"]) for part in parts)
+        found.append(Kernel(match["name"], parameters, int(match["cluster"] or 1)))
     if len(found) != len(re.findall(r"\b__global__\b", text)):
-        raise SourceError('a __global__ function was not understood: write `extern "C" __global__ void name(...) {`')
+        raise SourceError(
+            'a __global__ function was not understood: write `extern "C" __global__ void name(...) {`, with '
+            "`__launch_bounds__(...)` and then `__cluster_dims__(n, 1, 1)` behind `void`, n a number"
+        )
     return found
 
 

@@ -31,10 +31,16 @@ class State:
     launches: Counter = field(default_factory=Counter)  # kernel name -> launches
     gemms: Counter = field(default_factory=Counter)  # "sgemm", "dgemm", "gemmEx" -> calls
     math_modes: dict = field(default_factory=dict)  # of each device's cuBLAS handle
+    memory: Counter = field(default_factory=Counter)  # "memcpyAsync", "memsetAsync" -> calls; "new" -> allocations
+
+    graphs: Counter = field(default_factory=Counter)  # "capture", "launch"
+    captures: dict = field(default_factory=dict)  # ptr of a stream that captures -> capture.Capture
 
     def reset_counts(self) -> None:
         self.launches.clear()
         self.gemms.clear()
+        self.memory.clear()
+        self.graphs.clear()
 
 
 _stack: list[State] = []
@@ -45,6 +51,11 @@ def current() -> State:
     if not _stack:
         raise RuntimeError("the stand-in for CuPy works inside `with cupy_on_cpu():` only")
     return _stack[-1]
+
+
+def captures() -> bool:
+    """Whether a stream captures; outside of a context none does."""
+    return bool(_stack and _stack[-1].captures)
 
 
 def push(state: State) -> None:

@@ -42,6 +42,8 @@ size_t registered_bytes() {
     return sum;
 }
 
+size_t shared_slot_bytes(size_t slot) { return slots()[slot].bytes; }
+
 Block::Block(const Launch& launch, uint3 at) : index(at) {
     const int count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     threads.resize(count);
@@ -52,7 +54,8 @@ Block::Block(const Launch& launch, uint3 at) : index(at) {
     if (count % 32) gone_.back() = ~0u << (count % 32);
     for (const Slot& slot : slots()) shared.push_back(allocate(slot.bytes, slot.alignment));
     // Exactly as large as the launch said: one byte more is a stranger's to AddressSanitizer.
-    if (launch.dynamic_bytes) dynamic = allocate(launch.dynamic_bytes, 16);
+    dynamic_bytes = launch.dynamic_bytes;
+    if (dynamic_bytes) dynamic = allocate(dynamic_bytes, 16);
 }
 
 Block::~Block() {
@@ -198,6 +201,8 @@ std::string Block::describe_waiting() const {
         } else if (thread.state == State::at_warp) {
             snprintf(where, sizeof where, "waiting at %s, mask %08x (line %d)", name_of(thread.op),
                      thread.mask, thread.line);
+        } else if (thread.state == State::at_cluster) {
+            snprintf(where, sizeof where, "waiting at barrier.cluster (line %d)", thread.line);
         } else if (thread.state == State::yielding) {
             snprintf(where, sizeof where, "spinning (line %d)", thread.line);
         } else {

@@ -10,7 +10,7 @@
 
 namespace host_cuda {
 
-enum class State { fresh, ready, at_barrier, at_warp, yielding, done };
+enum class State { fresh, ready, at_barrier, at_warp, at_cluster, yielding, done };
 
 // Where a lane keeps its share of a product D += A B while it waits for the other lanes.
 struct Fragments {
@@ -30,6 +30,8 @@ struct Thread {
     WarpResult warp{};
     Fragments fragments{};
     int fiber = -1;
+    bool at_cluster_barrier = false;  // has arrived there, and not waited since
+    unsigned cluster_phase = 0;       // in which it arrived
 };
 
 struct Launch {
@@ -42,6 +44,26 @@ struct Launch {
     bool cooperative;     // all blocks are alive at once
     int late_block;       // the number of the block that runs last, or -1
     uint64_t spin_limit;  // rounds of host_cuda::yield() that change nothing, before they count as a deadlock
+    int cluster;          // blocks of a cluster, along x; 1 where there are none
+};
+
+class Block;
+
+// The blocks of one cluster, and their barrier. cluster.cpp says what it checks.
+class Cluster {
+  public:
+    void arrive(Block& block, int t, int line);
+    bool wait(Block& block, int t, int line);  // false if the barrier has been passed already
+    void leave(Block& block, int t);           // after the block's own leave()
+    void* shared_of(Block& own, const void* address, unsigned rank, size_t bytes, const char*& wrong);
+
+    std::vector<Block*> blocks;  // by rank
+    unsigned phase = 0;          // barriers passed
+    bool completed = false;      // a barrier was passed just now; the scheduler takes it back
+
+  private:
+    void complete();
+    int arrived_ = 0;
 };
 
 class Block {
@@ -62,14 +84,18 @@ class Block {
     std::vector<Thread> threads;
     std::vector<void*> shared;
     void* dynamic = nullptr;
+    size_t dynamic_bytes = 0;
     int live;
     unsigned barriers_passed = 0;
     unsigned releases = 0;  // times that waiting threads became ready
     std::vector<int> released;  // if wanted: the threads that became ready, for the scheduler to take
     bool keeps_released = false;
     std::string error;
+    Cluster* cluster = nullptr;
+    unsigned rank = 0;  // in the cluster
 
   private:
+    friend class Cluster;
     void complete_barrier();
     void complete_group(int t);
     bool agree(int t, unsigned lanes);

@@ -44,7 +44,7 @@ void enter(Block& block, int thread);
 std::string run_in_turn(const Launch& launch);
 void wait_in_turn();
 void yield_in_turn();
-// together.cpp: all blocks of a cooperative launch at once.
+// together.cpp: all blocks of a cooperative launch at once, or all blocks of a cluster.
 std::string run_together(const Launch& launch);
 void wait_together();
 

@@ -143,6 +143,30 @@ void yield(int line) {
     here.together ? wait_together() : yield_in_turn();
 }
 
+void cluster_arrive(int line) {
+    if (!here.block->cluster) fail("barrier.cluster in a kernel without __cluster_dims__", line);
+    here.block->cluster->arrive(*here.block, here.thread, line);
+    if (!here.block->error.empty()) wait();
+}
+
+void cluster_wait(int line) {
+    if (!here.block->cluster) fail("barrier.cluster in a kernel without __cluster_dims__", line);
+    if (here.block->cluster->wait(*here.block, here.thread, line)) wait();
+}
+
+unsigned cluster_rank(int line) {
+    if (!here.block->cluster) fail("%cluster_ctarank in a kernel without __cluster_dims__", line);
+    return here.block->rank;
+}
+
+void* shared_of(const void* address, unsigned rank, size_t bytes, int line) {
+    if (!here.block->cluster) fail("mapa in a kernel without __cluster_dims__", line);
+    const char* wrong;
+    void* place = here.block->cluster->shared_of(*here.block, address, rank, bytes, wrong);
+    if (wrong) fail(wrong, line);
+    return place;
+}
+
 void fail(const char* what, int line) {
     here.block->error = here.block->describe_thread(here.thread) + what + " (line " + std::to_string(line) + ")";
     wait();
@@ -163,9 +187,9 @@ std::string run_grid(const Launch& launch) {
     gridDim = launch.grid;
     blockDim = launch.block;
     here.launch = &launch;
-    here.together = launch.cooperative;
+    here.together = launch.cooperative || launch.cluster > 1;
     changes = 0;
-    return launch.cooperative ? run_together(launch) : run_in_turn(launch);
+    return here.together ? run_together(launch) : run_in_turn(launch);
 }
 
 }  // namespace host_cuda

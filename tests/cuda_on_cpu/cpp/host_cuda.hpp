@@ -20,6 +20,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
 enum { warpSize = 32 };
@@ -54,6 +55,10 @@ size_t registered_bytes();
 void* static_shared(int slot);
 void* dynamic_shared();
 unsigned lane();
+void cluster_arrive(int line = __builtin_LINE());  // barrier.cluster, in its two halves
+void cluster_wait(int line = __builtin_LINE());
+unsigned cluster_rank(int line = __builtin_LINE());
+void* shared_of(const void* address, unsigned rank, size_t bytes, int line);  // the same place in another block
 
 // One slot per __shared__ variable (NUMBER counts them in the source), registered while the library is loaded,
 // so that a block can allocate all of them before its threads start: no lock, hence no order, between threads.

@@ -42,6 +42,55 @@ inline void load_relaxed_v4(const unsigned* address, unsigned (&words)[4], int l
     for (int i = 0; i < 4; ++i) words[i] = load_relaxed(address + i);
 }
 
+// Accesses to the shared memory of block `rank` of the cluster, at the place that `own` is in this block's. Plain ones:
+// only a barrier orders them.
+template <class T>
+void store_cluster(T* own, unsigned rank, typename Same<T>::type value, int line = __builtin_LINE()) {
+    *static_cast<T*>(shared_of(own, rank, sizeof(T), line)) = value;
+    changed();
+}
+template <class T>
+T load_cluster(const T* own, unsigned rank, int line = __builtin_LINE()) {
+    return *static_cast<const T*>(shared_of(own, rank, sizeof(T), line));
+}
+
+// An mbarrier: a phase ends when all arrivals and all announced bytes have come. Bytes may come before they are announced.
+struct Mbarrier {
+    int bytes;                  // announced and not come yet
+    unsigned char left, count;  // arrivals that this phase still needs, and that each needs
+    unsigned short phase;
+};
+template <class Change>
+void change_mbarrier(unsigned long long* address, Change change) {
+    unsigned long long before = __atomic_load_n(address, __ATOMIC_RELAXED), after;
+    do {
+        Mbarrier state = from_bits<Mbarrier>(before);
+        change(state);
+        if (state.left == 0 && state.bytes == 0) ++state.phase, state.left = state.count;
+        after = to_bits(state);
+    } while (!__atomic_compare_exchange_n(address, &before, after, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    changed();
+}
+inline void mbarrier_init(unsigned long long* address, unsigned count) {
+    const unsigned char arrivals = static_cast<unsigned char>(count);
+    __atomic_store_n(address, to_bits(Mbarrier{0, arrivals, arrivals, 0}), __ATOMIC_RELEASE);
+}
+inline void mbarrier_arrive_expect(unsigned long long* address, unsigned bytes) {
+    change_mbarrier(address, [bytes](Mbarrier& state) { state.bytes += static_cast<int>(bytes), --state.left; });
+}
+// Whether the phase of this parity has ended, and not the one after it.
+inline bool mbarrier_passed(unsigned long long* address, unsigned parity) {
+    return (from_bits<Mbarrier>(__atomic_load_n(address, __ATOMIC_ACQUIRE)).phase & 1u) != parity;
+}
+// st.async: a store into block `rank`, which counts its bytes at that block's mbarrier.
+template <class T>
+void store_async(T* own, unsigned long long* own_barrier, unsigned rank, typename Same<T>::type value,
+                 int line = __builtin_LINE()) {
+    store_cluster(own, rank, value, line);
+    auto* barrier = static_cast<unsigned long long*>(shared_of(own_barrier, rank, sizeof *own_barrier, line));
+    change_mbarrier(barrier, [](Mbarrier& state) { state.bytes -= static_cast<int>(sizeof(T)); });
+}
+
 // d += A B on the tensor cores, by all lanes of a warp together. matrix_product.cpp says who has which elements.
 #define HOST_CUDA_PRODUCT(NAME, OP)                                                                                  \
     inline void NAME(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE()) { \

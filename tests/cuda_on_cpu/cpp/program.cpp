@@ -76,11 +76,11 @@ int main(int count, char** words) {
     char name[256];
     unsigned e[6], regions, arguments;
     size_t dynamic_bytes;
-    int thread_order, block_order, cooperative, late_block;
+    int thread_order, block_order, cooperative, late_block, cluster;
     unsigned long long seed, spin_limit;
-    need(fscanf(file, "%255s %u %u %u %u %u %u %zu %d %d %llu %d %d %llu %u %u", name, e, e + 1, e + 2, e + 3, e + 4,
+    need(fscanf(file, "%255s %u %u %u %u %u %u %zu %d %d %llu %d %d %llu %d %u %u", name, e, e + 1, e + 2, e + 3, e + 4,
                 e + 5, &dynamic_bytes, &thread_order, &block_order, &seed, &cooperative, &late_block, &spin_limit,
-                &regions, &arguments) == 16,
+                &cluster, &regions, &arguments) == 17,
          "bad request");
     std::vector<Region> memory;
     for (unsigned i = 0; i < regions; ++i) memory.push_back(read_region(file));
@@ -101,7 +101,7 @@ int main(int count, char** words) {
 
     const host_cuda::Launch launch{host_cuda_find(name), args.data(), dim3(e[0], e[1], e[2]), dim3(e[3], e[4], e[5]),
                                    dynamic_bytes, thread_order, block_order, seed,
-                                   cooperative != 0, late_block, spin_limit};
+                                   cooperative != 0, late_block, spin_limit, cluster};
     const std::string what = host_cuda::run_grid(launch);
     if (!what.empty()) {
         fprintf(stderr, "host_cuda: %s\n", what.c_str());

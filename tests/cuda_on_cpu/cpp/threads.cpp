@@ -4,6 +4,7 @@
 // between threads that it may know is the order that CUDA promises, which is stated below with acquire and release.
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,13 +26,15 @@ namespace host_cuda {
 namespace {
 
 constexpr int threads_alive = 1024;
+constexpr int patience_seconds = 60;  // of a thread at a cluster's barrier, which nobody else looks after
 
 struct ThreadBlock;
+struct ThreadCluster;
 struct Task {
     const Launch* launch;
     ThreadBlock* block;
     int thread;
-    unsigned barriers, warp_syncs;  // passed
+    unsigned barriers, warp_syncs, cluster_barriers;  // passed
 };
 __thread Task* task;
 
@@ -47,6 +50,7 @@ struct Wave {
     uint64_t yields = 0, yields_allowed = 0;  // since memory changed last
     std::vector<Task> tasks;
     std::vector<std::unique_ptr<ThreadBlock>> blocks;
+    std::vector<std::unique_ptr<ThreadCluster>> clusters;
     char begin_tag = 0, end_tag = 0;
 };
 Wave wave;
@@ -60,6 +64,13 @@ struct ThreadBlock {
     std::vector<pthread_cond_t> released;  // each warp's, and of the barrier
     char barrier_tags[2] = {};
     std::vector<char> warp_tags;
+    ThreadCluster* cluster = nullptr;
+};
+struct ThreadCluster {
+    Cluster cluster;
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t passed = PTHREAD_COND_INITIALIZER;
+    char tags[2] = {};
 };
 char fence_tag;
 
@@ -74,6 +85,9 @@ class Lock {
         AnnotateIgnoreSyncEnd(__FILE__, __LINE__);
     }
     void wait(pthread_cond_t& condition) { pthread_cond_wait(&condition, &mutex_); }
+    bool wait_until(pthread_cond_t& condition, const timespec& end) {
+        return pthread_cond_timedwait(&condition, &mutex_, &end) == 0;
+    }
 
   private:
     pthread_mutex_t& mutex_;
@@ -98,6 +112,13 @@ void wait_until_ready(Lock& lock, ThreadBlock& own, Thread& thread, size_t where
     while (thread.state != State::ready) lock.wait(own.released[where]);
 }
 
+// Called with the block's lock held, which always comes before the cluster's.
+void leave_cluster(ThreadBlock& own) {
+    Lock lock(own.cluster->mutex);
+    own.cluster->cluster.leave(own.block, task->thread);
+    pthread_cond_broadcast(&own.cluster->passed);
+}
+
 void run_task() {
     Block& block = task->block->block;
     threadIdx = block.threads[task->thread].index;
@@ -116,6 +137,7 @@ void run_task() {
         for (pthread_cond_t& condition : task->block->released) pthread_cond_broadcast(&condition);
     }
     check(block);
+    if (task->block->cluster) leave_cluster(*task->block);
 }
 
 void* run_thread(void* place) {
@@ -143,13 +165,21 @@ void run_wave(const Launch& launch, const std::vector<int>& numbers, bool last, 
     std::vector<std::unique_ptr<ThreadBlock>>& blocks = wave.blocks;
     std::vector<Task>& tasks = wave.tasks;
     blocks.clear();
+    wave.clusters.clear();
     tasks.clear();
     for (int number : numbers) {
         blocks.emplace_back(new ThreadBlock(launch, position(number, launch.grid)));
         const int count = blocks.back()->block.live;
         for (int t : permutation(count, launch.thread_order, launch.seed + static_cast<uint64_t>(number))) {
-            tasks.push_back(Task{&launch, blocks.back().get(), t, 0, 0});
+            tasks.push_back(Task{&launch, blocks.back().get(), t, 0, 0, 0});
         }
+        if (launch.cluster == 1) continue;
+        if (number % launch.cluster == 0) wave.clusters.emplace_back(new ThreadCluster);  // in order of rank
+        Block& block = blocks.back()->block;
+        block.cluster = &wave.clusters.back()->cluster;
+        block.rank = static_cast<unsigned>(number % launch.cluster);
+        block.cluster->blocks.push_back(&block);
+        blocks.back()->cluster = wave.clusters.back().get();
     }
     wave.to_start = wave.to_finish = static_cast<int>(tasks.size());
     wave.yields = 0;
@@ -240,6 +270,58 @@ void yield(int line) {
     thread.state = State::ready;
 }
 
+namespace {
+
+ThreadCluster& own_cluster(const char* what, int line) {
+    if (!task->block->cluster) fail(what, line);
+    return *task->block->cluster;
+}
+
+}  // namespace
+
+// Two tags in turn, as for a block's barrier.
+void cluster_arrive(int line) {
+    ThreadCluster& own = own_cluster("barrier.cluster in a kernel without __cluster_dims__", line);
+    Block& block = task->block->block;
+    __tsan_release(&own.tags[task->cluster_barriers % 2]);
+    Lock lock(own.mutex);
+    own.cluster.arrive(block, task->thread, line);
+    if (!block.error.empty()) host_cuda::end(block.error);  // and not std::end
+    pthread_cond_broadcast(&own.passed);
+}
+
+void cluster_wait(int line) {
+    ThreadCluster& own = own_cluster("barrier.cluster in a kernel without __cluster_dims__", line);
+    Block& block = task->block->block;
+    {
+        Lock lock(own.mutex);
+        timespec limit;
+        clock_gettime(CLOCK_REALTIME, &limit);
+        limit.tv_sec += patience_seconds;
+        if (own.cluster.wait(block, task->thread, line)) {
+            if (!block.error.empty()) host_cuda::end(block.error);
+            while (block.threads[task->thread].state != State::ready) {
+                if (lock.wait_until(own.passed, limit)) continue;
+                end("deadlock: a barrier of the cluster is not passed: " + block.describe_waiting());
+            }
+        }
+    }
+    __tsan_acquire(&own.tags[task->cluster_barriers++ % 2]);
+}
+
+unsigned cluster_rank(int line) {
+    own_cluster("%cluster_ctarank in a kernel without __cluster_dims__", line);
+    return task->block->block.rank;
+}
+
+void* shared_of(const void* address, unsigned rank, size_t bytes, int line) {
+    ThreadCluster& own = own_cluster("mapa in a kernel without __cluster_dims__", line);
+    const char* wrong;
+    void* place = own.cluster.shared_of(task->block->block, address, rank, bytes, wrong);
+    if (wrong) fail(wrong, line);
+    return place;
+}
+
 void fail(const char* what, int line) {
     Lock lock(wave.mutex);
     end(task->block->block.describe_thread(task->thread) + what + " (line " + std::to_string(line) + ")");
@@ -267,8 +349,12 @@ std::string run_grid(const Launch& launch) {
     blockDim = launch.block;
     const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
     const int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
-    const std::vector<int> order = permutation(blocks, launch.block_order, launch.seed);
-    const int together = launch.cooperative ? blocks : std::max(1, threads_alive / threads);
+    std::vector<int> order;
+    for (int cluster : permutation(blocks / launch.cluster, launch.block_order, launch.seed)) {
+        for (int rank = 0; rank < launch.cluster; ++rank) order.push_back(cluster * launch.cluster + rank);
+    }
+    const int clusters = std::max(1, threads_alive / (threads * launch.cluster));
+    const int together = launch.cooperative ? blocks : clusters * launch.cluster;
     std::vector<pthread_t> handles;
     for (int first = 0; first < blocks; first += together) {
         const int end = std::min(blocks, first + together);

@@ -1,4 +1,5 @@
-// Runs all blocks of a cooperative launch at once: each of their threads is a fiber from the beginning.
+// Runs all blocks of a cooperative launch at once, or those of a cluster, one cluster after another: each of their
+// threads is a fiber from the beginning.
 //
 // A thread runs until it waits or yields. Who was waiting in a warp goes on first (its fibers are in the cache), who
 // was waiting at a barrier goes on after everybody else, and who yields, waiting for memory to change, comes back when
@@ -26,10 +27,12 @@ struct Queues {
     std::deque<int> ready, yielded;
 };
 struct Run {
+    int first = 0;  // number of the first block, after which the others come
     std::vector<std::unique_ptr<Block>> blocks;
-    std::vector<Fiber> fibers;  // of thread t of block b at b * threads + t
+    Cluster cluster;            // of them all, if the launch has clusters
+    std::vector<Fiber> fibers;  // of thread t of block first + b at b * threads + t
     int threads = 0;            // of a block
-    int late = -1;              // number of the late block
+    int late = -1;              // the late block, less first
     Queues prompt, tardy;
     uint64_t changes_seen = 0, idle_rounds = 0, random = 1;
     bool spinning = false;  // ended because nothing changes any more
@@ -57,7 +60,7 @@ void in_order(std::vector<int>& threads) {
     for (size_t i = threads.size(); i > 1; --i) std::swap(threads[i - 1], threads[random_number() % i]);
 }
 
-// Puts the threads that the last arrival set free back into their queue.
+// Puts the threads that the last arrival set free back into their queue. `number` is the block's, less first.
 void collect_released(Block& block, int number) {
     if (block.released.empty()) return;
     std::vector<int>& released = block.released;
@@ -105,6 +108,10 @@ void go_on_with_the_next(Fiber& from) {
     Block& left = *here.block;
     if (!left.error.empty()) return jump(from, here.home);
     collect_released(left, from.number / run->threads);
+    if (run->cluster.completed) {
+        run->cluster.completed = false;
+        for (size_t b = 0; b < run->blocks.size(); ++b) collect_released(*run->blocks[b], static_cast<int>(b));
+    }
     const int next = next_fiber();
     if (next < 0) return jump(from, here.home);
     Fiber& fiber = enter_fiber(next);
@@ -119,13 +126,14 @@ void work() {
     Fiber& self = own_fiber();
     changed();
     here.block->leave(here.thread);
+    if (here.block->cluster) here.block->cluster->leave(*here.block, here.thread);
     go_on_with_the_next(self);
     abort();  // nobody comes back to a thread that has returned
 }
 
 class Stacks {
   public:
-    explicit Stacks(std::vector<Fiber>& fibers) : bytes_(fibers.size() * (fiber_guard_bytes + stack_bytes)) {
+    explicit Stacks(size_t count) : fibers(count), bytes_(count * (fiber_guard_bytes + stack_bytes)) {
         const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
         memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, -1, 0);
         if (memory_ == MAP_FAILED) {
@@ -141,6 +149,8 @@ class Stacks {
     ~Stacks() { munmap(memory_, bytes_); }
     Stacks(const Stacks&) = delete;
 
+    std::vector<Fiber> fibers;  // each with its stack and nothing else
+
   private:
     void* memory_;
     size_t bytes_;
@@ -148,11 +158,10 @@ class Stacks {
 
 void prepare(const Launch& launch, const std::vector<int>& block_order) {
     const size_t threads = static_cast<size_t>(run->threads);
-    run->fibers.resize(run->blocks.size() * threads);
     for (int number : block_order) {
         Block& block = *run->blocks[number];
         block.keeps_released = true;
-        const uint64_t seed = launch.seed + static_cast<uint64_t>(number);
+        const uint64_t seed = launch.seed + static_cast<uint64_t>(run->first + number);
         for (int t : permutation(run->threads, launch.thread_order, seed)) {
             Fiber& fiber = run->fibers[number * threads + t];
             fiber.number = number * run->threads + t;
@@ -189,23 +198,45 @@ void wait_together() {
     go_on_with_the_next(self);
 }
 
-std::string run_together(const Launch& launch) {
+namespace {
+
+std::string run_blocks(const Launch& launch, int first, int blocks, const std::vector<int>& order,
+                       const Stacks& stacks) {
     Run all;
     run = &all;
-    const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
+    all.fibers = stacks.fibers;
+    all.first = first;
     all.threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
-    all.late = launch.late_block;
-    all.random = launch.seed * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
-    for (int number = 0; number < blocks; ++number) {
-        all.blocks.emplace_back(new Block(launch, position(number, launch.grid)));
+    all.late = launch.late_block >= first && launch.late_block < first + blocks ? launch.late_block - first : -1;
+    all.random = (launch.seed + static_cast<uint64_t>(first)) * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
+    for (int b = 0; b < blocks; ++b) {
+        all.blocks.emplace_back(new Block(launch, position(first + b, launch.grid)));
+        if (launch.cluster == 1) continue;
+        all.blocks.back()->cluster = &all.cluster;
+        all.blocks.back()->rank = static_cast<unsigned>(b);
+        all.cluster.blocks.push_back(all.blocks.back().get());
     }
-    prepare(launch, permutation(blocks, launch.block_order, launch.seed));
-    const Stacks stacks(all.fibers);
+    prepare(launch, order);
     for (Fiber& fiber : all.fibers) begin(fiber, work);
     jump(here.home, enter_fiber(next_fiber()));
     const std::string what = describe_end();
     run = nullptr;
     return what;
+}
+
+}  // namespace
+
+std::string run_together(const Launch& launch) {
+    const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
+    const int size = launch.cooperative ? blocks : launch.cluster;
+    const Stacks stacks(static_cast<size_t>(size) * launch.block.x * launch.block.y * launch.block.z);
+    const std::vector<int> groups = permutation(blocks / size, launch.block_order, launch.seed);
+    for (int group : groups) {
+        const uint64_t seed = launch.seed + static_cast<uint64_t>(group);
+        const std::string what = run_blocks(launch, group * size, size, permutation(size, launch.block_order, seed), stacks);
+        if (!what.empty()) return what;
+    }
+    return "";
 }
 
 }  // namespace host_cuda

@@ -1,0 +1,127 @@
+"""What each option of the LSTM costs on a GPU beside the plain LSTM: float32, one layer, one process.
+
+    python benchmarks/options.py --out options.json
+
+Ends with 1 if recurrent dropout or zoneout takes more than 1.1 times the plain LSTM's time anywhere. See
+benchmarks/README.md.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
+
+HIDDEN, BATCHES, STEPS, ROUNDS = (32, 64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 512, 7
+HOLD = 10_000_000  # cycles, some 5 ms: longer than a call takes on the CPU, but where a loop launches every step
+PLAIN = "plain"
+OPTIONS: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    "recurrent dropout": {"recurrent_dropout": 0.3},
+    "recurrent dropout of the candidate": {"recurrent_dropout": 0.3, "recurrent_dropout_on": "candidate"},
+    "zoneout": {"zoneout": 0.1},
+    "weight drop": {"weight_drop": 0.3},
+    "peephole": {"peephole": True},
+    "coupled": {"coupled": True},
+    "projection": {"proj_size": 16},
+    "layer norm": {"layer_norm": True},
+}
+LIMITED, LIMIT = ("recurrent dropout", "recurrent dropout of the candidate", "zoneout"), 1.1
+PASSES = ("forward", "forward_backward")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--out", type=Path, help="a JSON file to write")
+    arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
+    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
+    arguments.add_argument("--steps", type=int, default=STEPS)
+    given = arguments.parse_args()
+    import cupy
+
+    from benchmarks.gpu import Gpu
+
+    gpu, rows = Gpu(), []
+    for hidden in given.hidden:
+        for batch in given.batch:
+            for row in measured(cupy, batch, hidden, given.steps, in_turn_on(gpu)):
+                rows.append(row)
+                print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
+                      "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
+                      "{forward_backward_ratio:5.2f}".format(**row), flush=True)  # fmt: skip
+    dear = too_dear(rows)
+    for row in dear:
+        print("more than {} times the plain LSTM: H {hidden} N {batch} {option}".format(LIMIT, **row))
+    if given.out:
+        given.out.write_text(
+            json.dumps({"machine": gpu.machine(), "steps": given.steps, "rows": rows}, indent=1) + "\n"
+        )
+    return 1 if dear else 0
+
+
+def measured(cupy: Any, batch: int, hidden: int, steps: int, in_turn: Callable) -> Iterator[dict]:
+    """A row for each option; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
+    random = np.random.default_rng(0)
+    x, dy = (cupy.asarray(random.standard_normal((steps, batch, hidden), dtype=np.float32)) for _ in range(2))
+    layers = {name: gl.LSTM(hidden, hidden, **made, xp=cupy, rng=0) for name, made in OPTIONS.items()}
+    seconds = {}
+    for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
+        calls = [lambda lstm=lstm, call=call: call(lstm, x, dy) for lstm in layers.values()]
+        seconds[each] = dict(zip(layers, in_turn(calls), strict=True))
+    for name, lstm in layers.items():
+        row = {"hidden": hidden, "batch": batch, "option": name}
+        row["schedules"] = " and ".join(choice.schedule for choice in lstm.plan(x))
+        for each in PASSES:
+            row[f"{each}_us"] = seconds[each][name] / steps * 1e6
+            row[f"{each}_ratio"] = seconds[each][name] / seconds[each][PLAIN]
+        yield row
+
+
+def too_dear(rows: list[dict]) -> list[dict]:
+    """The rows in which an option that is to cost hardly anything costs more."""
+    return [row for row in rows if row["option"] in LIMITED and any(row[f"{each}_ratio"] > LIMIT for each in PASSES)]
+
+
+def in_turn_on(gpu: Any) -> Callable:
+    """Medians over rounds, in each of which every call has its turn: a clock that moves on the way meets all alike.
+
+    A call is queued while the GPU is held, so that it is the GPU's time and not that of asking for it.
+    """
+    hold = gpu.kernel("hold")
+
+    def in_turn(calls: list[Callable]) -> list[float]:
+        begin, end = gpu.cupy.cuda.Event(), gpu.cupy.cuda.Event()
+        found: list[list[float]] = [[] for _ in calls]
+        for round_number in range(ROUNDS + 1):
+            for call, times in zip(calls, found, strict=True):
+                hold(1, 1, (np.int32(HOLD),))
+                begin.record(gpu.stream)
+                call()
+                end.record(gpu.stream)
+                end.synchronize()
+                if round_number:  # the first one compiles and fills the memory pool
+                    times.append(gpu.cupy.cuda.get_elapsed_time(begin, end) / 1e3)
+        return [float(np.median(times)) for times in found]
+
+    return in_turn
+
+
+def _forward(lstm: gl.LSTM, x: Any, dy: Any) -> None:
+    lstm.forward(x, rng=1)
+
+
+def _forward_backward(lstm: gl.LSTM, x: Any, dy: Any) -> None:
+    y, _, cache = lstm.forward(x, rng=1)
+    lstm.backward(cache, dy if y.shape == dy.shape else y)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

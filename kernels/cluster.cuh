@@ -1,0 +1,133 @@
+// Blocks of a cluster: their barrier, and numbers that one stores into another's shared memory. Compute capability 9.0
+// and up.
+//
+// What the PTX documents promise, and what these kernels build on:
+// - All blocks of a cluster run at the same time, so none of them is ever waited for in vain.
+// - barrier.cluster.wait waits for all threads of the cluster that have not returned to arrive. It orders what was
+//   written before, so it makes sure that the others have begun and set up their memory.
+// - st.async stores a number and then counts its bytes at an mbarrier of the same block. Who has waited for the phase
+//   of that mbarrier, with acquire, reads all numbers that were counted in it.
+// - Another block's shared memory exists until that block returns: whatever is stored there has to be waited for there.
+//
+// A step does not meet at a barrier of the cluster: its arrival with release becomes MEMBAR.ALL.GPU in machine code, which
+// waits for everything that the thread has written to global memory too. st.async waits for nothing; with it 256 words
+// went all to all in 0.31 us on an H200 (benchmarks/results/notes.md).
+#pragma once
+
+__device__ __forceinline__ int cluster_rank() {
+#ifdef __CUDA_ARCH__
+    unsigned rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+#else
+    return (int)host_cuda::cluster_rank();
+#endif
+}
+
+__device__ __forceinline__ void cluster_arrive() {
+#ifdef __CUDA_ARCH__
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#else
+    host_cuda::cluster_arrive();
+#endif
+}
+
+__device__ __forceinline__ void cluster_wait() {
+#ifdef __CUDA_ARCH__
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+    host_cuda::cluster_wait();
+#endif
+}
+
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+#ifdef __CUDA_ARCH__
+    return (unsigned)__cvta_generic_to_shared(pointer);
+#else
+    return 0;
+#endif
+}
+
+// Stores `value` in block `rank`, where `place` is in this block, counted at its mbarrier that is where `barrier` is here.
+__device__ __forceinline__ void send(float* place, unsigned long long* barrier, int rank, float value) {
+#ifdef __CUDA_ARCH__
+    asm volatile(
+        "{\n\t.reg .u32 there, counter;\n\t"
+        "mapa.shared::cluster.u32 there, %0, %2;\n\t"
+        "mapa.shared::cluster.u32 counter, %1, %2;\n\t"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [there], %3, [counter];\n\t}" ::"r"(
+            shared_address(place)),
+        "r"(shared_address(barrier)), "r"(rank), "r"(__float_as_uint(value))
+        : "memory");
+#else
+    host_cuda::store_async(place, barrier, (unsigned)rank, value);
+#endif
+}
+
+// One arrival ends a phase, once as many bytes as it announced have come. A barrier of the cluster has to follow.
+__device__ __forceinline__ void barrier_init(unsigned long long* barrier) {
+#ifdef __CUDA_ARCH__
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#else
+    host_cuda::mbarrier_init(barrier, 1);
+#endif
+}
+
+// That arrival. The phase before has to have been waited for.
+__device__ __forceinline__ void barrier_expect(unsigned long long* barrier, int bytes) {
+#ifdef __CUDA_ARCH__
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+#else
+    host_cuda::mbarrier_arrive_expect(barrier, (unsigned)bytes);
+#endif
+}
+
+// Until the phase of this parity, 0 of the first one, has ended.
+__device__ __forceinline__ void barrier_wait(unsigned long long* barrier, int parity) {
+#ifdef __CUDA_ARCH__
+    unsigned done;
+    do {
+        asm volatile(
+            "{\n\t.reg .pred p;\n\t"
+            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+            "selp.u32 %0, 1, 0, p;\n\t}"
+            : "=r"(done)
+            : "r"(shared_address(barrier)), "r"(parity)
+            : "memory");
+    } while (!done);
+#else
+    while (!host_cuda::mbarrier_passed(barrier, (unsigned)parity)) host_cuda::yield();
+#endif
+}
+
+// Adds up values[0 .. COUNT - 1] over WIDE neighbouring lanes, of which this is number `lane`. It is left with the sum
+// of number lane % COUNT; in which order a sum is made does not depend on COUNT.
+template <int WIDE, int COUNT>
+__device__ __forceinline__ float sum_over_lanes(float (&values)[COUNT], int lane) {
+#pragma unroll
+    for (int distance = 1; distance < WIDE; distance *= 2) {
+        if (distance >= COUNT) {
+            values[0] += __shfl_xor_sync(0xFFFFFFFFu, values[0], distance);
+            continue;
+        }
+        const bool odd = lane & distance;  // keeps the numbers that have this bit, and hands on the others
+#pragma unroll
+        for (int i = 0; i < COUNT / (2 * distance); ++i) {
+            const float kept = odd ? values[2 * i + 1] : values[2 * i];
+            const float given = odd ? values[2 * i] : values[2 * i + 1];
+            values[i] = kept + __shfl_xor_sync(0xFFFFFFFFu, given, distance);
+        }
+    }
+    return values[0];
+}
+
+// The number itself, of which the compiler knows nothing: what is made of it is made again at every step, instead of
+// being kept in registers that the weights need.
+__device__ __forceinline__ int made_again(int number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}

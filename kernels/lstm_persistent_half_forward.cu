@@ -1,0 +1,127 @@
+// All time steps of one LSTM layer in one launch, in float16 or bfloat16: the recurrent weights stay on the chip.
+//
+//     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
+//     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
+//
+// Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what a
+// step computes, and the cell state, which never goes through 16 bits.
+//
+// Who owns what: the batch is split into groups of sequences that never wait for each other. Within a group a block
+// owns UNITS hidden units, all four gates of each, for all sequences of the group; row r of its weights is gate r % 4 of
+// unit r / 4. handed_product.cuh says how its warps share them out.
+//
+// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]; multiply; add
+// up the warps' sums through shared memory, in a fixed order; four neighbouring lanes make one unit's four gates;
+// publish h[t], two units in one word. What has not been written yet in `hiddens` is all ones: two NaNs that `stored`
+// does not make, and that `present` does not pass on.
+//
+// Bytes per hidden unit and step: reads 4 gates of 2 and a cell of 4, writes a cell of 4, h and y of 2, and with `keep`
+// 4 gates of 2; each block reads the group's h[t-1] from L2, WARPS / SPLIT times, half the bytes of float32.
+//
+// hidden is a multiple of 8, and at most 16 * SPLIT * KTILES.
+#include "handed_product.cuh"
+#include "storage.cuh"
+
+#define UNITS (ROWS / 4)
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_forward(
+    store* gates,                      // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const store* __restrict__ bias,    // (4*hidden,) or null
+    float* cells,                      // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
+    store* hiddens,                    // (steps + 1, batch, hidden): the initial h, and all ones elsewhere
+    store* __restrict__ y,             // (steps, batch, y_width) output; this direction's columns start at y_offset
+    const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
+    unsigned* failed,                  // becomes 1 if a block waited in vain
+    int steps,
+    int batch,
+    int hidden,
+    int y_width,
+    int y_offset,
+    int keep,                          // 1: for the backward pass, activated gates and all cell states are kept
+    int reverse,                       // 1: from the last step to the first
+    int first_time,                    // the time of step 0, to compare with lengths
+    int blocks,                        // of a group
+    int share) {                       // sequences of a group
+    extern __shared__ uint4 dynamic[]; // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
+    uint4* parked = dynamic + threadIdx.x;
+    float* all_sums = (float*)(dynamic + PARKED);
+    const int thread = threadIdx.x;
+    const int first_unit = blockIdx.x % blocks * UNITS;
+    const int first_sequence = blockIdx.x / blocks * share;
+    const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
+    const long long units = (long long)batch * hidden;
+
+    unsigned w[MTILES][KEPT][4];
+    hold_weights(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
+        const int unit = first_unit + row / 4;
+        if (unit >= hidden || 2 * word >= hidden) return 0;
+        const store* first = weight + ((row % 4 * hidden + unit) * hidden + 2 * word);  // below 4 * 2048^2
+        return pair_of(first[0], first[1]);  // a caller's array may begin at an odd number
+    });
+
+    if (blocks_are_missing(blocks, batch, share, failed)) return;
+    Patience patience = {0, failed};
+    int buffer = 0;
+    for (int count = 0; count < steps; ++count) {
+        const int step = reverse ? steps - 1 - count : count;
+        const unsigned* h_before = (const unsigned*)(hiddens + (step + reverse) * units);
+        unsigned* h_after = (unsigned*)(hiddens + (step + 1 - reverse) * units);
+        const float* c_before = cells + (keep ? (step + reverse) * units : 0);
+        float* c_after = cells + (keep ? (step + 1 - reverse) * units : 0);
+
+        for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
+            float input[OUTPUTS], c[OUTPUTS];
+#pragma unroll
+            for (int e = 0; e < OUTPUTS; ++e) {
+                const int output = afresh(thread) + e * THREADS, gate = output % 4;
+                const int unit = first_unit + output / 4 % UNITS, sequence = sequence0 + output / ROWS;
+                input[e] = c[e] = 0.0f;
+                if (output < ROWS * COLUMNS && unit < hidden && sequence < end_sequence) {
+                    input[e] = real_of(gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit]);
+                    if (bias) input[e] += real_of(bias[gate * hidden + unit]);
+                    c[e] = c_before[(long long)sequence * hidden + unit];
+                }
+            }
+
+            const Corner corner(afresh(thread));
+            const int own = sequence0 + corner.g;  // the first of this lane's sequences
+            float* sums = all_sums + buffer * SPLIT * COLUMNS * STRIDE;
+            multiply_handed_over(sums + corner.part * COLUMNS * STRIDE, w, parked, corner,
+                                 h_before + (long long)own * (hidden / 2), hidden / 2, end_sequence - own, count > 0,
+                                 patience);
+            __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
+
+#pragma unroll
+            for (int e = 0; e < OUTPUTS; ++e) {
+                const int output = afresh(thread) + e * THREADS, gate = output % 4;
+                const int unit = first_unit + output / 4 % UNITS, column = output / ROWS, sequence = sequence0 + column;
+                const int first = output & ~31;  // of this warp, which leaves as a whole
+                if (first >= ROWS * COLUMNS || sequence0 + first / ROWS >= end_sequence) break;
+                const float a = whole_sum(sums, output % ROWS, column) + input[e];
+                const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
+                const float tanh_a = tanhf(half * a), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                const int first_lane = output % 32 & ~3;
+                const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
+                const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
+                const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+                const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
+                const float c_next = f * c[e] + i * candidate;
+                const store h_next = stored(o * tanhf(c_next));
+                const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, (unsigned)h_next.bits, 4);  // the word's other unit
+                if (unit >= hidden || sequence >= end_sequence) continue;
+                const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+                const bool runs = !lengths || first_time + step < lengths[sequence];
+                if (gate == 0 && unit % 2 == 0) {
+                    const unsigned word = runs ? h_next.bits | h_neighbour << 16 : h_before[at / 2];
+                    store_word(h_after + at / 2, present(word));
+                }
+                if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : stored(0.0f);
+                if (gate == 2) c_after[at] = runs ? c_next : c[e];
+                if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = stored(activated);
+            }
+            __syncwarp();  // c was written by one lane of four, and all four read it in the next step
+            buffer ^= 1;
+        }
+    }
+}

@@ -1,0 +1,42 @@
+"""The compile gate for the kernels whose blocks come in clusters: without spills, and within what a block may have.
+
+For compute capability 9.0 every choice of tiles with many weights, and of the others, as for the later
+architectures, those that need most registers.
+"""
+
+import pytest
+
+from gpulstm.cuda import catalogue, cluster_layouts
+from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
+
+USUAL_SHARED = 48 * 1024  # bytes, which static shared memory cannot exceed
+MOST_SEQUENCES = max(sequences for _, _, sequences in catalogue.CLUSTER_TILES)
+
+
+@pytest.mark.parametrize("architecture", (90, 100, 120))
+@pytest.mark.parametrize("entry", catalogue.CLUSTERED)
+def test_tiles_compile_without_spills(entry, architecture):
+    if architecture not in nvrtc_or_skip().getSupportedArchs():
+        pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
+    found = 0
+    for specialisation in catalogue.specialisations():
+        size, quads, sequences = specialisation.tiles if specialisation.entry == entry else (0, 0, 0)
+        most = sequences == MOST_SEQUENCES
+        if not size or most + (quads >= 4) + (architecture == 90) < 2:
+            continue
+        found += 1
+        name = f"{entry} {' '.join(specialisation.options)}, sm_{architecture}"
+        log = compile_for(architecture, specialisation.source, specialisation.options, name)
+        usage = check({entry}, log, name)[entry]
+        _, threads = cluster_layouts.geometry(specialisation.tiles, 1)
+        warps_of_a_quarter = -(-threads // 128)  # registers are given to warps, in eights for each thread
+        assert warps_of_a_quarter * 32 * -(-usage.registers // 8) * 8 <= 65536 // 4, name  # or it would not start
+        assert usage.shared <= USUAL_SHARED and not usage.stack, name
+        assert usage.registers > 16 * quads, "the weights are not in registers"
+    assert found == (10 if architecture == 90 else 2)
+
+
+def test_clusters_need_compute_capability_9():
+    specialisation = next(s for s in catalogue.specialisations() if s.entry in catalogue.CLUSTERED)
+    with pytest.raises(AssertionError, match="lstm_cluster"):
+        check({specialisation.entry}, compile_for(89, specialisation.source, specialisation.options, "old"), "old")
