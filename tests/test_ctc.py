@@ -336,7 +336,8 @@ def test_a_barrier_taken_out_is_a_race(monkeypatch, which):
     assert BARRIERS == 4
     without(monkeypatch, "ctc.cu", "__syncthreads();", BARRIERS, which=which)
     with pytest.raises(SanitizerError, match=r"data race[\s\S]*ctc\.cu"):
-        sanitized("tsan", 11, {"steps": 12, "batch": 2, "classes": 70, "longest": 6})
+        for _ in range(3):  # on a busy machine threads may happen not to meet
+            sanitized("tsan", 11, {"steps": 12, "batch": 2, "classes": 70, "longest": 6})
 
 
 @pytest.mark.parametrize(

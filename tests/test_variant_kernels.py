@@ -308,7 +308,7 @@ class TestOnTheCpu:
         given = case(steps=2, hidden=35, lengths=(2, 0, 1), **EVERYTHING | sizes)
         with cupy_on_cpu(mode, thread_order="random", seed=2) as cupy:
             for run in ["training"] if few else RUNS:
-                check(Backend(backends.CUPY_ON_CPU, cupy), given, run, "float64")
+                check(Backend(backends.CUPY_ON_CPU, cupy), given, run, "float32" if few else "float64")
 
     @pytest.mark.parametrize("lengths", [None, (5, 0, 3)], ids=["no lengths", "lengths"])
     @pytest.mark.parametrize("layer_norm", [False, True])
