@@ -77,8 +77,12 @@ def test_equals_torch(backend, case, dtype):
     np.testing.assert_array_equal(backend.numpy(gradient)[wanted_gradient == 0], 0)
 
 
+SIZES = ("a block short of a warp", "more than a block", "two leading axes")  # which matter to kernels
+PARTS = ("ignored", "smoothing", "lengths")  # of "everything"
+
+
 @pytest.mark.parametrize("library", ["torch", "jax"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in SIZES + PARTS])
 def test_other_libraries_equal_torch(library, case):
     logits, target, options = problem(case)
     with jax.enable_x64(True):

@@ -84,8 +84,10 @@ def test_it_equals_torch(backend, seed, reduction, zero_infinity):
     assert_equal(solve(backend.array, backend.numpy, **given, **options), by_torch(**given, **options))
 
 
-@pytest.mark.parametrize("library", OTHERS)
-@pytest.mark.parametrize("seed", [*range(6), 12, 15])
+@pytest.mark.parametrize(
+    ("library", "seed"),
+    [*(("torch", seed) for seed in (*range(6), 12, 15)), *(("jax", seed) for seed in (0, 1, 12, 15))],
+)
 def test_other_libraries_equal_torch(library, seed):
     given = case(seed, **CASES[seed])
     found = solve(OTHERS[library], arrays.to_numpy, **given, reduction="none")
@@ -305,12 +307,20 @@ def sanitized(mode, seed, sizes, dtype="float32", order="random"):
         return solve(cupy.asarray, lambda a: a.get(), **given), in_numpy(**given)
 
 
-@pytest.mark.parametrize("mode", ["asan", "tsan"])
-@pytest.mark.parametrize("sizes", [SMALL, {"steps": 7, "batch": 2, "classes": 3, "longest": 17}], ids=str)
-def test_the_kernels_are_clean(mode, sizes):
-    for seed, order in ((1, "random"), (2, "descending")):
-        found, wanted = sanitized(mode, seed, sizes, order=order)
-        assert_equal(found, wanted, 1e-4, 1e-5)
+LABELLED = {"steps": 7, "batch": 2, "classes": 3, "longest": 17}
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes", "order"),
+    [
+        *(("asan", sizes, order) for sizes in (SMALL, LABELLED) for order in ("random", "descending")),
+        *(("tsan", SMALL, "random"), ("tsan", LABELLED, "descending")),  # which takes its time
+    ],
+    ids=str,
+)
+def test_the_kernels_are_clean(mode, sizes, order):
+    found, wanted = sanitized(mode, 1 + (order == "descending"), sizes, order=order)
+    assert_equal(found, wanted, 1e-4, 1e-5)
 
 
 def test_more_positions_than_threads_are_clean():
@@ -326,7 +336,8 @@ def test_a_barrier_taken_out_is_a_race(monkeypatch, which):
     assert BARRIERS == 4
     without(monkeypatch, "ctc.cu", "__syncthreads();", BARRIERS, which=which)
     with pytest.raises(SanitizerError, match=r"data race[\s\S]*ctc\.cu"):
-        sanitized("tsan", 11, {"steps": 40, "batch": 2, "classes": 70, "longest": 6})
+        for _ in range(3):  # on a busy machine threads may happen not to meet
+            sanitized("tsan", 11, {"steps": 12, "batch": 2, "classes": 70, "longest": 6})
 
 
 @pytest.mark.parametrize(

@@ -45,19 +45,26 @@ class TestNumpy:
 class TestEquations:
     BACKENDS = (backends.EQUATIONS,)
 
-    @pytest.mark.parametrize("dtype", TOLERANCE)
     @pytest.mark.parametrize("seed", CASES)
-    def test_matches(self, backend, seed, dtype):
-        check(backend, seed, dtype)
+    def test_matches(self, backend, seed):
+        check(backend, seed, "float64")
+
+    @pytest.mark.parametrize("seed", CASES[::10])
+    def test_matches_in_float32(self, backend, seed):
+        """Few: a dtype is all that differs from the test above, and array-api-strict would refuse a mixture."""
+        check(backend, seed, "float32")
 
 
 class TestKernels:
     BACKENDS = backends.KERNELS
 
-    @pytest.mark.parametrize("dtype", TOLERANCE)
     @pytest.mark.parametrize("seed", CASES)
-    def test_matches(self, backend, seed, dtype):
-        check(backend, seed, dtype)
+    def test_matches(self, backend, seed):
+        check(backend, seed, "float64")
+
+    @pytest.mark.parametrize("seed", CASES[::3])
+    def test_matches_in_float32(self, backend, seed):
+        check(backend, seed, "float32")
 
 
 class TestWindows:

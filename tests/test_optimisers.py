@@ -37,6 +37,8 @@ OPTIMISERS = {
 }
 KEEPING = ("sgd, momentum", "adam, own constants", "adamw, own constants")
 LIBRARIES = ("numpy", "array_api_strict", "torch", "jax", "cupy")
+WIDE = [(library, "float64") for library in LIBRARIES]
+NARROW = [(library, "float32") for library in ("numpy", "torch", "cupy")]  # the others go torch's way, and take longer
 
 
 @contextmanager
@@ -97,8 +99,7 @@ def trained_by_torch(name, dtype):
     return params, batches, [p.detach().numpy() for p in reference], largest
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("library", "dtype"), WIDE + NARROW)
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_equal_to_torch_after_100_steps(library, name, dtype):
     kind, options = OPTIMISERS[name]

@@ -78,7 +78,8 @@ def train(layout: Layout, direction: str, given: Problem, mode: str, **settings)
 def noticed(layout: Layout, direction: str, mode: str, message: str, **settings) -> None:
     given = given_for(layout, lengths=None, bias=False)
     with pytest.raises(SanitizerError, match=message):
-        train(layout, direction, given, mode, **settings)
+        for _ in range(3):  # on a busy machine threads may happen not to meet
+            train(layout, direction, given, mode, **settings)
 
 
 class TestClean:

@@ -40,10 +40,11 @@ class TestAgainstNumpy:
         for bidirectional in (False, True):
             check(backend, case(lengths=lengths, bidirectional=bidirectional, **ALONE[name]), run, dtype)
 
-    @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("run", RUNS)
-    @pytest.mark.parametrize("number", CASES)
-    def test_combinations(self, backend, number, run, dtype):
+    @pytest.mark.parametrize(
+        ("number", "dtype"), [*((k, "float64") for k in CASES), *((k, "float32") for k in CASES[::4])]
+    )
+    def test_combinations(self, backend, number, dtype, run):
         check(backend, random_case(number), run, dtype)
 
     @pytest.mark.parametrize("number", [2, 18, 32])
@@ -295,8 +296,9 @@ class TestOnTheCpu:
     @pytest.mark.parametrize("name", ["layer norm", "layer norm and projection", "zoneout", "projection"])
     def test_sanitizers(self, mode, name):
         given = case(steps=2, hidden=37, lengths=(2, 0, 1), **ALONE[name])
+        few = mode == "tsan" and name != "layer norm and projection"  # inference launches no other kernels
         with cupy_on_cpu(mode, thread_order="random", seed=1) as cupy:
-            for run in RUNS:
+            for run in ["training"] if few else RUNS:
                 check(Backend(backends.CUPY_ON_CPU, cupy), given, run, "float32")
 
     @pytest.mark.parametrize("mode", ["asan", "tsan"])
@@ -306,7 +308,7 @@ class TestOnTheCpu:
         given = case(steps=2, hidden=35, lengths=(2, 0, 1), **EVERYTHING | sizes)
         with cupy_on_cpu(mode, thread_order="random", seed=2) as cupy:
             for run in ["training"] if few else RUNS:
-                check(Backend(backends.CUPY_ON_CPU, cupy), given, run, "float64")
+                check(Backend(backends.CUPY_ON_CPU, cupy), given, run, "float32" if few else "float64")
 
     @pytest.mark.parametrize("lengths", [None, (5, 0, 3)], ids=["no lengths", "lengths"])
     @pytest.mark.parametrize("layer_norm", [False, True])

@@ -1,4 +1,4 @@
-"""Every option alone and 300 random combinations of them, on every array path: outputs and states against
+"""Every option alone and up to 300 random combinations of them, on every array path: outputs and states against
 `plain_loop`, gradients against automatic differentiation of `plain_torch`, and PyTorch's own LSTM where it has the
 option.
 
@@ -24,6 +24,7 @@ from tests.variant_cases import ALONE, COMBINATIONS, Case, relative_error
 
 TOLERANCE = {"float64": 1e-10, "float32": 3e-4}
 TOLERANCE_ALONE = {"float64": 1e-11, "float32": 3e-5}
+HALF = COMBINATIONS[::2]  # for the slower paths
 
 
 def check(case: Case, expected: dict[str, np.ndarray], backend, dtype: str, tolerance: float) -> None:
@@ -62,7 +63,7 @@ class TestNumpy:
 class TestEquations:
     BACKENDS = (backends.EQUATIONS,)
 
-    @pytest.mark.parametrize("seed", COMBINATIONS)
+    @pytest.mark.parametrize("seed", HALF)
     def test_combination(self, backend, seed):
         check_combination(backend, seed, "float64")
 
@@ -75,11 +76,11 @@ class TestEquations:
 class TestKernels:
     BACKENDS = backends.KERNELS
 
-    @pytest.mark.parametrize("seed", COMBINATIONS)
+    @pytest.mark.parametrize("seed", HALF)
     def test_combination(self, backend, seed):
         check_combination(backend, seed, "float64")
 
-    @pytest.mark.parametrize("seed", COMBINATIONS[::3])
+    @pytest.mark.parametrize("seed", COMBINATIONS[1::4])
     def test_combination_in_float32(self, backend, seed):
         check_combination(backend, seed, "float32")
 
@@ -285,8 +286,9 @@ class TestTheCasesCoverWhatTheyClaim:
         for first in names:
             for second in names - {first}:
                 exclude_each_other = {first, second} == {"recurrent_dropout hidden", "recurrent_dropout candidate"}
-                together = sum(first in each and second in each for each in on)
-                assert together >= 5 or exclude_each_other, f"{first} and {second} meet {together} times"
+                for some, least in ((on, 5), (on[::2], 2)):  # all, and HALF
+                    together = sum(first in each and second in each for each in some)
+                    assert together >= least or exclude_each_other, f"{first} and {second} meet {together} times"
 
     def test_layouts(self):
         cases = all_combinations()

@@ -6,6 +6,7 @@ import pytest
 import gpulstm as gl
 from gpulstm.training import Adam, schedules
 from tests.learning import tasks
+from tests.learning.training import fit
 
 STEPS = 800  # of training, in batches of 32; at half of them the error is far below the bound, decay does the rest
 HIDDEN = 32
@@ -27,7 +28,7 @@ def held_out_error(model, seed):
 def test_adding(seed):
     model = new_model(seed)
     assert held_out_error(model, seed) > 0.15
-    gl.fit(
+    fit(
         model,
         gl.nn.mean_squared_error,
         lambda rng: tasks.adding(rng, 32, 100),
@@ -36,6 +37,5 @@ def test_adding(seed):
         schedule=schedules.cosine(RATE, STEPS),
         clip_norm=1.0,
         rng=seed,
-        progress=False,
     )
     assert held_out_error(model, seed) < 0.01

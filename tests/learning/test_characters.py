@@ -10,6 +10,7 @@ import gpulstm as gl
 from gpulstm import nn
 from gpulstm.training import Adam, schedules, windows
 from tests.learning import topics
+from tests.learning.training import fit
 
 NATS = 1.7  # a character, at most, on held-out text; 1.56 to 1.59 is what this model comes to
 PROMPT = "The "
@@ -39,7 +40,7 @@ def trained(request):
     seed, (train, held_out) = request.param, topics.halves()
     model, data = new_model(seed), topics.pieces(train, 50)
     steps = len(data[0]) // 16
-    gl.fit(
+    fit(
         model,
         nn.cross_entropy,
         data,
@@ -49,7 +50,6 @@ def trained(request):
         schedule=schedules.warmup_cosine(0.01, steps // 10, steps),
         clip_norm=1.0,
         rng=seed,
-        progress=False,
     )
     return Trained(seed, model, new_model(seed), train, held_out)
 

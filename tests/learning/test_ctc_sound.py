@@ -9,6 +9,7 @@ import gpulstm as gl
 from gpulstm import nn
 from gpulstm.training import Adam, Batch, Batches, schedules
 from tests.learning import sound
+from tests.learning.training import fit
 
 STEPS = 700
 ERRORS = 0.015  # words that are missing, too many or wrong, at most, as a share of the words that were spoken
@@ -40,7 +41,7 @@ def trained(request):
     seed = request.param
     rng = np.random.default_rng(seed)
     model = new_model(seed)
-    gl.fit(
+    fit(
         model,
         nn.ctc,
         sound.utterances(1200, rng),
@@ -50,7 +51,6 @@ def trained(request):
         schedule=schedules.warmup_cosine(0.01, STEPS // 20, STEPS),
         clip_norm=1.0,
         rng=seed,
-        progress=False,
     )
     held_out, noisy = (one_batch(*sound.utterances(300, rng, noise=noise)) for noise in (sound.NOISE, (0.7, 0.7)))
     return Trained(model, new_model(seed), held_out, noisy)

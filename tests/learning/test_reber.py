@@ -6,8 +6,9 @@ import pytest
 import gpulstm as gl
 from gpulstm.training import Adam, schedules
 from tests.learning import reber
+from tests.learning.training import fit
 
-STEPS = 1200  # of training, in batches of 32 strings, 12 symbols long on average; legal ones are at 0.4 or more by then
+STEPS = 900  # of training, in batches of 32 strings, 12 symbols long on average; legal ones are at 0.37 or more by then
 HIDDEN = 32
 RATE = 0.01
 HIGH = 0.25  # A symbol is predicted as possible from this probability on. The legal ones have 1/2, or 1 if alone.
@@ -56,7 +57,7 @@ def test_reber(seed):
         seen.update(one.symbols for one in drawn)
         return reber.batch(drawn)
 
-    gl.fit(
+    fit(
         model,
         gl.nn.cross_entropy,
         train,
@@ -65,7 +66,6 @@ def test_reber(seed):
         schedule=schedules.cosine(RATE, STEPS),
         clip_norm=1.0,
         rng=seed,
-        progress=False,
     )
     fresh, unseen = reber.strings(np.random.default_rng([seed, 2]), 500), unseen_strings(seed, 500, seen)
     for strings in (fresh, unseen):

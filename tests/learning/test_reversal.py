@@ -9,6 +9,7 @@ import gpulstm as gl
 from gpulstm import nn
 from gpulstm.training import Adam, schedules
 from tests.learning.reversal import END, LONGEST, START, Reverser, Writer, padded, sequences, task
+from tests.learning.training import fit
 
 STEPS = 1500
 
@@ -28,7 +29,7 @@ def trained(request):
     held_out = sequences(300, rng)
     inputs, targets = zip(*map(task, sequences(20_000, rng, without=held_out)), strict=True)
     model = Reverser(np.random.default_rng(seed))
-    gl.fit(
+    fit(
         model,
         nn.cross_entropy,
         (inputs, targets),
@@ -37,7 +38,6 @@ def trained(request):
         schedule=schedules.warmup_cosine(0.005, STEPS // 20, STEPS),
         clip_norm=1.0,
         rng=seed,
-        progress=False,
     )
     return Trained(model, Reverser(np.random.default_rng(seed)), held_out)
 

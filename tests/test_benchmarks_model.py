@@ -1,0 +1,62 @@
+"""benchmarks/model.py: what a step needs, counted by hand for one layer, and no bound above what was measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import model
+from gpulstm.cuda import planner
+
+ROOT = Path(__file__).resolve().parent.parent
+FORWARD, BACKWARD = planner.FORWARD, planner.BACKWARD
+
+
+def chosen(schedule: str, direction: str, batch: int, hidden: int, dtype: str = "float32") -> planner.Choice:
+    with planner.only(schedule):
+        return planner.choose(direction, batch, hidden, dtype, model.H200)
+
+
+def test_the_loop():
+    """H = 4, N = 2, by hand: 8 units, 16 weights of each gate."""
+    found = model.work(chosen("loop", FORWARD, 2, 4), FORWARD, 2, 4, "float32")
+    flops = 2 * 2 * 16 * 4  # multiply and add, sequences, rows, columns
+    # Gates in and out for the kernel and for the product, h, y and two cells; then the weights.
+    assert found == (flops, 8 * (8 + 8 + 2 + 2) * 4 + 64 * 4, 0, 2, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_persistent_schedule_keeps_the_weights(dtype):
+    size = 4 if dtype == "float32" else 2
+    for direction in (FORWARD, BACKWARD):
+        choice = chosen("persistent", direction, 32, 1024, dtype)
+        found = model.work(choice, direction, 32, 1024, dtype)
+        loop = model.work(chosen("loop", direction, 32, 1024, dtype), direction, 32, 1024, dtype)
+        assert found.flops == loop.flops and found.memory_bytes < loop.memory_bytes - 4 * 1024 * 1024 * size
+        assert found.crossing_bytes >= choice.blocks * 32 * 1024 * size
+        assert (found.launches, found.hand_overs) == (0, 1)
+
+
+def test_a_schedule_of_one_block_hands_nothing_over():
+    found = model.work(chosen("resident", FORWARD, 8, 64), FORWARD, 8, 64, "float32")
+    assert (found.crossing_bytes, found.launches, found.hand_overs) == (0, 0, 0)
+
+
+def test_no_bound_is_above_a_measured_time():
+    """benchmarks/results/notes.md, the best layouts: microseconds of a step forward and back."""
+    measured = {(256, 32): (2.0, 2.8), (512, 128): (9.7, 16.2), (1024, 1): (3.4, 4.3), (1024, 32): (8.5, 18.7)}
+    floors = model.Floors(model.FLOORS)
+    for (hidden, batch), times in measured.items():
+        for direction, time in zip((FORWARD, BACKWARD), times, strict=True):
+            choice = chosen("persistent", direction, batch, hidden)
+            bound = floors.bound(model.work(choice, direction, batch, hidden, "float32"), choice, "float32")
+            assert 0.02 * time < bound < time
+
+
+def test_the_command_prints_a_line_for_each_schedule():
+    command = [sys.executable, "benchmarks/model.py", "--hidden", "64", "--batch", "8"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    for schedule in ("loop", "resident", "persistent", "cluster", "graph"):
+        assert ran.stdout.count(f" {schedule} ") == 2
