@@ -72,6 +72,17 @@ def test_a_damaged_library_is_not_used(nothing_yet):
     assert plan().startswith("numpy: ")
 
 
+def test_without_a_home_numpy_does_the_work(nothing_yet, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("GPULSTM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(library.Path, "home", homeless)
+    assert library.load() is None and "no cache folder" in library.why_not() and "home directory" in library.why_not()
+    assert plan().startswith("numpy: ")
+
+
 def test_no_compiler(nothing_yet, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)

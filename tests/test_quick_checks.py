@@ -48,7 +48,7 @@ def changes(backend):
     narrow = {"x": "x must have the parameters' dtype", "w": "dtype", "h": "dtype"}
     return {
         "x float32": (lambda x, p, s: (x.astype("float32"), p, s), narrow["x"]),
-        "x integers": (lambda x, p, s: (x.astype("int32"), p, s), "dtype float32 or float64"),
+        "x integers": (lambda x, p, s: (x.astype("int32"), p, s), "dtype .*float32 or float64"),
         "x too wide": (lambda x, p, s: (x[..., :-1], p, s), "inputs = 4"),
         "x of 4 axes": (lambda x, p, s: (x[None], p, s), "x must have shape"),
         "x of 1 axis": (lambda x, p, s: (x[0, 0], p, s), "x must have shape"),

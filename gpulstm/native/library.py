@@ -89,8 +89,12 @@ def _loaded() -> tuple[Library | None, str]:
         raise RuntimeError(f"{SWITCH} must be 'numpy', 'native' or nothing, got {wanted!r}")
     if wanted == "numpy":
         return None, f"{SWITCH} is 'numpy'"
-    path = place()
-    if not path.exists():
+    try:
+        path = place()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # no home, or a folder that nobody may look into
+        return None, f"there is no cache folder to look for it in: {error}"
+    if not there:
         return None, "`python -m gpulstm.native` has not compiled it yet for this processor and this version"
     try:
         return Library(path), ""
