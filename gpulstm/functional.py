@@ -12,11 +12,7 @@ from . import array_api_stack, arrays, checkpoints, initialisers, plans, quick_c
 from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
-from .engines import (
-    cupy_engine,
-    native_engine,
-    numpy_engine,
-)
+from .engines import cupy_engine, native_engine, numpy_engine
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State
