@@ -32,5 +32,6 @@ def _on_cpu(call: Any) -> planner.Plan:
         return planner.both("numpy", "with options, and in layers that have projections, peepholes or layer norm")
     if call.engine() is native_engine:
         return planner.both("native", "compiled for this processor; what is too small for it goes through NumPy")
-    why = library.why_not() or f"the compiled one is for float32, not {arrays.dtype_name(call.x)}"
+    dtype = arrays.dtype_name(call.x)
+    why = library.why_not() if dtype == "float32" else f"the compiled one is for float32, not {dtype}"
     return planner.both("numpy", f"a matrix product and a few calls per step; {why}")

@@ -30,6 +30,7 @@ def plan(dtype: str = "float32", **options) -> str:
 
 def test_without_it_numpy_does_the_work_and_says_how_to_get_it(nothing_yet):
     assert plan().startswith("numpy: ") and "`python -m gpulstm.native` has not compiled it yet" in plan()
+    assert plan("float64").endswith("the compiled one is for float32, not float64"), "compiling it would not help"
     assert "NumPy engine; no compiled one: `python -m gpulstm.native`" in "\n".join(config.report())
 
 

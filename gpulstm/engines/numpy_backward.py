@@ -13,7 +13,7 @@ step.
 
 import numpy as np
 
-from .numpy_ragged import Ragged, times
+from .numpy_ragged import Ragged
 
 ELEMENTS_AT_ONCE = 32 * 1024  # gates: they and their factors take a quarter of a megabyte in float32
 
@@ -93,7 +93,7 @@ class _Loop:
             dy = dy.reshape(count, *rows, hidden)
         dh, new, *dcs = (x.reshape(*rows, hidden) for x in (self.dh, self.new, self.dc, self.dc_next))
         for_gates = [dc[..., None, :] for dc in dcs]
-        for t in times(count, not self.reverse):
+        for t in range(count)[:: 1 if self.reverse else -1]:
             dc, dc_next = dcs
             if self.ragged is not None:
                 self.ragged.before_gradient(first + t, dh.reshape(batch, hidden), dc.reshape(batch, hidden))

@@ -16,7 +16,7 @@ import numpy as np
 from ..parameters import Weights
 from . import cpu_window as window
 from . import windows
-from .numpy_ragged import Ragged, times
+from .numpy_ragged import Ragged
 
 ROWS_THAT_PAY = 32  # time steps times sequences from which on a laid-out copy of the weights is made up for
 TRANSPOSED_AT_ONCE = 64  # rows: their cache lines stay until the last column of them has been read
@@ -140,7 +140,7 @@ def training_steps(gates, product: Product, hiddens, cells, ragged: Ragged | Non
         first = steps if reverse else 0
         ragged.before_first_step(hiddens[first], cells[first])
     step = Step(batch, hiddens.shape[2], product)
-    step.run(times(steps, reverse), inputs, h, c, h[1:], c[1:], ragged, True)
+    step.run(range(steps)[order], inputs, h, c, h[1:], c[1:], ragged, True)
 
 
 def inference_steps(gates, product: Product, h, c, y, ragged: Ragged | None, reverse: bool) -> None:
@@ -153,7 +153,7 @@ def inference_steps(gates, product: Product, h, c, y, ragged: Ragged | None, rev
         ragged.before_first_step(h, c)
     cells = [_flat(c)] * steps
     step = Step(batch, h.shape[1], product)
-    step.run(times(steps, reverse), inputs, [_flat(h), *outputs], cells, outputs, cells, ragged, False)
+    step.run(range(steps)[order], inputs, [_flat(h), *outputs], cells, outputs, cells, ragged, False)
     last = y[0 if reverse else -1]
     if ragged is None:
         h[...] = last

@@ -5,7 +5,6 @@ operation, so what a sequence computes beyond its end hurts nobody. What is true
 where a sequence begins or ends, and afterwards.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -97,8 +96,3 @@ class Ragged:
         rows = self.short if self.reverse else self.rows_of_length.get(0, self.short[:0])
         for held, now in zip(self._held, (dh, dc), strict=True):
             now[rows] = held[rows]
-
-
-def times(steps: int, backwards: bool) -> Iterator[int]:
-    """Time steps in the order in which a loop visits them."""
-    return iter(range(steps - 1, -1, -1) if backwards else range(steps))
