@@ -20,6 +20,7 @@ class Answers(Turns):
     def __init__(self, threads: int) -> None:
         super().__init__(None, Cpu(), is_ours=False)
         torch.set_num_threads(threads)
+        self.references = checking.References()
 
     def number_of_threads(self) -> int:
         return torch.get_num_threads()
@@ -40,4 +41,4 @@ class Answers(Turns):
             with np.load(path) as file:
                 return {name: torch.from_numpy(file[name]) for name in file.files}
 
-        return checking.check(self.cell, self.device, results_of_ours, self.side)
+        return checking.check(self.cell, self.device, results_of_ours, self.side, self.references)

@@ -1,0 +1,147 @@
+"""The comparison with FlashRNN, through a module that computes what version 1.0.8 documents, with PyTorch on the CPU."""
+
+import dataclasses
+import importlib.util
+import sys
+import types
+
+import pytest
+import torch
+
+from benchmarks import compare
+from benchmarks.against_torch import checking, cpu, flashrnn, grid, racing, results, sides, table
+from benchmarks.against_torch.one_process import OneProcess
+
+CELL = grid.Cell("one-layer", "float32", 6, 3, 5)
+
+
+@dataclasses.dataclass
+class Config:
+    """The fields of FlashRNN's that are used here; its own layouts are the defaults."""
+
+    backend: str = "cuda_fused"
+    function: str = "lstm"
+    num_heads: int = -1
+    head_dim: int = -1
+    batch_size: int = 8
+    input_shape: str = "BTGHD"
+    output_shape: str = "SBTHD"
+    dtype: str = "bfloat16"
+
+
+def computed(Wx, R, b, states=None, function="lstm", config=None, backend="cuda_fused", dtype="bfloat16"):
+    """Letter by letter: B batch, T time, G gates i f z o, H heads, D and P new and previous units, S states h c."""
+    assert function == config.function == "lstm" and config.num_heads == Wx.shape[3] and config.head_dim == Wx.shape[4]
+    x = Wx.permute([config.input_shape.index(letter) for letter in "TBGHD"])
+    assert config.batch_size == x.shape[1] and getattr(torch, config.dtype) == x.dtype
+    if states is None:
+        h = c = x.new_zeros(x.shape[1], *x.shape[3:])
+    else:
+        h, c = states.permute([config.output_shape.index(letter) for letter in "TSBHD"])[0]
+    found = []
+    for step in x:
+        i, f, z, o = (step + torch.einsum("bhp,ghdp->bghd", h, R) + b).unbind(1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(z)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        found.append(torch.stack((h, c)))
+    of_all = torch.stack(found).permute(["TSBHD".index(letter) for letter in config.output_shape])
+    return of_all, of_all.narrow(config.output_shape.index("T"), len(found) - 1, 1)
+
+
+@pytest.fixture
+def module(monkeypatch):
+    module = types.ModuleType("flashrnn")
+    module.flashrnn, module.FlashRNNConfig = computed, Config
+    monkeypatch.setitem(sys.modules, "flashrnn", module)
+    monkeypatch.setattr(flashrnn, "STORAGE", ("float32", "float16", "bfloat16"))  # NumPy has no other
+    return module
+
+
+@pytest.fixture
+def contest(module):
+    return OneProcess(cpu.Cpu(), flashrnn.FlashRNN())
+
+
+def test_it_gives_what_pytorch_gives(module):
+    cell = dataclasses.replace(CELL, dtype="float32")
+    theirs = sides.TorchSide.of(cell, "cpu")
+    side = flashrnn.FlashRNN().side(cell, theirs)
+    errors = checking.relative_errors(side.results(), theirs.as_double().results())
+    assert len(errors) == 10 and max(errors.values()) < 1e-6
+    assert side.backend == "cuda_fused"
+
+
+def test_it_is_checked_and_timed_beside_the_others(contest):
+    record = racing.run(CELL, contest, seconds=0.001)
+    assert record["status"] == "timed", record
+    of = record["flashrnn"]
+    assert of["status"] == "timed" and of["backend"] == "cuda_fused" and max(of["errors"].values()) < 1e-5
+    for of_pass in results.PASSES:
+        assert of[of_pass]["ms"] > 0 and of[of_pass]["rounds"] == record["ours"][of_pass]["rounds"]
+    assert contest.about()["flashrnn"]["version"]
+
+
+@pytest.mark.parametrize(("off", "status"), [(1.05, "timed"), (1.2, "wrong")])
+def test_a_little_off_is_said_and_another_function_is_not_timed(contest, module, monkeypatch, off, status):
+    monkeypatch.setattr(module, "flashrnn", lambda Wx, R, *others, **more: computed(Wx, R * off, *others, **more))
+    record = racing.run(dataclasses.replace(CELL, hidden=12), contest, seconds=0.001)
+    assert record["status"] == "timed" and record["flashrnn"]["status"] == status, record["flashrnn"]
+    assert ("forward" in record["flashrnn"]) == (status == "timed")
+    said = "; FlashRNN's relative error is up to 0.0" if status == "timed" else "; **FlashRNN is wrong**: "
+    assert said in table._note(record)
+
+
+def test_what_does_not_compile_takes_the_other_backend_or_no_part(contest, module, monkeypatch):
+    def compile_only(*wanted):
+        def call(*arguments, config, **more):
+            if config.backend not in wanted:
+                raise ValueError("No solution of constraints for CUDA module\nand much more")
+            return computed(*arguments, config=config, **more)
+
+        monkeypatch.setattr(module, "flashrnn", call)
+
+    compile_only("cuda")
+    assert racing.run(CELL, contest, seconds=0.001)["flashrnn"]["backend"] == "cuda"
+    compile_only()
+    record = racing.run(CELL, contest, seconds=0.001)
+    assert record["status"] == "timed" and record["ours"]["forward"]["ms"] > 0
+    reason = "ValueError: No solution of constraints for CUDA module"
+    message = f"FlashRNN does not run: cuda_fused: {reason}; cuda: {reason}"
+    assert record["flashrnn"] == {"status": "not compared", "message": message}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"setting": "both-directions"}, "one layer in one direction"), ({"dtype": "tf32"}, "in float16 and bfloat16")],
+)
+def test_what_it_does_not_have_is_not_compared(module, monkeypatch, change, why):
+    monkeypatch.setattr(flashrnn, "STORAGE", ("float16", "bfloat16"))
+    with pytest.raises(flashrnn.TakesNoPart, match=why):
+        flashrnn.FlashRNN().side(dataclasses.replace(CELL, **change), None)
+
+
+def test_it_does_not_begin_to_compile_what_would_not_be_ready(module):
+    library = flashrnn.FlashRNN(seconds_left=lambda: 20.0)
+    library.slowest = 70.0
+    with pytest.raises(flashrnn.TakesNoPart, match="took 70 s before"):
+        library.side(CELL, None)
+
+
+def test_without_it_the_reason_is_in_the_file_and_on_the_page(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "flashrnn", None)
+    with pytest.raises(flashrnn.TakesNoPart, match="FlashRNN cannot be imported: ModuleNotFoundError") as refused:
+        flashrnn.FlashRNN()
+    monkeypatch.setattr("benchmarks.against_torch.gpu.Gpu", cpu.Cpu)
+    contest = compare._contest(compare._parser().parse_args(["--device", "gpu", "--flashrnn"]))
+    assert contest.about() == {"flashrnn": {"missing": str(refused.value)}}
+    assert compare._contest(compare._parser().parse_args([])).about() == {"flashrnn": {"missing": "it was not asked for"}}
+
+
+def test_the_real_one_where_it_is_installed():
+    """Its plain code, which needs no GPU, in the layouts of this adapter."""
+    if importlib.util.find_spec("flashrnn") is None:
+        pytest.skip("FlashRNN is not installed")
+    theirs = sides.TorchSide.of(CELL, "cpu")
+    side = flashrnn.FlashSide(flashrnn.FlashRNN().module, CELL, theirs, "vanilla")
+    errors = checking.relative_errors(side.results(), theirs.as_double().results())
+    assert max(errors.values()) < 1e-5
