@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import compare
-from benchmarks.against_torch import checking, cpu, flashrnn, grid, racing, results, sides, table
+from benchmarks.against_torch import checking, cpu, flashrnn, grid, machine, racing, results, sides, table
 from benchmarks.against_torch.one_process import OneProcess
 
 CELL = grid.Cell("one-layer", "float32", 6, 3, 5)
@@ -135,3 +135,31 @@ def test_without_it_the_reason_is_in_the_file_and_on_the_page(monkeypatch, tmp_p
     assert compare._contest(compare._parser().parse_args([])).about() == {
         "flashrnn": {"missing": "it was not asked for"}
     }
+
+
+def test_the_whole_command_as_on_a_gpu(contest, monkeypatch, tmp_path, capsys):
+    """With the CPU in the GPU's place: three libraries, the bound of an H200, and the figures that are judged."""
+    monkeypatch.setattr(machine, "gpu_state", lambda: {"name": "NVIDIA H200"})
+    monkeypatch.setattr(machine, "versions", lambda device: {"commit": "made up"})
+    arguments = ["--device", "gpu", "--setting", "one-layer,lengths", "--dtype", "float32", "--hidden", "8"]
+    arguments += ["--batch", "3", "--steps", "5", "--pass-seconds", "0.001", "--out", str(tmp_path)]
+    assert compare._run(compare._parser().parse_args(arguments), arguments, contest) == 0
+    document = results.read(tmp_path / "compare-gpu.json")
+    one, lengths = document["cells"]
+    assert one["flashrnn"]["status"] == "timed" and lengths["flashrnn"]["status"] == "not compared"
+    for record in (one, lengths):
+        assert 0 < record["bound"]["forward"]["ms"] < record["ours"]["forward"]["ms"] and record["seconds"] > 0
+    assert document["bound"]["gpu"] == "NVIDIA H200" and "version" in document["flashrnn"]
+    found = document["acceptance"]
+    assert found["complete"] and found["FlashRNN's time over ours"]["forward"]["compared"] == 1
+    page = (tmp_path / "compare-gpu.md").read_text(encoding="utf-8")
+    titles = "forward: ours | PyTorch | speed-up | over bound | FlashRNN | speed-up | forward + backward: ours"
+    assert titles in page and "- FlashRNN: " in page and "FlashRNN's times include the product of the input" in page
+    over = one["ours"]["forward"]["ms"] / one["bound"]["forward"]["ms"]
+    assert f"| {one['torch']['forward']['ms'] / one['ours']['forward']['ms']:.2f} | {over:.2f} |" in page
+    assert (tmp_path / "compare-gpu-float32-bound.svg").exists()
+    printed = capsys.readouterr().out
+    assert "outside of cuDNN's float16 window, forward: " in printed and "FlashRNN's time over ours: forward" in printed
+    with pytest.raises(SystemExit, match="--floors: no floors of NVIDIA H200"):
+        more = [*arguments, "--floors", str(tmp_path / "nothing.json")]
+        compare._run(compare._parser().parse_args(more), more, contest)
