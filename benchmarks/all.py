@@ -86,11 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit(f"--only must be of {names}; got {', '.join(unknown)}")
     chosen.out.mkdir(parents=True, exist_ok=True)
     before = _before(chosen)
+    ended = _records(before)  # read now: this run writes its own into the same place
     start, records = time.monotonic(), []
     for number, step in enumerate(steps):
         weights = sum(later.weight for later in steps[number:])
         left = 60 * chosen.minutes - (time.monotonic() - start)
-        record = _take_over(step, chosen, before) or _run(step, chosen, min(step.most, left * step.weight / weights))
+        record = _take_over(step, chosen, before, ended) or _run(
+            step, chosen, min(step.most, left * step.weight / weights)
+        )
         records.append(record)
         print(_line(record), flush=True)
         _write_summary(chosen, records, time.monotonic() - start)
@@ -120,13 +123,20 @@ def _before(chosen: argparse.Namespace) -> Path | None:
     return folder
 
 
-def _take_over(step: Step, chosen: argparse.Namespace, before: Path | None) -> dict[str, Any] | None:
-    """The record of a step that a run before has ended, with its files; None if it is to run."""
+def _records(before: Path | None) -> dict[str, dict[str, Any]]:
+    """Those of the run before, by name."""
     if before is None or not (before / "summary.json").exists():
-        return None
-    records = json.loads((before / "summary.json").read_text(encoding="utf-8"))["steps"]
-    record = next((record for record in records if record["name"] == step.name), None)
-    if record is None or record["status"] != "done" or record["left"]:
+        return {}
+    steps = json.loads((before / "summary.json").read_text(encoding="utf-8"))["steps"]
+    return {record["name"]: record for record in steps}
+
+
+def _take_over(
+    step: Step, chosen: argparse.Namespace, before: Path | None, ended: dict[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The record of a step that a run before has ended, with its files; None if it is to run."""
+    record = ended.get(step.name)
+    if before is None or record is None or record["status"] != "done" or record["left"]:
         return None
     if before != chosen.out:
         for path in before.glob(f"{step.name}*"):

@@ -72,6 +72,16 @@ class TestByHand:
         assert full.memory / 2 < half.memory < full.memory  # the weights are read all the same
 
 
+def test_random_lengths_need_about_half():
+    found = bounds.Bounds("NVIDIA H200", [H200])
+    full, half = (found.of(grid.Cell(setting, "float32", 512, 32, 128))["bound"] for setting in grid.SETTINGS[::3])
+    for of_pass in results.PASSES:
+        assert 0.4 < half[of_pass]["products_ms"] / full[of_pass]["products_ms"] < 0.65
+        assert half[of_pass]["hand_overs_ms"] == full[of_pass]["hand_overs_ms"]
+    lengths = grid.lengths(grid.Cell("lengths", "float32", 512, 32, 128), 0)
+    assert lengths[0] == 128 and 1 <= lengths.min() < lengths.max() == 128
+
+
 def test_no_cell_that_was_timed_is_below_its_bound():
     found = bounds.Bounds("NVIDIA H200", [H200])
     cells = results.read(RESULTS)["cells"]

@@ -1,4 +1,4 @@
-"""The comparison with FlashRNN, through a module that computes what version 1.0.8 documents, with PyTorch on the CPU."""
+"""The comparison with FlashRNN, through a module that computes as version 1.0.8 documents it, in PyTorch on the CPU."""
 
 import dataclasses
 import sys
@@ -119,10 +119,16 @@ def test_what_it_does_not_have_is_not_compared(module, monkeypatch, change, why)
 
 
 def test_it_does_not_begin_to_compile_what_would_not_be_ready(module):
-    library = flashrnn.FlashRNN(seconds_left=lambda: 20.0)
-    library.slowest = 70.0
-    with pytest.raises(flashrnn.TakesNoPart, match="took 70 s before"):
-        library.side(CELL, None)
+    library = flashrnn.FlashRNN(seconds_left=lambda: 130.0)
+    theirs = sides.TorchSide.of(CELL, "cpu")
+    assert library.side(CELL, theirs).backend == "cuda_fused"
+    library.slowest = 170.0  # one that took longer than expected
+    with pytest.raises(flashrnn.TakesNoPart, match="may take 170 s, which are not left"):
+        library.side(CELL, theirs)
+    library.seconds_left = lambda: 20.0
+    library.slowest = flashrnn.EXPECTED
+    with pytest.raises(flashrnn.TakesNoPart, match="may take 120 s"):
+        library.side(CELL, theirs)
 
 
 def test_without_it_the_reason_is_in_the_file_and_on_the_page(monkeypatch, tmp_path):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import results
+from . import grid, results
 from .grid import AXES, Cell, in_cudnn_window
 from .results import SHOWN
 
@@ -17,17 +17,20 @@ def acceptance(document: dict[str, Any]) -> dict[str, Any]:
     """Speed-ups of all cells, by dtype and by setting; the slower ones by name; and each line that is to hold."""
     cells = document["cells"]
     unreached = document.get("not_measured", [])
+    left = max(len(unreached), document["cells_left"])  # older files do not name them
     counts = {status: sum(cell["status"] == status for cell in cells) for status in results.STATUSES}
     found: dict[str, Any] = {
-        "cells": len(cells) + max(len(unreached), document["cells_left"]),
-        "counts": {status: count for status, count in counts.items() if count}
-        | {"not measured": max(len(unreached), document["cells_left"])},
+        "cells": len(cells) + left,
+        "counts": {status: count for status, count in counts.items() if count} | {"not measured": left},
         "all": means(cells),
         "by dtype": {dtype: means(members) for (dtype,), members in results.by(cells, "dtype").items()},
         "by setting": {setting: means(members) for (setting,), members in results.by(cells, "setting").items()},
         "slower": slower(cells),
         "largest error by dtype": _largest_errors(cells),
     }
+    whole = {str(cell) for cell in grid.cells(document["device"])}
+    other = len(whole - {results.name(cell) for cell in cells} - set(unreached))
+    found["not asked for"] = max(0, other - (left - len(unreached)))
     if document["device"] == "gpu":
         found["outside of cuDNN's float16 window"] = means([cell for cell in cells if not in_window(cell)])
     of_flashrnn = means(cells, lambda cell, of_pass: ratio_to(cell, of_pass, "flashrnn"))
@@ -73,8 +76,10 @@ def slower(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def texts(found: dict[str, Any]) -> list[str]:
     """For people: a line for each that is to hold, then the figures behind them."""
     counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items())
-    head = [f"{found['cells']} cells: {counts}"]
-    head += [_sentence(line, found["complete"]) for line in found["lines"]]
+    others = f"; {found['not asked for']} more of the grid were not asked for" if found["not asked for"] else ""
+    head = [f"{found['cells']} cells: {counts}{others}"]
+    of_what = " so far" if not found["complete"] else " for these cells" if others else ""
+    head += [_sentence(line, of_what) for line in found["lines"]]
     groups = [("over the grid", found["all"])]
     for axis in ("by dtype", "by setting"):
         groups += list(found[axis].items())
@@ -127,13 +132,12 @@ def _largest_errors(cells: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]
     return found
 
 
-def _sentence(line: dict[str, Any], complete: bool) -> str:
+def _sentence(line: dict[str, Any], of_what: str) -> str:
     if line["holds"] is None:
         return f"{line['what']}: nothing to compare, wanted {line['wanted']}"
     word = "holds" if line["holds"] else "DOES NOT HOLD"
-    so_far = "" if complete else " so far"
     found = f"{line['found']:.4g}" if isinstance(line["found"], float) else line["found"]
-    return f"{line['what']}: {found}, wanted {line['wanted']}, {word}{so_far}"
+    return f"{line['what']}: {found}, wanted {line['wanted']}, {word}{of_what}"
 
 
 def _means_text(of: dict[str, Any]) -> str:
