@@ -120,7 +120,7 @@ def _run(chosen: argparse.Namespace, arguments: list[str], contest: Any) -> int:
         record["seconds"] = round(time.perf_counter() - start, 2)
         budget.learn(cell, record["seconds"])
         left.remove(cell)
-        document["cells"].append(record)
+        document["cells"] = [of for of in document["cells"] if results.name(of) != str(cell)] + [record]
         document["seconds"] = round(spent + budget.spent(), 1)
         _write(path, document, left)
         print(f"[{number + 1}/{len(cells)}] {_line(cell, record)}", flush=True)
@@ -175,7 +175,7 @@ def _document(chosen: argparse.Namespace, arguments: list[str], contest: Any) ->
 def _take_over(document: dict[str, Any], before: dict[str, Any], of_cells: Any) -> None:
     """Cells of a run of the same code on the same hardware; figures of two machines do not go into one file."""
 
-    from benchmarks.against_torch import grid, results
+    from benchmarks.against_torch import grid
 
     def identity(of: dict[str, Any]) -> dict[str, Any]:
         machine = of["machine"]
@@ -189,7 +189,7 @@ def _take_over(document: dict[str, Any], before: dict[str, Any], of_cells: Any) 
         key = differing[0]
         raise SystemExit(f"--continue: the file is of another {key}, {theirs[key]}, and this is {ours[key]}")
     document |= {key: before[key] for key in ("date", "seconds")}
-    document["cells"] = [record for record in before["cells"] if not results.is_disturbed(record)]
+    document["cells"] = before["cells"]
     for record in document["cells"]:
         if "bound" not in record:  # floors were measured since then
             record |= of_cells.of(grid.Cell(*(record[axis] for axis in grid.AXES)))
@@ -198,14 +198,17 @@ def _take_over(document: dict[str, Any], before: dict[str, Any], of_cells: Any) 
 def _missing(cells: list, document: dict[str, Any]) -> list:
     from benchmarks.against_torch import results
 
-    done = {results.name(record) for record in document["cells"]}
+    # A disturbed one is measured again, and stays until then.
+    done = {results.name(record) for record in document["cells"] if not results.is_disturbed(record)}
     return [cell for cell in cells if str(cell) not in done]
 
 
 def _write(path: Path, document: dict[str, Any], left: list) -> None:
     from benchmarks.against_torch import acceptance, machine, results
 
-    document["cells_left"], document["not_measured"] = len(left), [str(cell) for cell in left]
+    there = {results.name(record) for record in document["cells"]}
+    document["not_measured"] = [str(cell) for cell in left if str(cell) not in there]
+    document["cells_left"] = len(document["not_measured"])
     document["summary"] = results.summary(document["cells"])
     document["acceptance"] = acceptance.acceptance(document)
     if document["device"] == "gpu":

@@ -14,7 +14,7 @@ import pytest
 
 import gpulstm as gl
 from benchmarks import compare
-from benchmarks.against_torch import budget, chart, checking, cpu, gpu, grid, racing, results, turns
+from benchmarks.against_torch import budget, chart, checking, cpu, gpu, grid, machine, racing, results, turns
 from benchmarks.against_torch.one_process import OneProcess
 from benchmarks.report import report
 
@@ -192,11 +192,36 @@ def test_a_disturbed_cell_is_marked_and_measured_again(contest, monkeypatch, tmp
     page = (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
     assert "**disturbed**: 0.7 cores were taken by others" in page and "Cells: 1 timed, 1 disturbed." in page
     assert "DISTURBED by 0.7 cores" in capsys.readouterr().out
+    assert run_here(contest, tmp_path, "--setting", "lengths", "--continue", "--seconds", "1e-9") == 0
+    document = read_strictly(tmp_path / "compare-cpu.json")  # there was no time to measure it again
+    assert [cell["cores_of_others"] for cell in document["cells"]] == [0.7] and document["not_measured"] == []
     monkeypatch.setattr(contest, "conditions", lambda: {"cores_of_others": 0.1})
     run_here(contest, tmp_path, "--setting", "lengths", "--continue")
     (cell,) = read_strictly(tmp_path / "compare-cpu.json")["cells"]
     assert cell["cores_of_others"] == 0.1
     assert "**disturbed" not in (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+
+
+def test_the_commit_is_that_of_the_code_and_not_of_the_results(monkeypatch, tmp_path):
+    def git(*arguments):
+        named = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(tmp_path), *named, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    results_file = tmp_path / "benchmarks" / "results" / "compare.json"
+    results_file.parent.mkdir(parents=True)
+    for path in (results_file, tmp_path / "code.py"):
+        path.write_text("1")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    assert machine.commit() == commit
+    results_file.write_text("2")
+    assert machine.commit() == commit
+    (tmp_path / "code.py").write_text("2")
+    assert machine.commit() == f"{commit}-dirty"
 
 
 def test_an_interrupted_write_leaves_the_old_file(monkeypatch, tmp_path):
