@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import model
-from benchmarks.against_torch import budget, checking, cpu, gpu, grid, results, sides, turns
+from benchmarks.against_torch import budget, cpu, gpu, grid, results, turns
 from tests.test_benchmarks_compare import Side
 
 H200 = model.FLOORS.with_name("compare-gpu.json")
@@ -137,18 +137,3 @@ def test_calls_that_memory_was_measured_in_have_warmed_up():
         side.prepare("forward")
         side.warm_up(seconds)
         assert sum(call[1] == "infer" for call in calls) == expected
-
-
-def test_the_reference_of_float32_is_that_of_tf32(monkeypatch):
-    made, right = [], checking._reference
-    monkeypatch.setattr(checking, "_reference", lambda cell, *others: made.append(cell.dtype) or right(cell, *others))
-    theirs = sides.TorchSide.of(grid.Cell("lengths", "float32", 6, 3, 5), "cpu")
-    references = checking.References()
-    for dtype in ("float32", "tf32", "float16", "float32"):
-        cell = grid.Cell("lengths", dtype, 6, 3, 5)
-        found, named = references.of(cell, cpu.Cpu(), theirs)
-        assert found["y"].dtype.is_floating_point and named == "torch.nn.LSTM in float64"
-    assert made == ["float32", "float16", "float32"]
-    monkeypatch.setattr(checking, "KEPT_BYTES", 0)
-    references.of(grid.Cell("lengths", "tf32", 6, 3, 5), cpu.Cpu(), theirs)
-    assert references.results == {}

@@ -27,6 +27,8 @@ def acceptance(document: dict[str, Any]) -> dict[str, Any]:
         "by setting": {setting: means(members) for (setting,), members in results.by(cells, "setting").items()},
         "slower": slower(cells),
         "largest error by dtype": _largest_errors(cells),
+        "cells run twice": sum("same_bits" in cell for cell in cells),
+        "other bits in a second run": sum(not cell.get("same_bits", True) for cell in cells),
     }
     whole = {str(cell) for cell in grid.cells(document["device"])}
     other = len(whole - {results.name(cell) for cell in cells} - set(unreached))
@@ -111,6 +113,10 @@ def _lines(device: str, found: dict[str, Any]) -> list[dict[str, Any]]:
         what = f"largest relative error, {dtype}"
         lines.append({"what": what, "wanted": f"<= {error['allowed']:g}", "found": error["found"],
                       "holds": error["holds"]})  # fmt: skip
+    if found["cells run twice"]:
+        count = found["other bits in a second run"]
+        lines.append({"what": "cells with other bits in a second run", "wanted": "0", "found": count,
+                      "holds": not count})  # fmt: skip
     return lines
 
 

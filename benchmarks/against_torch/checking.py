@@ -36,6 +36,15 @@ def wrong(errors: dict[str, float], dtype: str) -> list[str]:
     return [name for name, error in errors.items() if not error <= TOLERANCES[dtype]]
 
 
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether both have the same names, and each the same bytes; a NaN equals itself."""
+
+    def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+        return a.dtype == b.dtype and torch.equal(*(of.contiguous().view(torch.uint8) for of in (a, b)))
+
+    return first.keys() == second.keys() and all(equal(first[name], second[name]) for name in first)
+
+
 class References:
     """Results in float64, of the problem that was last asked for: float32 and TF32 cells have the same one."""
 
@@ -80,13 +89,15 @@ def check(
 ) -> dict[str, Any]:
     """The errors of our results, and of PyTorch's own beside them, against PyTorch in float64 on the same device.
 
-    ``others`` are the results of other libraries, which are asked for if ours are right. Whoever raises is not
-    compared. They may be up to `SAME_FUNCTION` off: one that keeps its cell states in 16 bits is further off than ours
-    may be, and a wrong one further yet.
+    ``ours`` is asked twice, to see whether it gives the same bits. ``others`` are the results of other libraries, which
+    are asked for if ours are right. Whoever raises is not compared. They may be up to `SAME_FUNCTION` off: one that
+    keeps its cell states in 16 bits is further off than ours may be, and a wrong one further yet.
     """
     reference, named = references.of(cell, device, theirs)
     device.allow_tf32(cell.dtype == "tf32")
-    errors = relative_errors(ours(), reference)
+    first = ours()
+    errors, repeats = relative_errors(first, reference), same_bits(first, ours())
+    del first
     of_torch = relative_errors(theirs.results(), reference)
     too_far = wrong(errors, cell.dtype)
     found = {
@@ -94,6 +105,7 @@ def check(
         "reference": named,
         "tolerance": TOLERANCES[cell.dtype],
         "errors": {name: rounded(error) for name, error in errors.items()},
+        "same_bits": repeats,
         "errors_of_torch": {name: rounded(error) for name, error in of_torch.items()},
         **({"wrong": too_far} if too_far else {}),
     }
