@@ -38,6 +38,7 @@ class Step(NamedTuple):
     script: str
     options: tuple[str, ...]
     weight: float  # its part of the time that is left, among the steps that are left
+    least: float = 0.0  # seconds, even if its part is less: what it does not need is the others' again
     most: float = float("inf")  # seconds
     has_seconds: bool = False  # takes --seconds, and ends by itself
     needs: str = "cupy"  # a module without which it is left out
@@ -54,9 +55,9 @@ LAYOUTS = (
 # Floors first: the comparison takes its bound from them. The comparison is what the others explain.
 STEPS = {
     "gpu": (
-        Step("floors", "floors.py", (), 1, most=120),
+        Step("floors", "floors.py", (), 1, least=60, most=120),
         Step("compare-gpu", "compare.py", ("--device", "gpu"), 8, has_seconds=True),
-        Step("first_call", "first_call.py", (), 1, most=300),
+        Step("first_call", "first_call.py", (), 1, least=60, most=300),
         Step("options", "options.py", (), 1, has_seconds=True),
         *(
             Step(
@@ -91,9 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     for number, step in enumerate(steps):
         weights = sum(later.weight for later in steps[number:])
         left = 60 * chosen.minutes - (time.monotonic() - start)
-        record = _take_over(step, chosen, before, ended) or _run(
-            step, chosen, min(step.most, left * step.weight / weights)
-        )
+        part = min(left, step.most, max(step.least, left * step.weight / weights))
+        record = _take_over(step, chosen, before, ended) or _run(step, chosen, part)
         records.append(record)
         print(_line(record), flush=True)
         _write_summary(chosen, records, time.monotonic() - start)

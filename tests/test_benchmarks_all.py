@@ -129,6 +129,17 @@ def test_time_is_given_by_weight_and_what_is_not_used_goes_to_the_next(steps):
     assert 120 - 45 - 8 < seconds[1] <= 120 - 0.2 * 120
 
 
+def test_a_step_has_its_least_as_long_as_it_is_there(steps):
+    more = {"has_seconds": True}
+    out = steps(one=(whole(), more | {"least": 50}), two=(whole(), more | {"least": 500}))
+    run(out)
+    seconds = []
+    for name in ("one", "two"):
+        arguments = json.loads((out / f"{name}.json").read_text())["arguments"]
+        seconds.append(float(arguments[arguments.index("--seconds") + 1]))
+    assert seconds[0] == pytest.approx(0.8 * 50, abs=1) and 40 <= seconds[1] <= 0.8 * 60
+
+
 def test_what_is_complete_is_not_run_again(steps, tmp_path):
     out = steps(part=(whole("[[64, 1]]"), {}), whole=(whole(), {}), bad=(BAD, {}))
     run(out)
