@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import files  # noqa: E402
 from benchmarks.gpu import Report  # noqa: E402 - the repository need not be installed
 
 PROCESSES = 3  # for each line that is measured in processes of its own
@@ -65,10 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
             report.fail(name, f"{type(error).__name__}: {error}")
         results["lines"] += report.lines
         results["failed"] += report.failed
+        files.write(chosen.out, results)
     results["machine"] = in_process("machine")
     results["seconds"] = round(time.monotonic() - start, 1)
-    if chosen.out:
-        chosen.out.write_text(json.dumps(results, indent=1) + "\n")
+    files.write(chosen.out, results)
     return 1 if results["failed"] else 0
 
 

@@ -7,8 +7,8 @@ benchmarks/README.md.
 """
 
 import argparse
-import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
+from benchmarks import files  # noqa: E402
 
 HIDDEN, BATCHES, STEPS, ROUNDS = (32, 64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 512, 7
 HOLD = 10_000_000  # cycles, some 5 ms: longer than a call takes on the CPU, but where a loop launches every step
@@ -44,26 +45,29 @@ def main() -> int:
     arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
     arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     arguments.add_argument("--steps", type=int, default=STEPS)
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     given = arguments.parse_args()
     import cupy
 
     from benchmarks.gpu import Gpu
 
-    gpu, rows = Gpu(), []
-    for hidden in given.hidden:
-        for batch in given.batch:
-            for row in measured(cupy, batch, hidden, given.steps, in_turn_on(gpu)):
-                rows.append(row)
-                print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
-                      "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
-                      "{forward_backward_ratio:5.2f}".format(**row), flush=True)  # fmt: skip
+    gpu, start = Gpu(), time.perf_counter()
+    rows: list[dict] = []
+    document = {"machine": gpu.machine(), "steps": given.steps, "left": [], "rows": rows}
+    for hidden, batch in ((hidden, batch) for hidden in given.hidden for batch in given.batch):
+        if time.perf_counter() - start > given.seconds:
+            document["left"].append([hidden, batch])
+            continue
+        for row in measured(cupy, batch, hidden, given.steps, in_turn_on(gpu)):
+            rows.append(row)
+            print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
+                  "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
+                  "{forward_backward_ratio:5.2f}".format(**row), flush=True)  # fmt: skip
+        files.write(given.out, document)
     dear = too_dear(rows)
     for row in dear:
         print("more than {} times the plain LSTM: H {hidden} N {batch} {option}".format(LIMIT, **row))
-    if given.out:
-        given.out.write_text(
-            json.dumps({"machine": gpu.machine(), "steps": given.steps, "rows": rows}, indent=1) + "\n"
-        )
+    files.write(given.out, document)
     return 1 if dear else 0
 
 
