@@ -1,9 +1,9 @@
 """Whether a layer with a projection runs as the plain layer that `gpulstm.engines.folded_projection` makes of it.
 
 Folded, it has every schedule of a plain layer, and in the loop one product and one kernel a step instead of two of
-each. In return its product is as large as a plain layer's, hidden / proj times what it would be. So the planner compares
-what both ways are predicted to take: folded, what it predicts of the plain layer; else the loop with two launches more
-and smaller products. No layer with a projection has been timed. Pure arithmetic: no GPU is needed to ask.
+each. In return its product is as large as a plain layer's, hidden / proj times what it would be. So the planner
+compares what both ways are predicted to take: folded, what it predicts of the plain layer; else the loop with two
+launches more and smaller products. No layer with a projection has been timed. Pure arithmetic: no GPU is needed to ask.
 """
 
 from collections.abc import Iterator

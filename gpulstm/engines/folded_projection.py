@@ -27,7 +27,7 @@ What acts on h between two steps cannot be folded: `obstacle` names it.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..masks import Draws
 from ..options import Options
@@ -74,6 +74,7 @@ class Folded:
     m: dict[Any, Any] = field(default_factory=dict)  # part -> (batch, hidden) after the stretches so far
     begun: dict[int, Any] = field(default_factory=dict)  # first time of a stretch -> the same before it, None for zeros
     dm: Any = None  # (batch, hidden) wide, before the stretches that the backward pass has come through
+    first: Any = None  # da (batch, 4*hidden) of each sequence's first step and h_0, collected from the stretches
     from_zeros: dict[Any, bool] = field(default_factory=dict)  # part -> whether its initial h is zero: `FoldedOnCpu`
 
 
@@ -83,7 +84,7 @@ class Saved(NamedTuple):
     run: Any  # of the plain engine
     m: Any  # (time, batch, hidden), zero where a sequence is over
     h_first: Any  # (batch, proj) what the first step's product read; zero where that is not in this stretch
-    ends: Ends
+    first: End | None
 
 
 @dataclass
@@ -93,7 +94,6 @@ class Gradient:
     folded: Folded
     projection: Any  # W_hr
     plain: Any  # the plain engine's
-    d_recurrent: Any  # (4*hidden, proj) wide: da[first] h_0^T
     d_projection: Any  # (proj, hidden) wide: sum of dy m^T
 
 
@@ -129,7 +129,7 @@ class FoldedEngine:
         all_m = self._room((*x.shape[:2], c.shape[1]), x)
         run = self.engine.forward(given, plain, m, c, all_m, _of_m(lane, c), lengths, **more)
         self._put_out(all_m, weights.projection, y, h, lane, lengths, ends)
-        return Saved(run, all_m, h_first, ends)
+        return Saved(run, all_m, h_first, ends.first)
 
     def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
         folded, part = self._folded(weights, lane), self._part(h)
@@ -142,11 +142,9 @@ class FoldedEngine:
         self._put_out(all_m, weights.projection, y, h, lane, left, ends)
 
     def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
-        folded, zeros = self._folded(weights, lane), self.engine.wide_zeros
-        projection: Any = weights.projection
+        folded, projection = self._folded(weights, lane), cast(Any, weights.projection)
         plain = self.engine.start_gradient(x, folded.plain, lane._replace(width=projection.shape[1]))
-        sums = zeros(weights.recurrent.shape, x), zeros(projection.shape, x)
-        return Gradient(folded, projection, plain, *sums)
+        return Gradient(folded, projection, plain, self.engine.wide_zeros(projection.shape, x))
 
     def backward(
         self,
@@ -162,15 +160,14 @@ class FoldedEngine:
         lengths,
         gradient: Gradient,
     ) -> None:
-        run, all_m, h_first, ends = saved
+        run, all_m, h_first, first = saved
         folded, projection = gradient.folded, weights.projection
-        of_h = self.engine.rounded(dh, x)  # in 16 bits as the caller gave it
         if folded.dm is None:
+            of_h = self.engine.rounded(dh, x)  # in 16 bits as the caller gave it
             folded.dm = self.engine.wide_zeros(dc.shape, x)
             self._multiply(of_h, projection, folded.dm)
-        if ends.last is not None:
-            of_last, m_last = self._inside(of_h, ends.last), self._at(all_m, ends.last)
-            self._multiply(of_last, m_last, gradient.d_projection, transpose_a=True, accumulate=True)
+            of_last = of_h if lengths is None else self._inside(of_h, End(None, lengths + lane.first_time > 0))
+            self._multiply(of_last, folded.m[None], gradient.d_projection, transpose_a=True, accumulate=True)
         dm = None
         if dy is not None:
             dy = dy if lengths is None else self.engine.without_padding(dy, lengths)  # its NaN times a zero in m is NaN
@@ -186,18 +183,24 @@ class FoldedEngine:
                 )
         plain = folded.plain
         self.engine.backward(run, x, plain, dm, folded.dm, dc, dx, add_to_dx, _of_m(lane, dc), lengths, gradient.plain)
-        if ends.first is not None:
-            da = self._at(run.gates, ends.first)
-            self._multiply(da, h_first, gradient.d_recurrent, transpose_a=True, accumulate=True)
+        if first is not None:
+            da = self._inside(self._at(run.gates, first), first)
             of_first = self.engine.wide_zeros(dh.shape, x)
             self._multiply(da, folded.recurrent, of_first)
-            self._assign_inside(dh, of_first, ends.first)
+            self._assign_inside(dh, of_first, first)
+            if folded.first is None:
+                folded.first = da, h_first
+            else:
+                for all_of_them, found in zip(folded.first, (da, h_first), strict=True):
+                    self._assign_inside(all_of_them, found, first)
         self._give_back(all_m, dm)
 
     def finish_gradient(self, gradient: Gradient, lane: Lane) -> Weights:
-        folded, d_recurrent, d_projection = gradient.folded, gradient.d_recurrent, gradient.d_projection
+        folded, d_projection = gradient.folded, gradient.d_projection
         found = self.engine.finish_gradient(gradient.plain, lane._replace(width=gradient.projection.shape[1]))
         recurrent, projection = self._wide(folded.recurrent), self._wide(gradient.projection)
+        d_recurrent = self.engine.wide_zeros(folded.recurrent.shape, folded.recurrent)
+        self._multiply(*folded.first, d_recurrent, transpose_a=True)
         self._multiply_exactly(found.recurrent, projection, d_recurrent, transpose_b=True, accumulate=True)
         self._multiply_exactly(recurrent, found.recurrent, d_projection, transpose_a=True, accumulate=True)
         return found._replace(recurrent=self._dropped(d_recurrent, lane), projection=d_projection)
