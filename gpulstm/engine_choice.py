@@ -43,7 +43,7 @@ def folds(layout: Layout, x: Array, draws: Draws, *, backward: bool) -> bool:
             return False
         from .engines import folded_on_cpu
 
-        return bool(folding.is_forced()) or folded_on_cpu.pays(x, layout.hidden_size, layout.proj_size)
+        return bool(folding.is_forced()) or folded_on_cpu.pays(x, layout.hidden_size, backward=backward)
     return folding.pays(folded_layer(layout, x, draws), cupy_one_launch.current_device(), backward=backward)
 
 

@@ -35,18 +35,14 @@ def _on_gpu(call: Any) -> planner.Plan:
 
 def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.Plan:
     """The plan of training, or of inference, for a layer with a projection."""
-    layout, draws, steps = call.layout, call.draws, call.x.shape[0]
+    layout, draws = call.layout, call.draws
     layer = engine_choice.folded_layer(layout, call.x, draws)
     if engine_choice.folds(layout, call.x, draws, backward=backward):
         asked = layer.batch, layer.hidden, layer.arithmetic, device, layer.not_held, layer.not_plain
         return planner.Plan(*(_named(choice) for choice in planner.plan(*asked)[:2]))
     of_step = draws.options.of_step(training=draws.training)
     why = obstacle(of_step, layer_norm=layout.layer_norm)
-    why = (
-        f"{why} acts on h between two steps"
-        if why
-        else f"weight_hr folded into weight_hh takes longer in {steps} steps"
-    )
+    why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
     not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=why)
     return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, "options")
 

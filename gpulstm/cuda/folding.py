@@ -16,7 +16,7 @@ from .planner import BACKWARD, FORWARD, Device
 
 LAUNCH = 7.0  # microseconds of the CPU, measured as 6 to 8
 TERAFLOPS = 51.0  # of large products in float32, as measured
-MORE_LAUNCHES = {FORWARD: 3, BACKWARD: 6}  # of a call for what is folded, beyond those that both ways have
+MORE_LAUNCHES = {FORWARD: 8, BACKWARD: 12}  # products, copies and kernels of a folded call beyond the other's, counted
 
 _forced: ContextVar[bool | None] = ContextVar("folding", default=None)
 

@@ -13,16 +13,27 @@ from ..masks import Draws
 from ..parameters import Weights
 from . import Lane, native_engine, native_memory, numpy_engine
 from .folded_projection import End, Ends, Folded, FoldedEngine
+from .native_product import product
+
+FEWEST_STEPS = 16  # that make up for W', and for laying it out
 
 
-def pays(x, hidden: int, proj: int) -> bool:
-    """Whether x (time, batch, inputs) is run faster so than step by step."""
-    return False
+def pays(x, hidden: int, *, backward: bool) -> bool:
+    """Whether x (time, batch, inputs) goes through the layer faster so than step by step.
+
+    Within these limits it was faster by a sixth at least wherever it was measured: benchmarks/results/notes.md.
+    """
+    steps, batch, _ = x.shape
+    if steps < FEWEST_STEPS:
+        return False
+    if native_engine.takes(x) and (hidden <= 256 or hidden <= 512 and steps >= 2 * FEWEST_STEPS):
+        return True
+    return batch <= 32 if backward else batch <= 8 and hidden <= 256 and x.dtype == np.float32
 
 
 def folded_engine(x, draws: Draws) -> FoldedEngine:
     """Over the compiled engine where it takes x (time, batch, inputs)."""
-    return FoldedOnCpu(native_engine if native_engine.takes(x) else numpy_engine, draws, len(x))
+    return FoldedAndCompiled(draws, len(x)) if native_engine.takes(x) else FoldedOnCpu(numpy_engine, draws, len(x))
 
 
 class FoldedOnCpu(FoldedEngine):
@@ -67,11 +78,10 @@ class FoldedOnCpu(FoldedEngine):
         return End(last * len(left) + np.arange(len(left)), (left > 0) & (left <= steps))
 
     def _room(self, shape: tuple[int, ...], like) -> np.ndarray:
-        return native_memory.take(shape) if self.engine is native_engine else np.empty(shape, like.dtype)
+        return np.empty(shape, like.dtype)
 
     def _give_back(self, *arrays) -> None:
-        if self.engine is native_engine:
-            native_memory.give_back(*(array for array in arrays if array is not None))
+        """The system takes what nobody holds."""
 
     def _dropped(self, recurrent, lane: Lane) -> np.ndarray:
         mask = self.draws.weight(lane.stream, recurrent.shape, recurrent)
@@ -94,10 +104,14 @@ class FoldedOnCpu(FoldedEngine):
         return y[:, :, lane.columns]
 
     def _project(self, m, projection, y, lane: Lane, left) -> None:
-        found = m.reshape(-1, m.shape[2]) @ projection.T
-        y[:, :, lane.columns] = found.reshape(*m.shape[:2], -1)
+        out = y[:, :, lane.columns]
+        self._put(m, projection, out)
         if left is not None:  # zeros, whatever stands in the weights
-            y[:, :, lane.columns][np.arange(len(y))[:, None] >= left] = 0
+            out[np.arange(len(y))[:, None] >= left] = 0
+
+    def _put(self, m, projection, out) -> None:
+        """out = m W_hr^T, where out may be some columns of y."""
+        out[...] = (m.reshape(-1, m.shape[2]) @ projection.T).reshape(out.shape)
 
     def _at(self, a, end: End) -> np.ndarray:
         return a.reshape(-1, a.shape[-1])[end.rows]
@@ -107,3 +121,24 @@ class FoldedOnCpu(FoldedEngine):
 
     def _assign_inside(self, state, values, end: End) -> None:
         state[...] = values if end.inside is None else np.where(end.inside[:, None], values, state)
+
+
+class FoldedAndCompiled(FoldedOnCpu):
+    """Over the compiled engine, with its own products, in memory that it keeps."""
+
+    def __init__(self, draws: Draws, steps: int) -> None:
+        super().__init__(native_engine, draws, steps)
+
+    def _multiply(self, a, b, out, **how: bool) -> None:
+        product(a, b, out, **how)
+
+    _multiply_exactly = _multiply
+
+    def _put(self, m, projection, out) -> None:
+        product(m, projection, out, transpose_b=True)
+
+    def _room(self, shape: tuple[int, ...], like) -> np.ndarray:
+        return native_memory.take(shape)
+
+    def _give_back(self, *arrays) -> None:
+        native_memory.give_back(*(array for array in arrays if array is not None))
