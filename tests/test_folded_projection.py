@@ -18,7 +18,7 @@ from gpulstm import engines
 from gpulstm.cuda import folding, planner
 from gpulstm.engines import cupy_engine, cupy_graph, numpy_engine
 from gpulstm.functional import lstm_inference
-from tests import backends, half_cases, native_library, variant_cases
+from tests import backends, half_cases, variant_cases
 from tests.backends import NUMPY, Backend
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.problems import assert_same_bits
@@ -77,17 +77,17 @@ class TestAgainstTheEquations:
         expected = variant_cases.expected_alone("proj_size")
         check_variant(variant_cases.alone("proj_size"), expected, backend, dtype, TOLERANCE_ALONE[dtype])
 
-    @pytest.mark.parametrize("number", range(20))
+    @pytest.mark.parametrize("number", range(12))
     def test_with_other_options(self, backend, number):
         seeds = UNDER_NUMPY if backend.name == NUMPY else PROJECTED
-        seed = seeds[number * len(seeds) // 20]
+        seed = seeds[number * len(seeds) // 12]
         given, expected = variant_cases.combination(seed), variant_cases.expected_combination(seed)
         check_variant(given, expected, backend, "float64", TOLERANCE["float64"])
 
     def test_against_finite_differences(self, backend):
-        check_directions(backend, variant_cases.alone("proj_size"), 1)
-        seeds = UNDER_NUMPY if backend.name == NUMPY else PROJECTED
-        check_directions(backend, variant_cases.combination(seeds[0]), 2)
+        check_directions(backend, variant_cases.alone("proj_size", layers=1), 1)
+        if backend.name == NUMPY:
+            check_directions(backend, variant_cases.combination(UNDER_NUMPY[0]), 2)
 
     def test_there_are_cases_of_every_kind(self):
         assert len(PROJECTED) >= 40 and len(UNDER_NUMPY) >= 4
@@ -143,6 +143,7 @@ MORE = {
     "zoneout of c": {"zoneout": (0.0, 0.3)},
     "dropout of the candidate": {"recurrent_dropout": 0.3, "recurrent_dropout_on": "candidate"},
 }
+MORE["together"] = {k: v for name in list(MORE)[2:] for k, v in MORE[name].items()}
 
 
 class TestSchedules:
@@ -150,8 +151,10 @@ class TestSchedules:
 
     BACKENDS = backends.KERNELS
 
-    @pytest.mark.parametrize("schedule", ["resident", "persistent"])
-    @pytest.mark.parametrize("name", MORE)
+    @pytest.mark.parametrize(
+        ("schedule", "name"),
+        [*(("resident", name) for name in MORE), *(("persistent", n) for n in ("alone", "together"))],
+    )
     def test_in_one_launch(self, backend, name, schedule):
         given = usual(bidirectional=True, **MORE[name])
         with scheduled(backend, schedule, 5), folding.forced(False):  # there is no other way, forced or not
@@ -253,8 +256,8 @@ class TestStretches:
     def test_in_any_order_and_with_a_late_block(self, backend):
         if backend.name != backends.CUPY_ON_CPU:
             return
-        given, found = usual(steps=4, lengths=(4, 0, 3, 1, 2), reverse=True), []
-        for settings in ({}, {}, {"late_block": 1}, {"thread_order": "random", "seed": 1}):
+        given, found = usual(steps=3, lengths=(3, 0, 2, 1, 2), reverse=True), []
+        for settings in ({}, {"late_block": 1}, {"thread_order": "random", "seed": 1}):
             with cupy_on_cpu(**settings) as cupy, scheduled(backend, "persistent", 5):
                 found.append(train(Backend(backends.CUPY_ON_CPU, cupy), given, "float32"))
         for other in found[1:]:
@@ -305,31 +308,6 @@ class TestNotANumber:
             np.testing.assert_array_equal(found[key][:, [0, 2]], wanted[key][:, [0, 2]], err_msg=key)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("native")
-
-
-class TestCompiled:
-    """Over the LSTM compiled for the CPU."""
-
-    @pytest.fixture
-    def native(self, folder):
-        with native_library.compiled(folder) as loaded:
-            loaded.threads = 2
-            yield loaded
-
-    @pytest.mark.parametrize("sizes", [{"bidirectional": True}, {"lengths": None, "reverse": True, "state": False}])
-    def test_all_results(self, native, sizes):
-        given = usual(num_layers=2, weight_drop=0.2, **sizes)
-        for run in RUNS:
-            check(Backend(NUMPY, np), given, run, "float32")
-
-    def test_the_same_bits_with_checkpoints_and_in_tiles(self, native, monkeypatch):
-        monkeypatch.setattr(engines, "WINDOW", 2)
-        TestStretches().test_checkpoints(Backend(NUMPY, np), {"bidirectional": True}, monkeypatch)
-
-
 class TestWhatIsLaunched:
     BACKENDS = (backends.CUPY_ON_CPU,)
 
@@ -364,7 +342,7 @@ class TestWhatIsLaunched:
         assert backend.xp.on_cpu.launches["lstm_resident_forward"] == 1
 
 
-def test_a_single_step_in_16_bits(request):
+def test_a_single_step_in_16_bits():
     with cupy_on_cpu() as cupy:
         given = usual(steps=1, lengths=None)
         lstm = gl.LSTM(4, 20, proj_size=7, dtype="float16", xp=cupy, rng=0)
