@@ -3,7 +3,8 @@
 The time steps run in one launch where `gpulstm.cuda.planner` says so (`gpulstm.engines.cupy_one_launch_options`), else
 in a loop. Its kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They
 are the same for all options but layer norm: the others are launch arguments. A step is one product and one kernel,
-forward and backward, and with a projection one more of each. See `gpulstm.engines` for what each function takes.
+forward and backward, and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
+See `gpulstm.engines` for what each function takes.
 """
 
 from typing import Any, NamedTuple

@@ -21,7 +21,7 @@ FEWEST_STEPS = 16  # that make up for W', and for laying it out
 def pays(x, hidden: int, *, backward: bool) -> bool:
     """Whether x (time, batch, inputs) goes through the layer faster so than step by step.
 
-    Within these limits it was faster by a sixth at least wherever it was measured: benchmarks/results/notes.md.
+    Within these limits it was faster by a seventh at least wherever it was measured: benchmarks/results/notes.md.
     """
     steps, batch, _ = x.shape
     if steps < FEWEST_STEPS:
