@@ -9,6 +9,7 @@ launches more and smaller products. No layer with a projection has been timed. P
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import NamedTuple
 
 from . import half_layouts, planner
@@ -53,12 +54,14 @@ def pays(layer: Layer, device: Device, *, backward: bool) -> bool:
     if layer.arithmetic in half_layouts.DTYPES or "loop" not in planner.allowed():
         return True  # there is no other way
     found = _forced.get()
-    if found is None:
-        passes = (FORWARD, BACKWARD) if backward else (FORWARD,)
-        found = sum(folded_microseconds(each, layer, device) for each in passes) < sum(
-            loop_microseconds(each, layer) for each in passes
-        )
-    return found
+    return _predicted_to_pay(layer, device, backward, planner.allowed()) if found is None else found
+
+
+@lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
+def _predicted_to_pay(layer: Layer, device: Device, backward: bool, allowed: tuple[str, ...]) -> bool:
+    passes = (FORWARD, BACKWARD) if backward else (FORWARD,)
+    folded = sum(folded_microseconds(each, layer, device) for each in passes)
+    return folded < sum(loop_microseconds(each, layer) for each in passes)
 
 
 def folded_microseconds(direction: str, layer: Layer, device: Device) -> float:
