@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
 from benchmarks import files  # noqa: E402
+from gpulstm.cuda import folding  # noqa: E402
 
 HIDDEN, BATCHES, STEPS, ROUNDS = (32, 64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 512, 7
 HOLD = 10_000_000  # cycles, some 5 ms: longer than a call takes on the CPU, but where a loop launches every step
-PLAIN = "plain"
+PLAIN, NOT_FOLDED = "plain", "projection, not folded"
 OPTIONS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "recurrent dropout": {"recurrent_dropout": 0.3},
@@ -33,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "peephole": {"peephole": True},
     "coupled": {"coupled": True},
     "projection": {"proj_size": 16},
+    NOT_FOLDED: {"proj_size": 16},  # two products and two kernels a step, to compare with
     "layer norm": {"layer_norm": True},
 }
 LIMITED, LIMIT = ("recurrent dropout", "recurrent dropout of the candidate", "zoneout"), 1.1
@@ -78,11 +81,11 @@ def measured(cupy: Any, batch: int, hidden: int, steps: int, in_turn: Callable) 
     layers = {name: gl.LSTM(hidden, hidden, **made, xp=cupy, rng=0) for name, made in OPTIONS.items()}
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
-        calls = [lambda lstm=lstm, call=call: call(lstm, x, dy) for lstm in layers.values()]
+        calls = [partial(_folded_or_not, name, call, lstm, x, dy) for name, lstm in layers.items()]
         seconds[each] = dict(zip(layers, in_turn(calls), strict=True))
     for name, lstm in layers.items():
         row = {"hidden": hidden, "batch": batch, "option": name}
-        row["schedules"] = " and ".join(choice.schedule for choice in lstm.plan(x))
+        row["schedules"] = " and ".join(choice.schedule for choice in _folded_or_not(name, lstm.plan, x)[:2])
         for each in PASSES:
             row[f"{each}_us"] = seconds[each][name] / steps * 1e6
             row[f"{each}_ratio"] = seconds[each][name] / seconds[each][PLAIN]
@@ -116,6 +119,12 @@ def in_turn_on(gpu: Any) -> Callable:
         return [float(np.median(times)) for times in found]
 
     return in_turn
+
+
+def _folded_or_not(name: str, call: Callable, *arguments: Any) -> Any:
+    """``call(*arguments)`` as the planner likes it, but for what is to go through the loop."""
+    with folding.forced(False if name == NOT_FOLDED else None):
+        return call(*arguments)
 
 
 def _forward(lstm: gl.LSTM, x: Any, dy: Any) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from . import array_api_stack, arrays, checkpoints, initialisers, plans, quick_checks, stack
+from . import array_api_stack, arrays, checkpoints, engine_choice, initialisers, plans, quick_checks, stack
 from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
-from .engines import cupy_engine, native_engine, numpy_engine
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State
@@ -44,13 +43,13 @@ class _Call(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether every step is the plain LSTM's."""
-        return self.layout.is_plain and self.draws.options.plain_steps[self.draws.training]
+        return engine_choice.is_plain(self.layout, self.draws)
 
-    def engine(self) -> Any:
+    def engine(self, *, backward: bool) -> Any:
         """The in-place engine for x's library, or None: then the equations run as they stand."""
         if not (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)):
             return None
-        return _plain_engine(self.x, self.draws) if self.is_plain else _variant_engine(self.x, self.draws)
+        return engine_choice.engine_for(self.layout, self.x, self.draws, backward=backward)
 
     @property
     def is_empty(self) -> bool:
@@ -117,7 +116,7 @@ def forward(
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
-        elif (engine := call.engine()) is None:
+        elif (engine := call.engine(backward=True)) is None:
             y, final, saved = array_api_stack.forward(
                 call.layout,
                 weights,
@@ -167,7 +166,7 @@ def inference(
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
-        elif (engine := call.engine()) is None:
+        elif (engine := call.engine(backward=False)) is None:
             y, final, _ = array_api_stack.forward(
                 call.layout, weights, call.x, call.initial, call.lengths, call.draws, call.is_plain, keep=False
             )
@@ -230,7 +229,7 @@ def _check(
     inward = _inward(x, batched, batch_first)
     steps = None if lengths is None else lengths_module.checked(lengths, inward, batched=batched)
     call = _Call(layout, inward, initial, steps, batched, draws)
-    if not call.is_plain:
+    if not engine_choice.is_plain_but_projected(layout, draws):
         refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
     return call
 
@@ -262,10 +261,10 @@ def _check_closely(
 
 
 def refuse_half(on_cupy: bool, dtype: str) -> None:
-    """Raises TypeError for an LSTM that is not plain on CuPy arrays of 16 bits."""
+    """Raises TypeError for options on CuPy arrays of 16 bits."""
     if on_cupy and dtype in arrays.HALF_DTYPES:
         raise TypeError(
-            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with options, projections, peepholes or layer norm on "
+            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with options, peepholes or layer norm on "
             f"CuPy arrays, got {dtype}; {arrays.WHERE_HALF}"
         )
 
@@ -336,22 +335,6 @@ def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, 
             array = _with_batch(f"dstate.{part}", array, cache.layout, batch, cache.batched)
         parts.append(array)
     return dy, (parts[0], parts[1])
-
-
-def _plain_engine(x: Array, draws: Draws) -> Any:
-    if arrays.is_numpy(x):
-        return native_engine if native_engine.takes(x) else numpy_engine
-    return cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine
-
-
-def _variant_engine(x: Array, draws: Draws) -> Any:
-    if arrays.is_numpy(x):
-        from .engines.numpy_variant_engine import NumpyVariantEngine
-
-        return NumpyVariantEngine(draws)
-    from .engines.cupy_variant_engine import CupyVariantEngine
-
-    return CupyVariantEngine(draws)
 
 
 def _inward(x: Array, batched: bool, batch_first: bool) -> Array:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from . import arrays
+from . import arrays, engine_choice
 from .cuda import planner
 from .engines import cupy_engine, cupy_graph, cupy_one_launch, cupy_one_launch_options, native_engine
+from .engines.folded_projection import obstacle
 from .native import library
 
 
@@ -12,26 +13,51 @@ def of(call: Any) -> planner.Plan:
     """The plan of `gpulstm.functional`'s checked call."""
     if arrays.is_numpy(call.x):
         return _on_cpu(call)
-    if call.engine() is None:
+    if not arrays.is_cupy(call.x):
         reason = f"{arrays.library(call.x)}'s own operations, so that its autograd and jit apply"
         return planner.both("equations", reason)
-    layout, options = call.layout, call.draws.options
+    with arrays.on_device_of(call.x):
+        return cupy_graph.explained(_on_gpu(call))
+
+
+def _on_gpu(call: Any) -> planner.Plan:
+    layout, options, device = call.layout, call.draws.options, cupy_one_launch.current_device()
+    steps, batch, _ = call.x.shape
+    if layout.proj_size:
+        training, inference = (_projected(call, device, backward=backward) for backward in (True, False))
+        return planner.Plan(training.forward, training.backward, inference.forward)
     of_step = options.of_step(training=call.draws.training)
-    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
+    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm)
     not_plain = cupy_engine.BESIDE_PLAIN[options.tf32] if call.is_plain else "options"
     arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
-    steps, batch, _ = call.x.shape
-    with arrays.on_device_of(call.x):
-        device = cupy_one_launch.current_device()
-        found = planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
-        return cupy_graph.explained(found)
+    return planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
+
+
+def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.Plan:
+    """The plan of training, or of inference, for a layer with a projection."""
+    layout, draws = call.layout, call.draws
+    layer = engine_choice.folded_layer(layout, call.x, draws)
+    if engine_choice.folds(layout, call.x, draws, backward=backward):
+        asked = layer.batch, layer.hidden, layer.arithmetic, device, layer.not_held, layer.not_plain
+        return planner.Plan(*(_named(choice) for choice in planner.plan(*asked)[:2]))
+    of_step = draws.options.of_step(training=draws.training)
+    why = obstacle(of_step, layer_norm=layout.layer_norm)
+    why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
+    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=why)
+    return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, "options")
+
+
+def _named(choice: planner.Choice) -> planner.Choice:
+    return choice._replace(reason=f"{choice.reason}; weight_hr is folded into weight_hh")
 
 
 def _on_cpu(call: Any) -> planner.Plan:
-    if not call.is_plain:
+    folded = engine_choice.folds(call.layout, call.x, call.draws, backward=True)
+    if not (call.is_plain or folded):
         return planner.both("numpy", "with options, and in layers that have projections, peepholes or layer norm")
-    if call.engine() is native_engine:
-        return planner.both("native", "compiled for this processor; what is too small for it goes through NumPy")
+    also = "; weight_hr is folded into weight_hh" if folded else ""
+    if native_engine.takes(call.x):
+        return planner.both("native", f"compiled for this processor; what is too small for it goes through NumPy{also}")
     dtype = arrays.dtype_name(call.x)
     why = library.why_not() if dtype == "float32" else f"the compiled one is for float32, not {dtype}"
-    return planner.both("numpy", f"a matrix product and a few calls per step; {why}")
+    return planner.both("numpy", f"a matrix product and a few calls per step; {why}{also}")

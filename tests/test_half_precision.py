@@ -299,7 +299,7 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         "options",
-        [{"zoneout": 0.1}, {"peephole": True}, {"proj_size": 2}, {"layer_norm": True}, {"recurrent_dropout": 0.1}],
+        [{"zoneout": 0.1}, {"peephole": True, "proj_size": 2}, {"layer_norm": True}, {"recurrent_dropout": 0.1}],
         ids=str,
     )
     def test_layers_that_are_not_plain(self, backend, dtype, options):

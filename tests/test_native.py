@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
+from gpulstm import engines
+from gpulstm.cuda import folding
 from gpulstm.engines import native_engine
-from tests import backends, native_library
+from gpulstm.engines.native_product import product
+from tests import backends, native_library, variant_kernel_cases
 from tests.backends import Backend
 from tests.problems import Problem, assert_same_bits, infer, problem, solve
 from tests.schedule_cases import TOLERANCE, lengths_for, small_problem
@@ -200,6 +203,77 @@ def test_too_small_a_call_goes_through_numpy(native):
         assert calls == {}
         lstm(np.ones((native_engine.ROWS_THAT_PAY, 1, 3), "float32"))
     assert calls == {"forward": 1}
+
+
+class TestProduct:
+    """Matrix products by the compiled LSTM's threads, with which projections are folded."""
+
+    @pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 65, 33), (130, 17, 400), (97, 8, 5)], ids=str)
+    @pytest.mark.parametrize("transpose_a", [False, True])
+    @pytest.mark.parametrize("transpose_b", [False, True])
+    def test_by_value(self, native, sizes, transpose_a, transpose_b):
+        rng = np.random.default_rng(sum(sizes))
+        rows, columns, depth = sizes
+        a, b, before = (rng.normal(size=s).astype("f4") for s in ((rows, depth), (depth, columns), (rows, columns)))
+        how = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+        taken = [np.ascontiguousarray(m.T) if turned else m for m, turned in ((a, transpose_a), (b, transpose_b))]
+        found = []
+        for threads in (1, 2, 3):
+            native.threads = threads
+            out, added = np.full((rows, columns), np.nan, "f4"), before.copy()
+            product(*taken, out, **how)
+            product(*taken, added, **how, accumulate=True)
+            found.append({"out": out, "added": added})
+        exact = a.astype("f8") @ b
+        np.testing.assert_allclose(found[0]["out"], exact, rtol=0, atol=1e-6 * depth)
+        np.testing.assert_allclose(found[0]["added"], exact + before, rtol=0, atol=1e-6 * depth)
+        for other in found[1:]:
+            assert_same_bits(other, found[0])
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_of_some_columns(self, native, batch):
+        rng = np.random.default_rng(0)
+        m, weight, y = (rng.normal(size=s).astype("f4") for s in ((5, batch, 9), (4, 9), (5, batch, 8)))
+        before, found = y.copy(), np.zeros((4, 9), "f4")
+        product(y[:, :, 4:], m, found, transpose_a=True)
+        np.testing.assert_allclose(found, y[:, :, 4:].reshape(-1, 4).T @ m.reshape(-1, 9), rtol=0, atol=1e-5)
+        product(m, weight, y[:, :, 4:], transpose_b=True)
+        np.testing.assert_allclose(y[:, :, 4:], m @ weight.T, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(y[:, :, :4], before[:, :, :4])
+
+
+class TestProjections:
+    """Folded into weight_hh: see `tests.test_folded_projection`."""
+
+    SIZES = {"steps": 20, "batch": 3, "hidden": 20, "proj_size": 7, "num_layers": 2}
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"bidirectional": True, "lengths": (20, 0, 7), "weight_drop": 0.2}, {"reverse": True, "state": False}],
+        ids=["both directions, lengths, weight drop", "reverse, no state"],
+    )
+    def test_all_results(self, native, options):
+        given, calls = variant_kernel_cases.case(**self.SIZES, **options), {}
+        for name, run in variant_kernel_cases.RUNS.items():
+            with folding.forced(False):
+                wanted = run(NUMPY, given, "float64")
+            with native_library.counted(native, calls):
+                found = run(NUMPY, given, "float32")
+            for key in wanted:
+                assert variant_kernel_cases.error(found[key], wanted[key]) <= TOLERANCE, (name, key)
+        assert calls["forward"] == 2 * calls["backward"] and calls["backward"] in (2, 4)
+
+    def test_the_same_bits_with_checkpoints(self, native, monkeypatch):
+        monkeypatch.setattr(engines, "WINDOW", 8)
+        given, found = variant_kernel_cases.case(**self.SIZES, bidirectional=True, lengths=(20, 0, 9)), []
+        a = given.of("float32")
+        for every in (None, 8, 100):
+            how = {"lengths": a["lengths"], "checkpoint_every": every}
+            y, final, cache = gl.lstm_forward(a["x"], a["params"], a["state"], **how)
+            dx, grads, dinitial = gl.lstm_backward(cache, a["dy"], a["dstate"])
+            found.append({"y": y, "h": final.h, "dx": dx, "dh": dinitial.h, "dc": dinitial.c, **grads})
+        for other in found[1:]:
+            assert_same_bits(other, found[0])
 
 
 FORK = """

@@ -64,7 +64,7 @@ def seconds_of_call(cell: Cell, device: str, *, training: bool) -> float:
     rates = RATES[device]
     if rates is None:
         directions = (planner.FORWARD, planner.BACKWARD) if training else (planner.FORWARD,)
-        size = cell.batch, cell.hidden, cell.dtype
-        return lanes * cell.steps * sum(planner._loop_microseconds(way, *size) for way in directions) / 1e6
+        product = 8.0 * cell.batch * cell.hidden**2
+        return lanes * cell.steps * sum(planner.loop_microseconds(way, product, cell.dtype) for way in directions) / 1e6
     overhead, operations = rates
     return (3 if training else 1) * (lanes * cell.steps * overhead + 2 * cell.work / operations)

@@ -109,6 +109,11 @@ def only(*schedules: str) -> Iterator[None]:
         _allowed.reset(token)
 
 
+def allowed() -> tuple[str, ...]:
+    """The schedules that may be chosen: what `only` says, or `AUTOMATIC`."""
+    return _allowed.get()
+
+
 def plan(
     batch: int,
     hidden: int,
@@ -179,7 +184,7 @@ def _choose(
             found += layouts(direction, batch, hidden, dtype, device)
             if not any(choice.schedule == schedule for choice in found):
                 obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-    loop = _loop_microseconds(direction, batch, hidden, dtype)
+    loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
@@ -352,11 +357,14 @@ def _predicted(microseconds: float, what: str = "") -> str:
 CUBLAS_TERAFLOPS = {"tf32": 417, "float16": 772, "bfloat16": 806}  # where it was measured to do 51 in float32
 
 
-def _loop_microseconds(direction: str, batch: int, hidden: int, dtype: str) -> float:
-    """A step of the loop: bound by the CPU that launches it, or by two launches and the GEMM's arithmetic."""
+def loop_microseconds(direction: str, products: float, dtype: str, pairs: int = 1) -> float:
+    """A step of the loop: bound by the CPU that launches it, or by launches and the products' arithmetic.
+
+    ``products`` are floating-point operations; ``pairs`` of a product and a kernel make a step.
+    """
     launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
     teraflops *= CUBLAS_TERAFLOPS.get(dtype, 51) / 51
-    return max(22.0, launches + 8.0 * batch * hidden * hidden / (1e6 * teraflops))
+    return max(22.0 * pairs, launches * pairs + products / (1e6 * teraflops))
 
 
 def _up(a: int, b: int) -> int:

@@ -96,13 +96,15 @@ def finish_gradient(gradient: Gradient, lane: Lane) -> Weights:
     return gradient.total
 
 
-def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = False) -> Saved:
-    return forward_from(x, weights, (h, c), h, c, y, lane, lengths, tf32=tf32)
+def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = False, begin: Any = None) -> Saved:
+    return forward_from(x, weights, (h, c), h, c, y, lane, lengths, tf32=tf32, begin=begin)
 
 
-def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, tf32: bool = False) -> Saved:
+def forward_from(
+    x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, tf32: bool = False, begin: Any = None
+) -> Saved:
     """`forward` with the initial state apart, (h, c) or None for zeros, where c need not be wide; h and c only receive
-    the final one."""
+    the final one. ``begin(gates)`` may add to W_ih x before the first step."""
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
     cells = empty((steps + 1, batch, lane.width), c)
@@ -120,7 +122,7 @@ def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, t
         state_of_running(h_before, None, hiddens[first], lengths)
     else:
         put(hiddens, first, h_before)
-    _multiply_inputs(x, weights, gates, lane, tf32)
+    _multiply_inputs(x, weights, gates, lane, tf32, begin)
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, True, tf32=tf32)
     elif choice.schedule == "graph":
@@ -137,9 +139,22 @@ def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, t
     return Saved(gates, cells, hiddens)
 
 
-def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, tf32: bool = False) -> None:
+def inference(
+    x,
+    weights: Weights,
+    h,
+    c,
+    y,
+    lane: Lane,
+    gates,
+    lengths,
+    first_time: int,
+    *,
+    tf32: bool = False,
+    begin: Any = None,
+) -> None:
     (steps, batch, _), hidden = gates.shape, lane.width
-    _multiply_inputs(x, weights, gates, lane, tf32)
+    _multiply_inputs(x, weights, gates, lane, tf32, begin)
     choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden, tf32=tf32)
     if choice.schedule == "loop":
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
@@ -157,8 +172,8 @@ def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_ti
     take(hiddens, last, h)
 
 
-def _multiply_inputs(x, weights, gates, lane: Lane, tf32: bool) -> None:
-    """gates = x @ W_ih^T, window by window."""
+def _multiply_inputs(x, weights, gates, lane: Lane, tf32: bool, begin: Any) -> None:
+    """gates = x @ W_ih^T, window by window, and what ``begin`` adds."""
     import cupy
 
     gemm, batch = Gemm(cupy, dtype_name(x), tf32=tf32), x.shape[1]
@@ -166,6 +181,8 @@ def _multiply_inputs(x, weights, gates, lane: Lane, tf32: bool) -> None:
     for stretch in windows(len(x), window(batch), lane.reverse):
         rows = stretch.start * batch, (stretch.stop - stretch.start) * batch, x.itemsize
         gemm(rows_of(all_x, *rows), of_input, rows_of(all_gates, *rows), transpose_b=True)
+    if begin is not None:
+        begin(gates)
 
 
 def _run(

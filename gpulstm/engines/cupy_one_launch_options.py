@@ -29,13 +29,16 @@ _OPTIONS = np.dtype(
 )  # as the compiler lays out the struct Options: the tests compare
 
 
-def not_held(options: Options, *, layer_norm: bool, projection: bool) -> str:
-    """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none."""
+def not_held(options: Options, *, layer_norm: bool, projection: str = "") -> str:
+    """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none.
+
+    ``projection`` says why there is one that is not folded into weight_hh.
+    """
     found = []
     if layer_norm:
         found.append("layer_norm (it adds up over all hidden units twice in each step)")
     if projection:
-        found.append("proj_size (its product needs all hidden units once more in each step)")
+        found.append(f"proj_size ({projection})")
     if options.cell_clip is not None:
         found.append("cell_clip")
     if options.activations != PLAIN.activations:

@@ -3,7 +3,8 @@
 The time steps run in one launch where `gpulstm.cuda.planner` says so (`gpulstm.engines.cupy_one_launch_options`), else
 in a loop. Its kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They
 are the same for all options but layer norm: the others are launch arguments. A step is one product and one kernel,
-forward and backward, and with a projection one more of each. See `gpulstm.engines` for what each function takes.
+forward and backward, and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
+See `gpulstm.engines` for what each function takes.
 """
 
 from typing import Any, NamedTuple
@@ -75,8 +76,9 @@ class CupyVariantEngine:
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
 
-    def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
-        call = _Call(self.draws, x, weights, lane, lengths, keep=True)
+    def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths, *, begin: Any = None) -> Saved:
+        """``begin`` is `cupy_engine.forward_from`'s."""
+        call = _Call(self.draws, x, weights, lane, lengths, keep=True, begin=begin)
         rows, hidden = x.shape[:2], call.hidden
         choice = call.choose(planner.FORWARD, x)
         hiddens = cupy_one_launch.history(choice, (rows[0] + 1, rows[1], lane.width), x)
@@ -101,8 +103,10 @@ class CupyVariantEngine:
         copy(c, saved.cells[last])
         return saved
 
-    def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
-        call = _Call(self.draws, x, weights, lane, lengths, keep=False)
+    def inference(
+        self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, begin: Any = None
+    ) -> None:
+        call = _Call(self.draws, x, weights, lane, lengths, keep=False, begin=begin)
         choice = call.choose(planner.FORWARD, x)
         # A thread reads p before it writes gates, and has done with them when it writes c*, and with that when it
         # writes m: they can all stand in the same memory.
@@ -183,7 +187,9 @@ class CupyVariantEngine:
 class _Call:
     """What all launches of one call have in common: sizes, geometry, and arguments that no step changes."""
 
-    def __init__(self, draws: Draws, x, weights: Weights, lane: Lane, lengths, *, keep: bool) -> None:
+    def __init__(
+        self, draws: Draws, x, weights: Weights, lane: Lane, lengths, *, keep: bool, begin: Any = None
+    ) -> None:
         import cupy
 
         real = x.dtype.type
@@ -195,7 +201,7 @@ class _Call:
         self.weights = tuple(or_null(weights[field]) for field in range(PEEPHOLE, len(weights)))
 
         options, training = draws.options, draws.training
-        self.draws, self.keep = draws, keep
+        self.draws, self.keep, self.begin = draws, keep, begin
         self.activation = _activation_arguments(options, real)
         dropout = options.recurrent_dropout if training else 0.0
         on_hidden = options.recurrent_dropout_on == "hidden"
@@ -213,7 +219,8 @@ class _Call:
     def choose(self, direction: str, x) -> planner.Choice:
         """The schedule of a pass over x."""
         of_step = self.draws.options.of_step(training=self.draws.training)
-        not_held = cupy_one_launch_options.not_held(of_step, layer_norm=self.normed, projection=self.projected)
+        projection = "which is not folded into weight_hh" if self.projected else ""
+        not_held = cupy_one_launch_options.not_held(of_step, layer_norm=self.normed, projection=projection)
         device = cupy_one_launch.current_device()
         return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, "options")
 
@@ -266,6 +273,8 @@ def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
     """products = x @ W_ih^T, window by window."""
     for window in windows(call.steps, cupy_engine.window(call.batch), call.lane.reverse):
         call.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
+    if call.begin is not None:
+        call.begin(products)
 
 
 def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, hiddens, y, first_time: int) -> None:

@@ -50,6 +50,16 @@ class Backward(ctypes.Structure):
     ]
 
 
+class Product(ctypes.Structure):
+    """`Product` of lstm.c."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in "a b out scratch".split()),
+        *((name, _LONG) for name in "rows columns depth a_by_row a_by_column b_by_row b_by_column out_by_row".split()),
+        *((name, _INT) for name in "add threads".split()),
+    ]
+
+
 class Library:
     """The functions of lstm.c, and how many threads they may use."""
 
@@ -61,6 +71,9 @@ class Library:
         self.forward_scratch, self.backward_scratch = found.lstm_forward_scratch, found.lstm_backward_scratch
         self.forward_scratch.argtypes, self.forward_scratch.restype = (_LONG, _LONG, _LONG), _LONG
         self.backward_scratch.argtypes, self.backward_scratch.restype = (_LONG, _LONG, _INT), _LONG
+        self.product, self.product_scratch = found.lstm_product, found.lstm_product_scratch
+        self.product.argtypes, self.product.restype = (ctypes.POINTER(Product),), None
+        self.product_scratch.argtypes, self.product_scratch.restype = (_LONG, _INT), _LONG
         self.threads: int = found.lstm_threads()
         if hasattr(os, "register_at_fork"):  # OpenMP's threads do not come along, and waiting for them would not end
             os.register_at_fork(after_in_child=self._stay_alone)

@@ -48,6 +48,15 @@ typedef struct {
     int reverse, add_to_dx, add_to_weights, threads;
 } Backward;
 
+typedef struct {
+    const float *a, *b;           // op(a) (rows, depth) and op(b) (depth, columns): one of each one's steps is 1
+    float* out;                   // (rows, columns)
+    float* scratch;               // `lstm_product_scratch` floats
+    long rows, columns, depth;
+    long a_by_row, a_by_column, b_by_row, b_by_column, out_by_row;
+    int add, threads;             // out += with `add`
+} Product;
+
 static long larger(long a, long b) { return a > b ? a : b; }
 
 // Steps whose gates stay in a thread's cache between the product with the inputs and the step itself.
@@ -356,6 +365,23 @@ void lstm_backward(const Backward* p) {
                      own_rows);
             multiply(&team, id, 4 * hidden, hidden, here, turned, h, p->d_recurrent, hidden, add, 0, panels, own_rows);
         }
+    }
+}
+
+// A product of matrices by the same threads. OpenBLAS' own ones spin for a while after each of theirs, on the same cores.
+long lstm_product_scratch(long columns, int threads) { return panels_size(columns) + threads * (long)ROWS_SIZE; }
+
+void lstm_product(const Product* p) {
+    const Matrix a = {p->a, p->a_by_row, p->a_by_column}, b = {p->b, p->b_by_row, p->b_by_column};
+    float* all_rows = p->scratch + panels_size(p->columns);
+    Team team = {1, 0, 0};
+#pragma omp parallel num_threads(p->threads)
+    {
+        const int id = omp_get_thread_num();
+#pragma omp single
+        team.size = omp_get_num_threads();
+        multiply(&team, id, p->rows, p->columns, p->depth, a, b, p->out, p->out_by_row, p->add, 0, p->scratch,
+                 all_rows + id * (long)ROWS_SIZE);
     }
 }
 
