@@ -17,8 +17,12 @@ def of(call: Any) -> planner.Plan:
         return planner.both("equations", reason)
     layout, options = call.layout, call.draws.options
     of_step = options.of_step(training=call.draws.training)
-    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
-    not_plain = cupy_engine.BESIDE_PLAIN[options.tf32] if call.is_plain else "options"
+    not_held = cupy_one_launch_options.not_held(
+        of_step, layer_norm=layout.layer_norm, peephole=layout.peephole, projection=layout.proj_size > 0
+    )
+    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    if call.is_plain:
+        not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
     arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
     steps, batch, _ = call.x.shape
     with arrays.on_device_of(call.x):

@@ -49,6 +49,11 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS",)),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS",)),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
+    "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_resident_layer_norm_forward": ("lstm_resident_layer_norm_forward.cu", ()),
+    "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
@@ -91,6 +96,8 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_cluster_forward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
     "lstm_cluster_backward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
 }
+WITH_LAYER_NORM = ("lstm_resident_forward", "lstm_resident_backward")
+TILES |= {name.replace("resident", "resident_layer_norm"): TILES[name] for name in WITH_LAYER_NORM}
 
 # The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {

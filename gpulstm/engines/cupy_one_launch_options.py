@@ -29,11 +29,14 @@ _OPTIONS = np.dtype(
 )  # as the compiler lays out the struct Options: the tests compare
 
 
-def not_held(options: Options, *, layer_norm: bool, projection: bool) -> str:
-    """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none."""
+def not_held(options: Options, *, layer_norm: bool, peephole: bool, projection: bool) -> str:
+    """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none.
+
+    Layer norm has kernels of its own, which hold no other option but weight drop.
+    """
     found = []
-    if layer_norm:
-        found.append("layer_norm (it adds up over all hidden units twice in each step)")
+    if layer_norm and (others := _beside_layer_norm(options, peephole)):
+        found.append(f"layer_norm together with {' and '.join(others)}")
     if projection:
         found.append("proj_size (its product needs all hidden units once more in each step)")
     if options.cell_clip is not None:
@@ -41,6 +44,17 @@ def not_held(options: Options, *, layer_norm: bool, projection: bool) -> str:
     if options.activations != PLAIN.activations:
         found.append("activations other than sigmoid, tanh, tanh")
     return ", ".join(found)
+
+
+def _beside_layer_norm(options: Options, peephole: bool) -> list[str]:
+    found = ["peephole"] if peephole else []
+    found += [name for name in ("coupled", "recurrent_dropout") if getattr(options, name)]
+    return [*found, "zoneout"] if any(options.zoneout) else found
+
+
+def not_plain(*, layer_norm: bool) -> str:
+    """What a layer with options has beyond the plain one, for the planner."""
+    return planner.LAYER_NORM if layer_norm else "options"
 
 
 def forward_steps(
