@@ -32,6 +32,7 @@
 #define LANES (READERS < 32 ? READERS : 32)        // of them in one warp
 #define PARTS (READERS / LANES)
 #define BATCH 4                                    // loads in flight per thread
+#define PAIRS (MTILES * JTILES == 8 ? 3 : 4)       // the same of pairs of sums, of which so many fit into the registers
 
 // Two sums over all hidden units, of which each block has handed over its pair: for UNITS neighbouring threads, whose
 // number among them is `reader`, if `waits`. A whole warp has to come.
@@ -39,15 +40,15 @@ __device__ __forceinline__ void sum_of_pairs(
     const unsigned* row, int count, int reader, bool waits, Patience& patience, float (&sums)[2]) {
     sums[0] = sums[1] = 0.0f;
     patience.begin();
-    for (int first = 4 * reader; waits && first < count; first += 4 * BATCH * UNITS) {
-        unsigned words[BATCH][4];
+    for (int first = 4 * reader; waits && first < count; first += 4 * PAIRS * UNITS) {
+        unsigned words[PAIRS][4];
 #pragma unroll
-        for (int b = 0; b < BATCH; ++b) {
+        for (int b = 0; b < PAIRS; ++b) {
             const int at = first + 4 * b * UNITS;
             look_at(row + at, count - at, words[b]);
         }
 #pragma unroll
-        for (int b = 0; b < BATCH; ++b) {
+        for (int b = 0; b < PAIRS; ++b) {
             const int at = first + 4 * b * UNITS;
             wait_for(row + at, count - at, words[b], patience);
             sums[0] += __uint_as_float(words[b][0]) + __uint_as_float(words[b][2]);
@@ -87,7 +88,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     int blocks,                        // of a group
     int share) {                       // sequences of a group
     __shared__ unsigned mask;
+    // Registers are short while something is waited for, so what is needed afterwards stands here: first three gates and
+    // c[t-1], then d, then dr; norm(r); and dc.
     __shared__ float dr[ROWS * STRIDE];
+    __shared__ float normals[ROWS * STRIDE];
+    __shared__ float d_cells[UNITS * COLUMNS];
     __shared__ float parts[COLUMNS * PARTS * UNITS];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const int block = blockIdx.x % blocks, group = blockIdx.x / blocks;
@@ -204,10 +209,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 if (computes) {
                     const int padded = (2 * blocks + 3) / 4 * 4;
                     unsigned* row = handed + of_step * 2 * padded;
-                    float* gate = gates + of_step * 4 * hidden + unit;
-                    float* own_r = r + of_step * 4 * hidden + unit;
-                    float* d_gains = d_norm + (long long)sequence * 10 * hidden + unit;
-                    float e = 0.0f, dn = 0.0f, normal_c = 0.0f, d_gate[4] = {0, 0, 0, 0}, d[4] = {0, 0, 0, 0};
+                    const float* gate = gates + of_step * 4 * hidden + unit;
+                    float e = 0.0f, dn = 0.0f, normal_c = 0.0f, d_gate[4] = {0, 0, 0, 0};
                     float scale_c = 0.0f, sums[2];
                     if (acts) {
                         scale_c = norms[4 * of_step + 3];
@@ -223,50 +226,60 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                     if (runs && reader == 0) {
                         store_words(row + 2 * block, to_hand_over(sums[0]), to_hand_over(sums[1]));
                     }
-                    float i = 0, f = 0, candidate = 0, c_before = 0, d_cell = 0, scale_r = 0, normal[4] = {0, 0, 0, 0};
+                    const int place = 4 * reader * STRIDE + column;
                     if (acts) {  // while the sums are on their way
-                        i = gate[0], f = gate[hidden], candidate = gate[2 * hidden];
-                        c_before = cells[(step + reverse) * units + at];
-                        d_cell = dc[at];
-                        scale_r = norms[4 * of_step + 1];
+                        const float c_before = cells[(step + reverse) * units + at];
+                        d_cells[thread] = dc[at];
 #pragma unroll
-                        for (int q = 0; q < 4; ++q) normal[q] = own_r[q * hidden];
+                        for (int q = 0; q < 4; ++q) {
+                            normals[place + q * STRIDE] = r[(of_step * 4 + q) * hidden + unit];
+                            dr[place + q * STRIDE] = q < 3 ? gate[q * hidden] : c_before;
+                        }
+                        float* d_gains = d_norm + (long long)sequence * 10 * hidden + unit;
                         d_gains[8 * hidden] += dn * normal_c;
                         d_gains[9 * hidden] += dn;
                     }
                     sum_of_pairs(row, 2 * blocks, reader, runs, patience, sums);
                     if (acts) {
-                        d_cell += scale_c * (e - sums[0] / hidden - normal_c * (sums[1] / hidden));
+                        const float i = dr[place], f = dr[place + STRIDE], candidate = dr[place + 2 * STRIDE];
+                        const float c_before = dr[place + 3 * STRIDE];
+                        const float d_cell = d_cells[thread] + scale_c * (e - sums[0] / hidden - normal_c * (sums[1] / hidden));
                         d_gate[0] = d_cell * candidate * (i * (1.0f - i));
                         d_gate[1] = d_cell * c_before * (f * (1.0f - f));
                         d_gate[2] = d_cell * i * (1.0f - candidate * candidate);
                         dc[at] = d_cell * f;
-#pragma unroll
-                        for (int q = 0; q < 4; ++q) d[q] = d_gate[q] * gain[q * hidden + unit];
                     }
-                    float along = 0.0f;
+                    float sum = 0.0f, along = 0.0f;
 #pragma unroll
-                    for (int q = 0; q < 4; ++q) along += d[q] * normal[q];
-                    sums[0] = sum_over_lanes<1, UNITS>((d[0] + d[1]) + (d[2] + d[3]));
+                    for (int q = 0; q < 4; ++q) {
+                        const float d = acts ? d_gate[q] * gain[q * hidden + unit] : 0.0f;
+                        sum += d;
+                        if (acts) along += d * normals[place + q * STRIDE];
+                        dr[place + q * STRIDE] = d;
+                    }
+                    sums[0] = sum_over_lanes<1, UNITS>(sum);
                     sums[1] = sum_over_lanes<1, UNITS>(along);
                     if (runs && reader == 0) {
                         store_words(row + padded + 2 * block, to_hand_over(sums[0]), to_hand_over(sums[1]));
                     }
                     if (owner) {
+                        float* gate = gates + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
 #pragma unroll
                         for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
                     }
                     if (acts) {
+                        float* d_gains = d_norm + (long long)afresh(sequence) * 10 * hidden + unit;
 #pragma unroll
-                        for (int q = 0; q < 4; ++q) d_gains[(4 + q) * hidden] += d_gate[q] * normal[q];
+                        for (int q = 0; q < 4; ++q) d_gains[(4 + q) * hidden] += d_gate[q] * normals[place + q * STRIDE];
                     }
+                    const float scale_r = acts ? norms[4 * of_step + 1] : 0.0f;
                     sum_of_pairs(row + padded, 2 * blocks, reader, runs, patience, sums);
+                    float* own_r = r + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
 #pragma unroll
                     for (int q = 0; q < 4; ++q) {
-                        const float means = sums[0] + normal[q] * sums[1];
-                        d[q] = scale_r * (d[q] - means / (4.0f * hidden));  // zero where nothing runs, and so is scale_r
-                        if (owner) own_r[q * hidden] = d[q];
-                        dr[(reader * 4 + q) * STRIDE + column] = d[q];
+                        const int own = place + q * STRIDE;
+                        if (acts) dr[own] = scale_r * (dr[own] - (sums[0] + normals[own] * sums[1]) / (4.0f * hidden));
+                        if (owner) own_r[q * hidden] = dr[own];
                     }
                 }
             }

@@ -21,7 +21,7 @@
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
 #define NORM_EPSILON 1e-5f
-#define AHEAD (SEQUENCES == 1 ? 8 : 2)
+#define AHEAD (SEQUENCES == 1 ? 4 : 2)  // more would not fit into the registers
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
 #define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
 #define WARPS (2 * QUADS)       // at most
