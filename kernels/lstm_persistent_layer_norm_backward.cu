@@ -88,6 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     int blocks,                        // of a group
     int share) {                       // sequences of a group
     __shared__ unsigned mask;
+    __shared__ float per_unit;  // 1 / hidden: a register less
     // Registers are short while something is waited for, so what is needed afterwards stands here: first three gates and
     // c[t-1], then d, then dr; norm(r); and dc.
     __shared__ float dr[ROWS * STRIDE];
@@ -120,7 +121,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     }
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
-    if (thread == 0) mask = HIGH_BITS;
+    if (thread == 0) {
+        mask = HIGH_BITS;
+        per_unit = 1.0f / hidden;
+    }
     __syncthreads();
     Patience patience = {0, failed};
     for (int count = 0; count <= steps; ++count) {  // the last round only collects the initial dh
@@ -243,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                     if (acts) {
                         const float i = dr[place], f = dr[place + STRIDE], candidate = dr[place + 2 * STRIDE];
                         const float c_before = dr[place + 3 * STRIDE];
-                        const float d_cell = d_cells[thread] + scale_c * (e - sums[0] / hidden - normal_c * (sums[1] / hidden));
+                        const float d_cell = d_cells[thread] + scale_c * (e - per_unit * (sums[0] + normal_c * sums[1]));
                         d_gate[0] = d_cell * candidate * (i * (1.0f - i));
                         d_gate[1] = d_cell * c_before * (f * (1.0f - f));
                         d_gate[2] = d_cell * i * (1.0f - candidate * candidate);
@@ -278,7 +282,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
 #pragma unroll
                     for (int q = 0; q < 4; ++q) {
                         const int own = place + q * STRIDE;
-                        if (acts) dr[own] = scale_r * (dr[own] - (sums[0] + normals[own] * sums[1]) / (4.0f * hidden));
+                        if (acts) dr[own] = scale_r * (dr[own] - 0.25f * per_unit * (sums[0] + normals[own] * sums[1]));
                         if (owner) own_r[q * hidden] = dr[own];
                     }
                 }

@@ -73,6 +73,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     int blocks,                            // of a group
     int share) {                           // sequences of a group
     __shared__ unsigned mask;
+    __shared__ float per_unit;             // 1 / hidden: a register less
     extern __shared__ float sums[];        // [2][WARPS][COLUMNS][STRIDE]
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const int first_unit = blockIdx.x % blocks * UNITS;
@@ -99,7 +100,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     }
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
-    if (thread == 0) mask = HIGH_BITS;
+    if (thread == 0) {
+        mask = HIGH_BITS;
+        per_unit = 1.0f / hidden;
+    }
     __syncthreads();
     Patience patience = {0, failed};
     int buffer = 0;
@@ -200,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 __syncwarp();
                 const float squares = sum_over_lanes<1, 32>((__uint_as_float(words[0]) + __uint_as_float(words[1])) +
                                                             (__uint_as_float(words[2]) + __uint_as_float(words[3])));
-                const float scale_r = 1.0f / sqrtf(squares / (4.0f * hidden) + NORM_EPSILON);
+                const float scale_r = rsqrtf(0.25f * per_unit * squares + NORM_EPSILON);
                 const float normal = recurrent[e] * scale_r, a = input + gain_r * normal;
                 const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
                 const float tanh_a = tanhf(half * a);
@@ -211,8 +215,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const float candidate = __shfl_sync(ALL, activated, first_lane + 2);
                 o[e] = __shfl_sync(ALL, activated, first_lane + 3);
                 c_next[e] = f * c + i * candidate;
-                const float own_units = hidden - 8 * part < 8 ? 4.0f : 8.0f;
-                const float mean = sum_over_lanes<4, 32>(exists ? c_next[e] : 0.0f) / own_units;
+                const float per_own = hidden - 8 * part < 8 ? 0.25f : 0.125f;
+                const float mean = sum_over_lanes<4, 32>(exists ? c_next[e] : 0.0f) * per_own;
                 const float distance = exists ? c_next[e] - mean : 0.0f;
                 const float spread = sum_over_lanes<4, 32>(distance * distance);
                 if (lane == 0) store_words(row + padded + 2 * part, to_hand_over(mean), to_hand_over(spread));
@@ -250,7 +254,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                         sum += units_of(hidden, 64 * k + 2 * lane + 1) * __uint_as_float(words[k][2]);
                     }
                     __syncwarp();
-                    const float mean_c = sum_over_lanes<1, 32>(sum) / hidden;
+                    const float mean_c = sum_over_lanes<1, 32>(sum) * per_unit;
                     float spread = 0.0f;
 #pragma unroll
                     for (int k = 0; k < ROUNDS; ++k) {
@@ -261,7 +265,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                             spread += units_of(hidden, 64 * k + 2 * lane + pair) * distance * distance;
                         }
                     }
-                    const float scale_c = 1.0f / sqrtf(sum_over_lanes<1, 32>(spread) / hidden + NORM_EPSILON);
+                    const float scale_c = rsqrtf(sum_over_lanes<1, 32>(spread) * per_unit + NORM_EPSILON);
                     h_next = o[e] * tanhf(gain_c * ((c_next[e] - mean_c) * scale_c) + bias_c);
                     if (keep && unit == 0 && gate == 0) {
                         norms[4 * of_step + 2] = mean_c;

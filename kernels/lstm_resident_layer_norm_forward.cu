@@ -90,8 +90,10 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     for (int i = thread; i < SEQUENCES * STRIDE; i += blockDim.x) (&h_now[0][0])[i] = 0.0f;
     for (int i = thread; i < SEQUENCES * WARPS; i += blockDim.x) {
         (&squares[0][0])[i] = (&means[0][0])[i] = (&spreads[0][0])[i] = 0.0f;
-        const int left = hidden - 4 * (i % WARPS);
-        units_of[i % WARPS] = left < 0 ? 0.0f : left < 4 ? (float)left : 4.0f;
+    }
+    for (int i = thread; i < WARPS; i += blockDim.x) {
+        const int left = hidden - 4 * i;
+        units_of[i] = left < 0 ? 0.0f : left < 4 ? (float)left : 4.0f;
     }
     __syncthreads();
 #pragma unroll
@@ -170,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 float sum = 0.0f;
 #pragma unroll
                 for (int q = 0; q < WARPS / 4; ++q) sum += sum_of_four(((const float4*)squares[s])[q]);
-                scale_r[s] = 1.0f / sqrtf(sum * per_row + NORM_EPSILON);
+                scale_r[s] = rsqrtf(sum * per_row + NORM_EPSILON);
                 recurrent[s] *= scale_r[s];
                 const float a = input[s] + gain_r * recurrent[s];
                 const float stretch = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
@@ -207,7 +209,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                     spread += sum_of_four(((const float4*)spreads[s])[q]);
                     spread += (n.x * x * x + n.y * y * y) + (n.z * z * z + n.w * u * u);
                 }
-                const float scale_c = 1.0f / sqrtf(spread * per_unit + NORM_EPSILON);
+                const float scale_c = rsqrtf(spread * per_unit + NORM_EPSILON);
                 const bool runs = step < length[s], next_runs = step + direction < length[s];
                 if (runs) {
                     c[s] = c_next[s];

@@ -1,8 +1,8 @@
 """The compile gate for the kernels with one launch for all steps and layer norm whose blocks run together: no spills.
 
-Registers are shorter in them than in the plain ones. Each test run compiles, for every architecture, one choice of tiles
-for each pass of those that need the most, which take turns. The environment variable GPULSTM_WHOLE_GATE=1 makes it all of
-them for every architecture. Those of the resident schedule are compiled by tests/test_nvrtc_gate.py.
+Registers are shorter in them than in the plain ones. Each test run compiles, for every architecture, one choice of
+tiles for each pass of those that need the most, which take turns. The environment variable GPULSTM_WHOLE_GATE=1 makes
+it all of them for every architecture. Those of the resident schedule are compiled by tests/test_nvrtc_gate.py.
 """
 
 import os

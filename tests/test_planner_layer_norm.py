@@ -1,4 +1,4 @@
-"""The planner with layer norm: it takes one launch where it can, names the kernels, and says that it has not measured."""
+"""The planner with layer norm: it takes one launch where it can, names the kernels, and says what is not measured."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,9 @@ def test_other_arithmetic(dtype):
 def test_neither_a_graph_nor_a_cluster_nor_a_single_step_holds_it():
     with planner.only("cluster", "graph", "step"), pytest.raises(ValueError) as error:
         choose(FORWARD, 8, 128)
-    assert "cluster does not hold layer norm" in str(error.value) and "graph does not hold layer norm" in str(error.value)
+    assert "cluster does not hold layer norm" in str(error.value) and "graph does not hold layer norm" in str(
+        error.value
+    )
     assert planner.plan(1, 64, "float32", H200, "", LAYER_NORM, steps=1).inference.schedule == "resident"
 
 

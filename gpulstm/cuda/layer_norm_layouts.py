@@ -4,9 +4,10 @@ A layer is laid out as the plain one is, in kernels of its own (`kernels/lstm_re
 neighbours), and each step has two sums over all hidden units more.
 
 None of these kernels has run on a GPU yet. What is predicted is the plain layer's time and, for each of the two sums,
-what handing over costs: floors measured on one H200, which benchmarks/results/notes.md lists (0.70 us all to all with 16
-blocks, 1.06 with 132); in a block of its own, an assumed `IN_A_BLOCK`. The planner takes them all the same, because the
-loop is known to be slower: it launches two kernels in each step, and each launch was measured to take 4.9 to 6.8 us.
+what handing over costs: floors measured on one H200, which benchmarks/results/notes.md lists (0.70 us all to all with
+16 blocks, 1.06 with 132); in a block of its own, an assumed `IN_A_BLOCK`. The planner takes them all the same, because
+the loop is bound to be slower: it launches a product and a kernel in each step, forward and again backward, and each
+launch was measured to take 4.9 to 6.8 us.
 """
 
 from typing import Any

@@ -24,8 +24,8 @@ def forward_steps(
 ) -> None:
     """All steps. p (steps, batch, 4*hidden) is W_ih x, and ``weights.recurrent`` has its mask on it.
 
-    h (batch, hidden) becomes the final state. In training p and r become norm(p) and norm(r), gates, of their shape, the
-    activated gates, norms (steps, batch, 4) what was divided by, and hiddens and cells are histories as in
+    h (batch, hidden) becomes the final state. In training p and r become norm(p) and norm(r), gates, of their shape,
+    the activated gates, norms (steps, batch, 4) what they were normalised by, and hiddens and cells are histories as in
     `cupy_one_launch_options.forward_steps`. In inference r and norms are None, gates may be p, cells is the state, and
     the resident schedule leaves hiddens alone.
     """

@@ -19,8 +19,16 @@ from ..cuda.modules import kernel
 from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from ..options import Options
 from ..parameters import Weights
-from . import Lane, cupy_engine, cupy_one_launch, cupy_one_launch_layer_norm, cupy_one_launch_options
-from . import inputs_of, slots, windows
+from . import (
+    Lane,
+    cupy_engine,
+    cupy_one_launch,
+    cupy_one_launch_layer_norm,
+    cupy_one_launch_options,
+    inputs_of,
+    slots,
+    windows,
+)
 from .cupy_engine import column_sum, empty, or_null, zeros
 from .cupy_masks import (
     draw_arguments,
@@ -157,9 +165,7 @@ class CupyVariantEngine:
         elif call.normed:
             dropped = weights._replace(recurrent=saved.recurrent)
             tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells)
-            cupy_one_launch_layer_norm.backward_steps(
-                choice, *tape, dropped, dy, dh, dc, gradient.norm, lane, lengths
-            )
+            cupy_one_launch_layer_norm.backward_steps(choice, *tape, dropped, dy, dh, dc, gradient.norm, lane, lengths)
         else:
             dropped = weights._replace(recurrent=saved.recurrent)
             cupy_one_launch_options.backward_steps(
@@ -286,9 +292,9 @@ def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, h
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
     if call.normed:
-        kept = (at.r, at.norms) if call.keep else (None, None)
+        r = at.r if call.keep else None
         cupy_one_launch_layer_norm.forward_steps(
-            choice, at.p, at.gates, weights, h, hiddens, cells, *kept, y, call.lane, call.lengths, first_time
+            choice, at.p, at.gates, weights, h, hiddens, cells, r, at.norms, y, call.lane, call.lengths, first_time
         )
         return
     cupy_one_launch_options.forward_steps(
