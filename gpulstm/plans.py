@@ -17,14 +17,13 @@ def of(call: Any) -> planner.Plan:
         return planner.both("equations", reason)
     layout, options = call.layout, call.draws.options
     of_step = options.of_step(training=call.draws.training)
-    not_held = cupy_one_launch_options.not_held(
-        of_step, layer_norm=layout.layer_norm, peephole=layout.peephole, projection=layout.proj_size > 0
-    )
+    steps, batch, _ = call.x.shape
+    has = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": layout.proj_size > 0}
+    not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
     not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
     if call.is_plain:
         not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
     arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
-    steps, batch, _ = call.x.shape
     with arrays.on_device_of(call.x):
         device = cupy_one_launch.current_device()
         found = planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)

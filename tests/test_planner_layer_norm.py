@@ -84,6 +84,8 @@ def test_the_plan_of_a_layer(monkeypatch):
             "lstm_persistent_layer_norm_forward",
             "lstm_persistent_layer_norm_backward",
         ]
+        for choice in gl.LSTM(2, 100, layer_norm=True, xp=cupy, rng=0).plan(x[:1]):
+            assert choice.schedule == "loop" and "a single step with layer_norm" in choice.reason
         both = gl.LSTM(2, 100, layer_norm=True, peephole=True, coupled=True, xp=cupy, rng=0).plan(x)
         assert both.forward.reason == (
             "one launch for all steps does not hold layer_norm together with peephole and coupled"

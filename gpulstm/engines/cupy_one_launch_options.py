@@ -29,12 +29,14 @@ _OPTIONS = np.dtype(
 )  # as the compiler lays out the struct Options: the tests compare
 
 
-def not_held(options: Options, *, layer_norm: bool, peephole: bool, projection: bool) -> str:
+def not_held(options: Options, *, steps: int, layer_norm: bool, peephole: bool, projection: bool) -> str:
     """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none.
 
-    Layer norm has kernels of its own, which hold no other option but weight drop.
+    Layer norm has kernels of its own, which hold no other option but weight drop, and come with launches around them.
     """
     found = []
+    if layer_norm and steps == 1:
+        found.append("a single step with layer_norm (which is fewer launches in the loop)")
     if layer_norm and (others := _beside_layer_norm(options, peephole)):
         found.append(f"layer_norm together with {' and '.join(others)}")
     if projection:

@@ -227,9 +227,8 @@ class _Call:
     def choose(self, direction: str, x) -> planner.Choice:
         """The schedule of a pass over x."""
         of_step = self.draws.options.of_step(training=self.draws.training)
-        not_held = cupy_one_launch_options.not_held(
-            of_step, layer_norm=self.normed, peephole=self.has_peephole, projection=self.projected
-        )
+        has = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": self.projected}
+        not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
         not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
         return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
