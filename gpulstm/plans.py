@@ -27,8 +27,11 @@ def _on_gpu(call: Any) -> planner.Plan:
         training, inference = (_projected(call, device, backward=backward) for backward in (True, False))
         return planner.Plan(training.forward, training.backward, inference.forward)
     of_step = options.of_step(training=call.draws.training)
-    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm)
-    not_plain = cupy_engine.BESIDE_PLAIN[options.tf32] if call.is_plain else "options"
+    has = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
+    not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
+    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    if call.is_plain:
+        not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
     arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
     return planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
 
@@ -43,7 +46,8 @@ def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.
     of_step = draws.options.of_step(training=draws.training)
     why = obstacle(of_step, layer_norm=layout.layer_norm)
     why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
-    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=why)
+    has = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
+    not_held = cupy_one_launch_options.not_held(of_step, steps=len(call.x), **has)
     return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, "options")
 
 

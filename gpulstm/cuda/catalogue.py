@@ -4,6 +4,7 @@ The engine asks for one specialisation at a time; the compile gate walks through
 table, so a kernel cannot be used without having been compiled for every architecture.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -49,6 +50,13 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS",)),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS",)),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
+    "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_resident_layer_norm_forward": ("lstm_resident_layer_norm_forward.cu", ()),
+    "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
+    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
+    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
@@ -67,6 +75,9 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ctc_forward_backward": ("ctc.cu", ()),
     "ctc_gradient": ("ctc.cu", ()),
 }
+
+# Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
+CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
 # of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
@@ -91,6 +102,11 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_cluster_forward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
     "lstm_cluster_backward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
 }
+TILES |= {  # the kernels with layer norm are laid out as those without are
+    re.sub("resident|persistent", r"\g<0>_layer_norm", name): choices
+    for name, choices in TILES.items()
+    if name not in CLUSTERED
+}
 
 # The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
@@ -108,10 +124,10 @@ IN_16_BITS = (
 )
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
-COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)
-
-# Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
-CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
+COOPERATIVE = (
+    *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES),
+    *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
+)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import cluster_layouts, half_layouts
+from . import cluster_layouts, half_layouts, layer_norm_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -41,6 +41,7 @@ GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so larg
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
+LAYER_NORM = "layer norm"
 SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 
 UNMEASURED = ("cluster", "graph")
@@ -152,8 +153,9 @@ def choose(
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
-    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options" or
-    "tf32": a graph holds none of that, and a cluster no options.
+    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM` or
+    "tf32": a graph holds none of that, and a cluster no options. With layer norm the kernels are others
+    (`gpulstm.cuda.layer_norm_layouts`).
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -176,14 +178,16 @@ def _choose(
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
-        elif schedule == "cluster" and not_plain == "options":
-            obstacles[schedule] = "does not hold options"
+        elif schedule == "cluster" and not_plain in ("options", LAYER_NORM):
+            obstacles[schedule] = f"does not hold {not_plain}"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
             found += layouts(direction, batch, hidden, dtype, device)
             if not any(choice.schedule == schedule for choice in found):
                 obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+    if not_plain == LAYER_NORM:
+        found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
     loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())

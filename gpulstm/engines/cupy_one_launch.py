@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import HALF_DTYPES, dtype_name
-from ..cuda import cluster_layouts, half_layouts, planner
+from ..arrays import dtype_name
+from ..cuda import catalogue, cluster_layouts, half_layouts, planner
 from ..cuda.copies import fill, to_host
 from ..cuda.launch import int32s
 from ..cuda.modules import kernel
@@ -146,9 +146,9 @@ def _backward_half(choice: planner.Choice, gates, cells, weights: Weights, dy, d
 
 def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tuple = ()) -> None:
     """``of_options`` is what the kernel takes beside with the switch OPTIONS."""
-    with_options = bool(of_options)
+    features = (bool(of_options),) if catalogue.KERNELS[choice.kernel][1] else ()
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles)
+        function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
         function((choice.groups,), (threads,), (*arrays, *of_options, *int32s(*sizes)))
         return
@@ -159,7 +159,6 @@ def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tup
         return
     shared = planner.shared_bytes_of(choice)
     arithmetic = choice.arithmetic or "float32"
-    features = () if arithmetic in HALF_DTYPES else (with_options,)
     function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()

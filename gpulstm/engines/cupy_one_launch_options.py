@@ -29,14 +29,17 @@ _OPTIONS = np.dtype(
 )  # as the compiler lays out the struct Options: the tests compare
 
 
-def not_held(options: Options, *, layer_norm: bool, projection: str = "") -> str:
+def not_held(options: Options, *, steps: int, layer_norm: bool, peephole: bool, projection: str = "") -> str:
     """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none.
 
+    Layer norm has kernels of its own, which hold no other option but weight drop, and come with launches around them.
     ``projection`` says why there is one that is not folded into weight_hh.
     """
     found = []
-    if layer_norm:
-        found.append("layer_norm (it adds up over all hidden units twice in each step)")
+    if layer_norm and steps == 1:
+        found.append("a single step with layer_norm (which is fewer launches in the loop)")
+    if layer_norm and (others := _beside_layer_norm(options, peephole)):
+        found.append(f"layer_norm together with {' and '.join(others)}")
     if projection:
         found.append(f"proj_size ({projection})")
     if options.cell_clip is not None:
@@ -44,6 +47,17 @@ def not_held(options: Options, *, layer_norm: bool, projection: str = "") -> str
     if options.activations != PLAIN.activations:
         found.append("activations other than sigmoid, tanh, tanh")
     return ", ".join(found)
+
+
+def _beside_layer_norm(options: Options, peephole: bool) -> list[str]:
+    found = ["peephole"] if peephole else []
+    found += [name for name in ("coupled", "recurrent_dropout") if getattr(options, name)]
+    return [*found, "zoneout"] if any(options.zoneout) else found
+
+
+def not_plain(*, layer_norm: bool) -> str:
+    """What a layer with options has beyond the plain one, for the planner."""
+    return planner.LAYER_NORM if layer_norm else "options"
 
 
 def forward_steps(

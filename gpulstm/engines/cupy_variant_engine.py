@@ -20,7 +20,16 @@ from ..cuda.modules import kernel
 from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from ..options import Options
 from ..parameters import Weights
-from . import Lane, cupy_engine, cupy_one_launch, cupy_one_launch_options, inputs_of, slots, windows
+from . import (
+    Lane,
+    cupy_engine,
+    cupy_one_launch,
+    cupy_one_launch_layer_norm,
+    cupy_one_launch_options,
+    inputs_of,
+    slots,
+    windows,
+)
 from .cupy_engine import column_sum, empty, or_null, zeros
 from .cupy_masks import (
     draw_arguments,
@@ -157,6 +166,10 @@ class CupyVariantEngine:
         dh_star = empty((*x.shape[:2], lane.width), x) if call.projected else None
         if choice.schedule == "loop":
             _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
+        elif call.normed:
+            dropped = weights._replace(recurrent=saved.recurrent)
+            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells)
+            cupy_one_launch_layer_norm.backward_steps(choice, *tape, dropped, dy, dh, dc, gradient.norm, lane, lengths)
         else:
             dropped = weights._replace(recurrent=saved.recurrent)
             cupy_one_launch_options.backward_steps(
@@ -197,6 +210,7 @@ class _Call:
         self.steps, self.batch, _ = x.shape
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
+        self.has_peephole = weights.peephole is not None
         self.lengths = or_null(lengths)
         self.weights = tuple(or_null(weights[field]) for field in range(PEEPHOLE, len(weights)))
 
@@ -220,9 +234,11 @@ class _Call:
         """The schedule of a pass over x."""
         of_step = self.draws.options.of_step(training=self.draws.training)
         projection = "which is not folded into weight_hh" if self.projected else ""
-        not_held = cupy_one_launch_options.not_held(of_step, layer_norm=self.normed, projection=projection)
+        has = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
+        not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
-        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, "options")
+        not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
+        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
 
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
@@ -279,9 +295,16 @@ def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
 
 def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, hiddens, y, first_time: int) -> None:
     """All steps forward, as `_run` does."""
-    _multiply_inputs(call, x, weights, at.gates)
+    inputs = at.p if call.normed else at.gates
+    _multiply_inputs(call, x, weights, inputs)
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
+    if call.normed:
+        r = at.r if call.keep else None
+        cupy_one_launch_layer_norm.forward_steps(
+            choice, at.p, at.gates, weights, h, hiddens, cells, r, at.norms, y, call.lane, call.lengths, first_time
+        )
+        return
     cupy_one_launch_options.forward_steps(
         choice, call.draws, at.gates, weights, h, hiddens, cells, y, call.lane, call.lengths, first_time, call.keep
     )
