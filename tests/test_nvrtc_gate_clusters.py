@@ -8,8 +8,10 @@ import pytest
 
 from gpulstm.cuda import catalogue, cluster_layouts
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
+from tests.test_nvrtc_gate_rounding import ptx
 
 USUAL_SHARED = 48 * 1024  # bytes, which static shared memory cannot exceed
+WIDE = [("lstm_cluster_forward", (8, 4, 8), True), ("lstm_cluster_backward", (8, 4, 8), False)]
 MOST_SEQUENCES = max(sequences for _, _, sequences in catalogue.CLUSTER_TILES)
 
 
@@ -34,6 +36,15 @@ def test_tiles_compile_without_spills(entry, architecture):
         assert usage.shared <= USUAL_SHARED and not usage.stack, name
         assert usage.registers > 16 * quads, "the weights are not in registers"
     assert found == (10 if architecture == 90 else 2)
+
+
+@pytest.mark.parametrize(("entry", "tiles", "bounded"), [(e, (2, 1, 1), True) for e in catalogue.CLUSTERED] + WIDE)
+def test_no_wait_is_for_ever_but_one(entry, tiles, bounded):
+    """What the stand-in sees by counting; on a GPU only a clock can end it."""
+    one = catalogue.Specialisation(entry, "float32", (), tiles)
+    text = ptx(one.source, one.options)
+    waits = text.count("mbarrier.try_wait")
+    assert waits and text.count("trap;") == (waits if bounded else 0)
 
 
 def test_clusters_need_compute_capability_9():
