@@ -122,7 +122,7 @@ class TestTheSameBits:
         for rows in (10, 2):
             monkeypatch.setattr(cupy_engine, "GATE_BUFFER_BYTES", rows * 4 * 9 * 2)
             found = infer(backend, given)
-            if backend.name == backends.GPU:  # a product of fewer rows may add up in another order, before it is rounded
+            if backend.name == backends.GPU:  # a product of fewer rows may add up in another order
                 for name, wanted in expected.items():
                     np.testing.assert_allclose(found[name].astype("f4"), wanted.astype("f4"), rtol=0, atol=2**-9)
             else:
