@@ -16,7 +16,7 @@ MOST_SEQUENCES = max(sequences for _, _, sequences in catalogue.CLUSTER_TILES)
 
 
 def _spills_a_little(specialisation: catalogue.Specialisation) -> bool:
-    """From CUDA 13 on, in the backward kernel whose every register holds something: up to 64 bytes of a thread's 512."""
+    """From CUDA 13 on, in the backward kernel whose registers are all in use: up to 64 of a thread's 512 bytes."""
     is_full = specialisation.entry == "lstm_cluster_backward" and specialisation.tiles[:2] == (8, 4)
     return is_full and nvrtc_or_skip().getVersion() >= (13, 0)
 
