@@ -189,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
 #if OPTIONS
                 const float forget = options.coupled ? 1.0f - i : f;
-                const float c_star = forget * c[e] + i * (candidate * candidate_mask(options, drawn[e]));
+                const float c_star = fmaf(forget, c[e], i * (candidate * candidate_mask(options, drawn[e])));
                 if (gate == 1) activated = forget;
                 if (peephole && gate == 3 && unit < hidden) {
                     activated = 0.5f * tanhf(0.5f * (a + peephole[2 * hidden + unit] * c_star)) + 0.5f;
@@ -199,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const float h_next = zoned_h(options, drawn[e], h_old[e], o * tanhf(c_star));
 #else
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
-                const float c_next = f * c[e] + i * candidate;
+                const float c_next = fmaf(f, c[e], i * candidate);
                 const float h_next = o * tanhf(c_next);
 #endif
                 if (unit >= hidden || sequence >= end_sequence) continue;

@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                 const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
-                const float c_next = f * c[e] + i * candidate;
+                const float c_next = fmaf(f, c[e], i * candidate);
                 const store h_next = stored(o * tanhf(c_next));
                 const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, (unsigned)h_next.bits, 4);  // the word's other unit
                 if (unit >= hidden || sequence >= end_sequence) continue;

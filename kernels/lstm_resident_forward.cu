@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
 #if OPTIONS
                 const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn[s], first_lane + count % 8);
                 const float kept = options.coupled ? 1.0f - in : forget;
-                const float c_star = kept * c[s] + in * (candidate * candidate_mask(options, now));
+                const float c_star = fmaf(kept, c[s], in * (candidate * candidate_mask(options, now)));
                 if (gate == 1) activated = kept;
                 if (peephole && gate == 3) activated = 0.5f * tanhf(0.5f * (a[s] + peep * c_star)) + 0.5f;
 #endif
@@ -176,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
                 const bool next_runs = step + direction < length[s];
 #else
                 if (runs) {
-                    c[s] = forget * c[s] + in * candidate;
+                    c[s] = fmaf(forget, c[s], in * candidate);
                     h[s] = out * tanhf(c[s]);
                 }
 #endif

@@ -150,6 +150,17 @@ def test_each_device_has_an_alarm_of_its_own(monkeypatch):
         assert len(cupy_one_launch._alarms) == 2
 
 
+def test_launches_on_other_streams_find_it_silent(monkeypatch):
+    """Zeros are written on the stream of the first launch; another one does not wait for that by itself."""
+    with cupy_on_cpu() as cupy:
+        waited = []
+        monkeypatch.setattr(cupy.cuda.Stream, "synchronize", lambda stream: waited.append(stream))
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            cupy_one_launch.Alarm(cupy)
+        assert waited == [stream]
+
+
 def test_it_begins_silent_and_says_it_once():
     """The word on the device begins as 0, and so does the host's copy, whatever was in its memory."""
     with cupy_on_cpu() as cupy:

@@ -4,7 +4,6 @@ import threading
 
 from .catalogue import Specialisation
 
-USUAL_SHARED_BYTES = 48 * 1024  # of a block; more has to be asked for
 USUAL_CLUSTER = 8  # blocks; more have to be asked for
 NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_..., for which CuPy has no name
 
@@ -36,6 +35,6 @@ def _compile(cupy, specialisation: Specialisation, shared_bytes: int):
     function = module.get_function(specialisation.entry)
     if specialisation.cluster > USUAL_CLUSTER:
         cupy.cuda.driver.funcSetAttribute(function.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-    if shared_bytes > USUAL_SHARED_BYTES:
+    if shared_bytes:  # more than 48 KB less the static part has to be asked for, and the rest may be
         function.max_dynamic_shared_size_bytes = shared_bytes
     return function

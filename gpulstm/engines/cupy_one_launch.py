@@ -36,6 +36,7 @@ class Alarm:
 
     def __init__(self, cupy) -> None:
         self.word = cupy.zeros(1, np.uint32)
+        cupy.cuda.get_current_stream().synchronize()  # once: other streams must not find what was here
         pinned = cupy.cuda.alloc_pinned_memory(4)
         self.seen = np.frombuffer(pinned, np.uint32, 1)
         self._copied = pinned.ptr, self.word.data.ptr, self.word.nbytes

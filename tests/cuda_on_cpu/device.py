@@ -148,8 +148,16 @@ def get_version():
     return 0
 
 
+def check_stream(stream, what) -> None:
+    """Raises unless ``stream`` is the current one: on a GPU nothing would order what else is asked for there."""
+    current = get_current_stream().ptr
+    if stream != current:
+        raise RuntimeError(f"{what} is asked for on stream {stream:#x}, while {current:#x} is the current one")
+
+
 def memset_async(ptr, value, size, stream):
     """``size`` bytes become ``value``, at once or when the graph runs, if one live array holds all of them."""
+    check_stream(stream, "memsetAsync")
     state.current().memory["memsetAsync"] += 1
     if size:
         _rows(ptr, size, size, 1, "memsetAsync")
@@ -172,6 +180,7 @@ def memcpy_async(dst, src, size, kind, stream):
 def memcpy_2d_async(dst, dpitch, src, spitch, width, height, kind, stream):
     """``height`` rows of ``width`` bytes, each pitch apart from the one before."""
     what = "memcpyAsync" if height == 1 else "memcpy2DAsync"
+    check_stream(stream, what)
     if kind not in (MEMCPY_DEVICE_TO_HOST, MEMCPY_DEVICE_TO_DEVICE):
         raise ValueError(f"{what}: kind must be memcpyDeviceToHost or memcpyDeviceToDevice, 2 or 3, got {kind!r}")
     if min(dpitch, spitch) < width:

@@ -37,9 +37,9 @@ class RawKernel:
     def __init__(self, code, name, options=(), *, enable_cooperative_groups=False) -> None:
         self.code, self.name, self.options = code, name, options
         self.enable_cooperative_groups = enable_cooperative_groups
-        self._dynamic_limit = arguments.DEFAULT_SHARED_BYTES
         self.kernel = driver.Function(self)
         self._build()
+        self._dynamic_limit = max(0, arguments.DEFAULT_SHARED_BYTES - self.shared_size_bytes)
 
     def __call__(self, grid, block, args, *, shared_mem=0):
         now = state.current()
