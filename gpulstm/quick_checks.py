@@ -76,10 +76,11 @@ def _all_alike(x: Array, others: Iterable[tuple[Any, tuple[int, ...]]]) -> bool:
     """Whether each of ``others``, given with the shape that it must have, is an array of x's library, dtype and
     device. x is known to be NumPy's or CuPy's."""
     kind, dtype = type(x), x.dtype
+    device = None if kind is np.ndarray else x.data.device_id
     for other, shape in others:
         if type(other) is not kind or other.shape != shape or other.dtype != dtype:
             return False
-        if kind is not np.ndarray and other.data.device_id != x.data.device_id:
+        if device is not None and other.data.device_id != device:
             return False
     return True
 

@@ -114,9 +114,9 @@ def inference(
     layers is bounded too. A bidirectional layer needs the whole of the layer below: there it is one more y.
     """
     steps, batch, _ = x.shape
-    weights = _contiguous_weights(engine, weights)
     if steps == 1 and lengths is None and hasattr(engine, "takes_one_step") and engine.takes_one_step(x, batch):
-        return _infer_one_step(engine, layout, weights, engine.contiguous(x), initial)
+        return infer_one_step(engine, layout, weights, x, initial)
+    weights = _contiguous_weights(engine, weights)
     final = _state(engine, layout, x, initial)
     y = engine.empty((steps, batch, layout.output_size), x)
     tile_steps, tile_batch = tile(layout, steps, batch, x.dtype.itemsize, engine.GATE_BUFFER_BYTES)
@@ -154,15 +154,21 @@ def inference(
     return y, _rounded(engine, final, x)
 
 
-def _infer_one_step(
-    engine: Engine, layout: Layout, weights: list[Weights], source: Array, initial: State | None
+def infer_one_step(
+    engine: Engine, layout: Layout, weights: list[Weights], x: Array, initial: State | tuple[Array, Array] | None
 ) -> tuple[Array, State]:
-    """`inference` of one step by an engine that needs no buffers for it, and no copy of the state."""
-    batch = source.shape[1]
-    before = initial and State(*map(engine.contiguous, initial))
-    after = State(*[engine.empty(shape, source) for shape in layout.state_shapes(batch)])
+    """`inference` of one step by an engine that needs no buffers for it, and no copy of the state.
+
+    The axes may be the caller's: x (time, batch, inputs), (batch, time, inputs) or without a batch (time, inputs), with
+    a time of 1; the state (layers * directions, batch, features) or without a batch.
+    """
+    shape = x.shape
+    source, weights = engine.contiguous(x), _contiguous_weights(engine, weights)
+    before = None if initial is None else State(engine.contiguous(initial[0]), engine.contiguous(initial[1]))
+    of_h, of_c = layout.shapes_of_state(None if len(shape) == 2 else shape[0] * shape[1])
+    after = State(engine.empty(of_h, x), engine.empty(of_c, x))
     for layer in range(layout.num_layers):
-        target = engine.empty((1, batch, layout.output_size), source)
+        target = engine.empty((*shape[:-1], layout.output_size), x)
         for index, lane in _lanes(layout, layer, False):  # which end a sequence is read from makes no difference
             engine.one_step(source, weights[index], before, index, target, lane, after)
         source = target

@@ -52,7 +52,7 @@ class Saved(NamedTuple):
 def empty(shape, like):
     import cupy
 
-    return cupy.empty(shape, like.dtype)
+    return cupy.ndarray(shape, like.dtype)  # which is what cupy.empty does: it takes the CPU a third of a microsecond more
 
 
 def zeros(shape, like):
@@ -70,7 +70,7 @@ def wide_zeros(shape, like):
 def wide_empty(shape, like):
     import cupy
 
-    return cupy.empty(shape, wide_dtype(like))
+    return cupy.ndarray(shape, wide_dtype(like))
 
 
 def dropped(y, draws: Draws, layer: int):
