@@ -5,6 +5,7 @@ nothing is concatenated. `gpulstm.array_api_stack` is the same for libraries who
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from . import arrays
@@ -212,12 +213,16 @@ def _tiles(steps: int, batch: int, tile_steps: int, tile_batch: int, reverse: bo
             yield slice(first, min(first + tile_steps, steps)), slice(n, min(n + tile_batch, batch))
 
 
-def _lanes(layout: Layout, layer: int, reverse: bool) -> list[tuple[int, Lane]]:
+def _lanes(layout: Layout, layer: int, reverse: bool) -> tuple[tuple[int, Lane], ...]:
     """(index into state and weights, lane) of a layer's directions; ``reverse`` is for a single one."""
-    width = layout.width
-    if not layout.bidirectional:
-        return [(layer, Lane(0, width, reverse, 2 * layer))]
-    return [(2 * layer + d, Lane(d * width, width, d == 1, 2 * layer + d)) for d in (0, 1)]
+    return _lanes_of(layout.width, layout.bidirectional, layer, reverse)
+
+
+@lru_cache(maxsize=1024)  # every call of every layer asks
+def _lanes_of(width: int, bidirectional: bool, layer: int, reverse: bool) -> tuple[tuple[int, Lane], ...]:
+    if not bidirectional:
+        return ((layer, Lane(0, width, reverse, 2 * layer)),)
+    return tuple((2 * layer + d, Lane(d * width, width, d == 1, 2 * layer + d)) for d in (0, 1))
 
 
 def _contiguous_weights(engine: Engine, weights: list[Weights]) -> list[Weights]:
