@@ -84,7 +84,7 @@ def shapes_hold(params: dict[str, Any], checklist: tuple[tuple[str, tuple[int, .
     return True
 
 
-def _is_such(array: Any, kind: type, shape: tuple[int, ...], dtype: np.dtype, device: int | None) -> bool:
+def _is_such(array: Any, kind: Any, shape: tuple[int, ...], dtype: np.dtype, device: int | None) -> bool:
     """Whether it is an array of this kind, NumPy's or CuPy's, with this shape and the very dtype, on this device."""
     if type(array) is not kind or array.shape != shape or array.dtype is not dtype:
         return False

@@ -38,9 +38,9 @@ class Kernel:
         self.function = function  # has the machine code loaded as long as it lives
         self.address: int = function.kernel.ptr
         binding = "launchCooperativeKernel" if cooperative else "launchKernel"
-        self.driver_launch = getattr(cupy.cuda.driver, binding, None)
+        self.driver_launch: Any = getattr(cupy.cuda.driver, binding, None)
         self.last = () if cooperative else (0,)  # cuLaunchKernel's other way to pass arguments: none
-        self.current_stream = cupy.cuda.get_current_stream
+        self.current_stream: Any = cupy.cuda.get_current_stream
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple, *, shared_mem: int = 0) -> None:
         self.function(grid, block, args, shared_mem=shared_mem)

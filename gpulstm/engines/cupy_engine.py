@@ -52,7 +52,9 @@ class Saved(NamedTuple):
 def empty(shape, like):
     import cupy
 
-    return cupy.ndarray(shape, like.dtype)  # which is what cupy.empty does: it takes the CPU a third of a microsecond more
+    return cupy.ndarray(
+        shape, like.dtype
+    )  # which is what cupy.empty does: it takes the CPU a third of a microsecond more
 
 
 def zeros(shape, like):
