@@ -6,6 +6,7 @@ nothing is concatenated. `gpulstm.array_api_stack` is the same for libraries who
 
 from collections.abc import Iterator
 from functools import lru_cache
+from operator import getitem
 from typing import Any, NamedTuple
 
 from . import arrays
@@ -41,7 +42,7 @@ def forward(
 ) -> tuple[Array, State, Saved]:
     """Training: output, final state and what `backward` needs."""
     weights, x = _contiguous_weights(engine, weights), engine.contiguous(x)
-    forward_from = getattr(engine, "forward_from", None)
+    forward_from, part = getattr(engine, "forward_from", None), getattr(engine, "part", getitem)
     if forward_from is None:
         final = _state(engine, layout, x, initial)
     else:
@@ -54,11 +55,11 @@ def forward(
     for layer in range(layout.num_layers):
         y = engine.empty((steps, batch, layout.output_size), x)
         for index, lane in _lanes(layout, layer, draws.options.reverse):
-            h, c = final.h[index], final.c[index]
+            h, c = part(final.h, index), part(final.c, index)
             if forward_from is None:
                 runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
             else:
-                before = initial and (initial.h[index], initial.c[index])
+                before = initial and (part(initial.h, index), part(initial.c, index))
                 runs.append(forward_from(layer_input, weights[index], before, h, c, y, lane, lengths))
         inputs.append(layer_input)
         layer_input = y if layer == layout.num_layers - 1 else engine.dropped(y, draws, layer)
@@ -73,6 +74,7 @@ def backward(
     ``dstate`` is a pair of arrays or None for the final state's gradients.
     """
     engine, layout, lengths = saved.engine, saved.layout, saved.lengths
+    part = getattr(engine, "part", getitem)
     dstate = _gradient_state(engine, layout, saved.inputs[0], dstate)
     gradients: list[Any] = [None] * len(saved.runs)
     dy = None if dy is None else engine.contiguous(dy)
@@ -86,8 +88,8 @@ def backward(
                 x,
                 saved.weights[index],
                 dy,
-                dstate.h[index],
-                dstate.c[index],
+                part(dstate.h, index),
+                part(dstate.c, index),
                 dx,
                 index % layout.directions > 0,  # the second direction adds to what the first one left
                 lane,
@@ -189,11 +191,13 @@ def _infer_in_one_piece(
     """Inference where the gates of all steps fit into the buffer: nothing is cut, and every view left out costs less
     time than a small layer takes."""
     gates = engine.empty((*source.shape[:2], 4 * layout.hidden_size), source)
+    part = getattr(engine, "part", getitem)
     between = [y, engine.empty(y.shape, y) if layout.num_layers > 1 else None]
     for layer in range(layout.num_layers):
         target = between[(layout.num_layers - 1 - layer) % 2]  # the last layer's is y
         for index, lane in _lanes(layout, layer, reverse):
-            engine.inference(source, weights[index], final.h[index], final.c[index], target, lane, gates, lengths, 0)
+            h, c = part(final.h, index), part(final.c, index)
+            engine.inference(source, weights[index], h, c, target, lane, gates, lengths, 0)
         source = target
 
 

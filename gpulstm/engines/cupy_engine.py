@@ -75,6 +75,12 @@ def wide_empty(shape, like):
     return cupy.ndarray(shape, wide_dtype(like))
 
 
+def part(states, index: int):
+    """The state of one layer and direction, (batch, features). That of the only one keeps its leading axis: a view
+    costs the CPU a microsecond, and nothing here looks at the axes before these two."""
+    return states if len(states) == 1 else states[index]
+
+
 def dropped(y, draws: Draws, layer: int):
     probability = draws.options.dropout
     if not (draws.training and probability):
@@ -118,7 +124,7 @@ def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, t
     if c_before is None or c_before.dtype == cells.dtype:
         put(cells, first, c_before)
     else:
-        assign(cells[first], c_before)
+        assign(cells[first], c_before.reshape(batch, lane.width))
     if some_are_empty:
         state_of_running(h_before, None, hiddens[first], lengths)
     else:
