@@ -36,9 +36,10 @@ class Kernel:
 
     def __init__(self, cupy, function, *, cooperative: bool = False) -> None:
         self.function = function  # has the machine code loaded as long as it lives
-        self.address: int = function.kernel.ptr
+        self.address: int = getattr(getattr(function, "kernel", None), "ptr", 0)  # CUfunction; asking compiles it
         binding = "launchCooperativeKernel" if cooperative else "launchKernel"
-        self.driver_launch: Any = getattr(cupy.cuda.driver, binding, None)
+        driver = getattr(cupy.cuda, "driver", None)
+        self.driver_launch: Any = getattr(driver, binding, None) if self.address else None
         self.last = () if cooperative else (0,)  # cuLaunchKernel's other way to pass arguments: none
         self.current_stream: Any = cupy.cuda.get_current_stream
 
