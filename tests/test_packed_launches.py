@@ -85,19 +85,24 @@ def test_a_series_of_all_kinds(backend):
 
 def test_on_a_stream_of_ones_own_and_in_a_graph(backend):
     series, (out, more), wanted = all_kinds(backend, 2)
+    function, y, ones = kernel(backend, "pointers_and_ints"), ints(backend, *[0] * 8), ints(backend, *[1] * 8)
     series(-3, -3)  # a capture loads no kernel
+    function.launch(ONE, THREADS, (y, None, y), (0, 0, 0))
     backend.xp.cuda.get_current_stream().synchronize()
     stream = backend.xp.cuda.Stream(non_blocking=True)
     with stream:
         of_stream = Series(series.kernel, ONE, ONE, (*series.before, None, None, *series.after), 2, 2)
         stream.begin_capture()
         of_stream(-2, -3)
+        function.launch(ONE, THREADS, (ones, None, y), (4, 0, 0))
         graph = stream.end_capture()
-    assert not backend.numpy(out)[11:].any(), "captured, not run"
+    assert not backend.numpy(out)[11:].any() and not backend.numpy(y).any(), "captured, not run"
     of_stream.write(0, 0)  # the graph has copies of the arguments
+    function.launch(ONE, THREADS, (y, None, y), (0, 0, 0))
     graph.launch(stream)
     stream.synchronize()
     np.testing.assert_array_equal(backend.numpy(out).reshape(2, 11), wanted)
+    assert backend.numpy(y).tolist() == [401] * 8
 
 
 def test_without_the_drivers_launch_all_is_cupys(backend, monkeypatch):
@@ -156,17 +161,18 @@ def test_threads_do_not_meet(backend):
 
 def test_a_launch_within_a_launch_finds_other_room(backend):
     """As a finaliser may, which runs wherever the interpreter happens to be."""
-    function, inner, outer = kernel(backend, "pointers_and_ints"), ints(backend, *[0] * 8), ints(backend, *[0] * 8)
-    one = ints(backend, *[1] * 8)
-    function.launch(ONE, THREADS, (one, None, outer), (0, 0, 0))
+    function, other = (kernel(backend, "pointers_and_ints") for _ in range(2))
+    one, inner, outer = (ints(backend, *[value] * 8) for value in (1, 0, 0))
+    for each in (function, other):
+        each.launch(ONE, THREADS, (one, None, outer), (0, 0, 0))
+    streams = function.current_stream
 
-    class Late:
-        @property
-        def data(self):
-            function.launch(ONE, THREADS, (one, one, inner), (7, 7, 7))
-            return outer.data
+    def in_between():  # the arguments are laid out, and not launched yet
+        other.launch(ONE, THREADS, (one, one, inner), (7, 7, 7))
+        return streams()
 
-    function.launch(ONE, THREADS, (one, None, Late()), (2, 0, 0))
+    function.current_stream = in_between
+    function.launch(ONE, THREADS, (one, None, outer), (2, 0, 0))
     assert backend.numpy(outer).tolist() == [201] * 8 and backend.numpy(inner).tolist() == [7070711] * 8
 
 
