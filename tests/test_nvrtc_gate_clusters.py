@@ -25,7 +25,7 @@ def test_tiles_compile_without_spills(entry, architecture):
         if not size or most + (quads >= 4) + (architecture == 90) < 2:
             continue
         found += 1
-        name = f"{entry} {' '.join(specialisation.options)}, sm_{architecture}"
+        name = f"{entry}, {specialisation.definitions}, sm_{architecture}"
         log = compile_for(architecture, specialisation.source, specialisation.options, name)
         usage = check({entry}, log, name)[entry]
         _, threads = cluster_layouts.geometry(specialisation.tiles, 1)
