@@ -167,7 +167,7 @@ def infer_one_step(
     """
     shape = x.shape
     source, weights = engine.contiguous(x), _contiguous_weights(engine, weights)
-    before = None if initial is None else State(engine.contiguous(initial[0]), engine.contiguous(initial[1]))
+    before = None if initial is None else (engine.contiguous(initial[0]), engine.contiguous(initial[1]))
     of_h, of_c = layout.shapes_of_state(None if len(shape) == 2 else shape[0] * shape[1])
     after = State(engine.empty(of_h, x), engine.empty(of_c, x))
     for layer in range(layout.num_layers):

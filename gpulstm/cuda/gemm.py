@@ -42,6 +42,8 @@ def matrix(array) -> Matrix:
 
 def rows_of(a: Matrix, first: int, count: int, itemsize: int) -> Matrix:
     """``count`` rows from row ``first``."""
+    if count == a.rows:
+        return a
     return Matrix(a.pointer + first * a.row_stride * itemsize, count, a.columns, a.row_stride)
 
 

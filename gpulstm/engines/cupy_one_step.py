@@ -19,8 +19,8 @@ def takes_one_step(x, batch: int) -> bool:
     return planner.one_step(batch, dtype_name(x)) is not None
 
 
-def one_step(x, weights: Weights, before: State | None, index: int, y, lane: Lane | None, after: State) -> None:
-    """One layer in one direction: y and ``after`` from x and ``before``, which is zeros if None.
+def one_step(x, weights: Weights, before: tuple | None, index: int, y, lane: Lane | None, after: State) -> None:
+    """One layer in one direction: y and ``after`` from x and ``before``, (h, c), which is zeros if None.
 
     x (..., inputs), the axes before are the batch; states (layers * directions, batch, hidden), of which this is number
     ``index``; y (..., all directions), of which ``lane`` names the columns, or None for both. All are C-contiguous.
