@@ -289,16 +289,3 @@ class TestTheStandIn:
 
 def out_of(cupy):
     return cupy.zeros(1, "int32")
-
-
-@pytest.mark.parametrize(
-    ("name", "last"), [("launchKernel", "kernel_params, intptr_t extra"), ("launchCooperativeKernel", "kernel_params")]
-)
-def test_cupy_takes_what_is_handed_to_its_binding(name, last):
-    """Without a GPU: what the installed CuPy says of its arguments."""
-    driver = pytest.importorskip("cupy_backends.cuda.api.driver", reason="CuPy is not installed")
-    extents = [f"unsigned int {what}_dim_{axis}" for what in ("grid", "block") for axis in "xyz"]
-    wanted = (
-        f"{name}(intptr_t f, {', '.join(extents)}, unsigned int shared_mem_bytes, intptr_t stream, intptr_t {last})"
-    )
-    assert getattr(driver, name).__doc__.splitlines()[0] == wanted
