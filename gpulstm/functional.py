@@ -1,7 +1,6 @@
 """The LSTM as functions of its parameters: check the arguments, hand over to an engine.
 
-NumPy and CuPy arrays go through `gpulstm.stack` and their engine; every other array-API library goes through
-`gpulstm.array_api_stack`, which is to say through the equations themselves.
+NumPy and CuPy arrays go through `gpulstm.stack` and their engine, all others through `gpulstm.array_api_stack`.
 """
 
 from collections.abc import Mapping
@@ -146,9 +145,8 @@ def lstm_inference(
     batch_first: bool = False,
     options: Options | Mapping[str, Any] = PLAIN,
 ) -> tuple[Array, State]:
-    """`lstm_forward` without a cache and without randomness: dropout is off, zoneout mixes old and new state by its
-    probability. On NumPy and CuPy arrays memory beyond x and y stays bounded, whatever the number of time steps; other
-    libraries keep no step either, but collect the outputs before they join them."""
+    """`lstm_forward` without cache and randomness: no dropout, and zoneout mixes old and new state by its probability.
+    On NumPy and CuPy arrays memory beyond x and y stays bounded; others collect the outputs and join them at the end."""
     return inference(None, x, params, state, lengths, batch_first, Draws(as_options(options), None))
 
 
@@ -162,7 +160,7 @@ def inference(
     draws: Draws,
 ) -> tuple[Array, State]:
     """`lstm_inference` with the layout that ``params`` must have; None reads it off them."""
-    if lengths is None and layout is not None and _is_one_step(layout, x, params, state, batch_first, draws):
+    if lengths is None and layout and quick_checks.is_one_step(layout, x, params, state, batch_first, draws.options):
         return stack.infer_one_step(cupy_engine, layout, layout.weights(params), x, state)
     call = _check(layout, x, params, state, lengths, batch_first, draws)
     weights = call.layout.weights(params)
@@ -178,20 +176,6 @@ def inference(
                 engine, call.layout, weights, call.x, call.initial, call.lengths, call.draws.options.reverse
             )
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
-
-
-def _is_one_step(
-    layout: Layout, x: Array, params: Mapping[str, Array], state: Any, batch_first: bool, draws: Draws
-) -> bool:
-    """Whether the arguments are all right, on the current device, and make a single step that the CuPy engine runs by
-    itself. Then no axis has to come or go: one step's features follow each other in memory, whatever its axes are."""
-    if not arrays.is_cupy(x) or not 2 <= x.ndim <= 3 or not (layout.is_plain and draws.options.is_plain_in_one_step):
-        return False
-    shape = x.shape
-    batch = 1 if len(shape) == 2 else shape[not batch_first]
-    if shape[len(shape) == 3 and batch_first] != 1 or not cupy_engine.takes_one_step(x, batch):
-        return False
-    return arrays.is_on_current_device(x) and quick_checks.arguments_hold(layout, x, params, state, batch_first)
 
 
 def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: bool, draws: Draws) -> planner.Plan:

@@ -11,6 +11,8 @@ import numpy as np
 
 from . import arrays
 from .arrays import Array
+from .engines import cupy_engine
+from .options import Options
 from .parameters import Layout
 
 _DTYPES = tuple(map(np.dtype, arrays.KERNEL_DTYPES))
@@ -34,6 +36,18 @@ def arguments_hold(layout: Layout, x: Array, params: Any, state: Any, batch_firs
     if not _is_pair(state):
         return False
     return _is_such(state[0], kind, of_h, dtype, device) and _is_such(state[1], kind, of_c, dtype, device)
+
+
+def is_one_step(layout: Layout, x: Array, params: Any, state: Any, batch_first: bool, options: Options) -> bool:
+    """Whether `arguments_hold`, on the current device, and make a single step that the CuPy engine runs by itself. Then
+    no axis has to come or go: one step's features follow each other in memory, whatever its axes are."""
+    if not arrays.is_cupy(x) or not 2 <= x.ndim <= 3 or not (layout.is_plain and options.is_plain_in_one_step):
+        return False
+    shape = x.shape
+    batch = 1 if len(shape) == 2 else shape[not batch_first]
+    if shape[len(shape) == 3 and batch_first] != 1 or not cupy_engine.takes_one_step(x, batch):
+        return False
+    return arrays.is_on_current_device(x) and arguments_hold(layout, x, params, state, batch_first)
 
 
 def gradients_hold(

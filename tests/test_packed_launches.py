@@ -99,6 +99,7 @@ def test_on_a_stream_of_ones_own_and_in_a_graph(backend):
     assert not backend.numpy(out)[11:].any() and not backend.numpy(y).any(), "captured, not run"
     of_stream.write(0, 0)  # the graph has copies of the arguments
     function.launch(ONE, THREADS, (y, None, y), (0, 0, 0))
+    backend.xp.cuda.get_current_stream().synchronize()
     graph.launch(stream)
     stream.synchronize()
     np.testing.assert_array_equal(backend.numpy(out).reshape(2, 11), wanted)
