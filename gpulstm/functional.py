@@ -146,7 +146,7 @@ def lstm_inference(
     options: Options | Mapping[str, Any] = PLAIN,
 ) -> tuple[Array, State]:
     """`lstm_forward` without cache and randomness: no dropout, and zoneout mixes old and new state by its probability.
-    On NumPy and CuPy arrays memory beyond x and y stays bounded; others collect the outputs and join them at the end."""
+    On NumPy and CuPy arrays memory beyond x and y stays bounded; others collect the outputs and join them last."""
     return inference(None, x, params, state, lengths, batch_first, Draws(as_options(options), None))
 
 
