@@ -30,7 +30,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[dict[str, int], ...]]] = {
     ),
     "l2_read.cu": (("l2_read",), ({},)),
     "mma_rates.cu": (("mma_tf32", "mma_fp16", "mma_bf16", "mma_fp32_by_three_tf32", "fma_fp32"), ({},)),
-    "many_arguments.cu": (("arguments_5", "arguments_18", "arguments_55"), ({},)),
+    "many_arguments.cu": (("arguments_5", "arguments_18", "arguments_55", "arguments_15"), ({},)),
 }
 
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)

@@ -1,7 +1,6 @@
 """The LSTM as functions of its parameters: check the arguments, hand over to an engine.
 
-NumPy and CuPy arrays go through `gpulstm.stack` and their engine; every other array-API library goes through
-`gpulstm.array_api_stack`, which is to say through the equations themselves.
+NumPy and CuPy arrays go through `gpulstm.stack` and their engine, all others through `gpulstm.array_api_stack`.
 """
 
 from collections.abc import Mapping
@@ -145,9 +144,8 @@ def lstm_inference(
     batch_first: bool = False,
     options: Options | Mapping[str, Any] = PLAIN,
 ) -> tuple[Array, State]:
-    """`lstm_forward` without a cache and without randomness: dropout is off, zoneout mixes old and new state by its
-    probability. On NumPy and CuPy arrays memory beyond x and y stays bounded, whatever the number of time steps; other
-    libraries keep no step either, but collect the outputs before they join them."""
+    """`lstm_forward` without cache and randomness: no dropout, and zoneout mixes old and new state by its probability.
+    On NumPy and CuPy arrays memory beyond x and y stays bounded; others collect the outputs and join them last."""
     return inference(None, x, params, state, lengths, batch_first, Draws(as_options(options), None))
 
 
@@ -161,6 +159,8 @@ def inference(
     draws: Draws,
 ) -> tuple[Array, State]:
     """`lstm_inference` with the layout that ``params`` must have; None reads it off them."""
+    if lengths is None and layout and quick_checks.is_one_step(layout, x, params, state, batch_first, draws.options):
+        return stack.infer_one_step(cupy_engine, layout, layout.weights(params), x, state)
     call = _check(layout, x, params, state, lengths, batch_first, draws)
     weights = call.layout.weights(params)
     with arrays.on_device_of(x):

@@ -35,6 +35,7 @@ def test_specialisations_are_all_different_and_complete():
     )
     assert len(every) == expected
     assert len({(s.source, s.options) for s in every}) < len(every), "entries of one file share a translation unit"
+    assert len({s.options for s in every}) == 1, "CuPy compiles an empty program for each set of options"
 
 
 def test_kernels_for_arrays_of_16_bits_are_those_that_tell_storage_from_arithmetic():

@@ -33,7 +33,7 @@ def test_tiles_compile_without_spills(entry, architecture):
         if not size or most + (quads >= 4) + (architecture == 90) < 2:
             continue
         found += 1
-        name = f"{entry} {' '.join(specialisation.options)}, sm_{architecture}"
+        name = f"{entry}, {specialisation.definitions}, sm_{architecture}"
         log = compile_for(architecture, specialisation.source, specialisation.options, name)
         small = _spills_a_little(specialisation)
         usage = parse(log)[entry] if small else check({entry}, log, name)[entry]

@@ -145,21 +145,31 @@ class Specialisation:
 
     @property
     def source(self) -> str:
-        """The file's text, headers inlined."""
-        return sources.read(self.file)
+        """The file's text, headers inlined, behind the definitions that specialise it.
+
+        They stand in the text and not among the options because CuPy compiles an empty program for every set of
+        options that is new to a process, even where its cache has the kernel: 16 ms each.
+        """
+        return "".join(f"#define {name} {value}\n" for name, value in self.definitions.items()) + sources.read(
+            self.file
+        )
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Compiler options, the same for NVRTC and for a host compiler."""
+        """Compiler options, the same for NVRTC and for a host compiler, and for all kernels."""
+        return ("--std=c++14",)
+
+    @property
+    def definitions(self) -> dict[str, str | int]:
+        """Macros and their values."""
         switches = zip(KERNELS[self.entry][1], self.features, strict=True)
-        return (
-            "--std=c++14",
-            f"-DREAL={REAL_OF_DTYPE.get(self.dtype, 'float')}",
-            *(f"-D{switch}=1" for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype),
-            *((f"-DTF32={int(self.dtype == 'tf32')}",) if self.entry in TF32 else ()),
-            *(f"-D{name}={int(on)}" for name, on in switches),
-            *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
-        )
+        return {
+            "REAL": REAL_OF_DTYPE.get(self.dtype, "float"),
+            **{switch: 1 for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype},
+            **({"TF32": int(self.dtype == "tf32")} if self.entry in TF32 else {}),
+            **{name: int(on) for name, on in switches},
+            **dict(zip(self._tile_names, self.tiles, strict=True)),
+        }
 
     @property
     def is_cooperative(self) -> bool:

@@ -13,10 +13,11 @@ Every engine is a module, or an object, with the same functions, so `gpulstm.sta
 - ``forward_from(x, weights, before, h, c, y, lane, lengths) -> saved``, which an engine may do without: the same with
   the initial state apart, (h, c) or None for zeros, both of the dtype in which they came; what h and c hold before is
   not looked at. ``wide_empty(shape, like)`` comes with it
+- ``part(states, index)``, which an engine may do without: the h or c of one layer and direction out of all of them
 - ``inference(x, weights, h, c, y, lane, gates, lengths, first_time)``: the same, and keeps nothing
 - ``takes_one_step(x, batch)`` and ``one_step(x, weights, before, index, y, lane, after)``, which an engine may do
-  without: whether it runs a single step by itself, and that step, from one `State` of all layers and directions to
-  another one
+  without: whether it runs a single step by itself, and that step, from the (h, c) of all layers and directions to
+  another `State`
 - ``backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)``: dh and dc become the initial
   state's gradients; what the weights' gradient is made of is added to ``gradient``, which
   ``start_gradient(x, weights, lane)`` makes and ``finish_gradient(gradient, lane)`` turns into `Weights`, wide ones

@@ -12,8 +12,9 @@ import numpy as np
 from ..arrays import dtype_name
 from ..cuda import catalogue, cluster_layouts, half_layouts, planner
 from ..cuda.copies import fill, to_host
-from ..cuda.launch import int32s
+from ..cuda.launch import Extent, int32s
 from ..cuda.modules import kernel
+from ..cuda.packed import Kernel
 from ..parameters import Weights
 from . import Lane, windows
 
@@ -109,7 +110,7 @@ def forward_steps(
     without, cells is the state (batch, hidden), and so is hiddens but for the persistent schedule.
     """
     steps, batch, _ = gates.shape
-    arrays = (gates, weights.recurrent, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
+    arrays = (gates, weights.recurrent, weights.bias, cells, hiddens, y, lengths)
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
     _launch(choice, arrays, sizes)
 
@@ -122,7 +123,7 @@ def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, d
         _backward_half(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
         return
     steps, batch, _ = gates.shape
-    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
+    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, dy, dh, dc, lengths)
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
@@ -140,32 +141,43 @@ def _backward_half(choice: planner.Choice, gates, cells, weights: Weights, dy, d
     for part in windows(steps, stretch, lane.reverse):
         _empty_words(exchange)
         part_dy = None if dy is None else dy[part]
-        arrays = (gates[part], weights.recurrent, cells[part.start : part.stop + 1], _or_null(part_dy), dh, dc)
+        arrays = (gates[part], weights.recurrent, cells[part.start : part.stop + 1], part_dy, dh, dc)
         numbers = (part.stop - part.start, batch, lane.width, 0 if dy is None else dy.shape[2])
-        _launch(choice, (*arrays, _or_null(lengths), exchange), (*numbers, lane.first, lane.reverse, part.start))
+        _launch(choice, (*arrays, lengths, exchange), (*numbers, lane.first, lane.reverse, part.start))
 
 
 def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tuple = ()) -> None:
-    """``of_options`` is what the kernel takes beside with the switch OPTIONS."""
+    """``arrays`` may have None in it; ``of_options`` is what the kernel takes beside with the switch OPTIONS."""
     features = (bool(of_options),) if catalogue.KERNELS[choice.kernel][1] else ()
     if choice.schedule == "resident":
         function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
-        function((choice.groups,), (threads,), (*arrays, *of_options, *int32s(*sizes)))
+        _ask(function, (choice.groups, 1, 1), (threads, 1, 1), arrays, of_options, sizes)
         return
     if choice.schedule == "cluster":
         function = kernel(choice.kernel, "float32", tiles=choice.tiles)
-        grid, block = cluster_layouts.geometry(choice.tiles, choice.groups)
-        function((grid,), (block,), (*arrays, *(np.int32(size) for size in sizes)))
+        blocks, threads = cluster_layouts.geometry(choice.tiles, choice.groups)
+        _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), sizes)
         return
     shared = planner.shared_bytes_of(choice)
     arithmetic = choice.arithmetic or "float32"
     function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
-    arguments = (*arrays, alarm.word, *of_options, *int32s(*sizes, choice.blocks, choice.share))
-    function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
+    grid, block = (choice.groups * choice.blocks, 1, 1), (32 * planner.WARPS, 1, 1)
+    _ask(function, grid, block, (*arrays, alarm.word), of_options, (*sizes, choice.blocks, choice.share), shared)
     alarm.look()
+
+
+def _ask(
+    function: Kernel, grid: Extent, block: Extent, arrays: tuple, of_options: tuple, sizes: tuple, shared: int = 0
+) -> None:
+    """A launch with these arguments in a row."""
+    if of_options:  # a struct among them
+        typed = (*map(_or_null, arrays), *of_options, *int32s(*sizes))
+        function(grid, block, typed, shared_mem=shared)
+    else:
+        function.launch(grid, block, arrays, sizes, shared)
 
 
 def _alarm() -> Alarm:

@@ -71,7 +71,7 @@ def forward_steps(
     """
     steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
-    arrays = (gates, weights.recurrent, null(weights.bias), cells, hiddens, y, null(lengths))
+    arrays = (gates, weights.recurrent, weights.bias, cells, hiddens, y, lengths)
     more = (h, null(weights.peephole), arguments(draws, lane))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
     cupy_one_launch._launch(choice, arrays, sizes, more)
@@ -86,7 +86,7 @@ def backward_steps(
 
     steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
-    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, null(dy), dh, dc, null(lengths))
+    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, dy, dh, dc, lengths)
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     more = (null(weights.peephole), null(d_peephole), arguments(draws, lane))

@@ -15,8 +15,9 @@ from ..arrays import dtype_name
 from ..cuda import planner
 from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
-from ..cuda.launch import one_thread_per
+from ..cuda.launch import int32s, one_thread_per
 from ..cuda.modules import kernel
+from ..cuda.packed import Series
 from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from ..options import Options
 from ..parameters import Weights
@@ -227,7 +228,7 @@ class _Call:
 
         # (grid, block). The cell has a column of blocks for each sequence; of one block where layer norm sums a row.
         threads = min(THREADS, -(-self.hidden // 32) * 32)
-        self.cell_geometry = (self.batch, 1 if self.normed else -(-self.hidden // threads)), (threads,)
+        self.cell_geometry = (self.batch, 1 if self.normed else -(-self.hidden // threads), 1), (threads, 1, 1)
         self.output_geometry = one_thread_per(self.batch * lane.width)
 
     def choose(self, direction: str, x) -> planner.Choice:
@@ -268,21 +269,24 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     widths = (0 if c_star is None else c_star.shape[-1], 0 if at.m is None else at.m.shape[-1], y.shape[2], lane.first)
     of_cell = (*call.sizes(hidden, *widths), *call.activation, np.int32(call.keep))
     of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
+    ask = Series(cell, *call.cell_geometry, (*arrays, *int32s(*[0] * 7), *of_cell), len(arrays), 7)
+    ask_output: Any = None
+    if call.projected:
+        of_step = (h_star, h, y, or_null(at.h_in), call.lengths)
+        ask_output = Series(output, *call.output_geometry, (*of_step, *int32s(0, 0, 0), *of_output), len(of_step), 3)
     for t in call.times():
         before, after = slots(t, lane.reverse) if call.keep else (0, 0)
         product_slot = t if call.keep or not call.normed else 0
         following = t - 1 if lane.reverse else t + 1 if t + 1 < call.steps else -1
         star_slot = after if c_star is at.cells else t
-        moment = (np.int32(t), np.int32(first_time + t), np.int32(following))
-        places = (np.int32(product_slot), np.int32(before), np.int32(after), np.int32(star_slot))
         step_h = h_in if at.h_in is None else rows_of(h_in, t * batch, batch, itemsize)
         step_product = rows_of(products, product_slot * batch, batch, itemsize)
         gemm(step_h, recurrent, step_product, transpose_b=True, accumulate=not call.normed)
-        cell(*call.cell_geometry, (*arrays, *moment, *places, *of_cell))
+        ask(t, first_time + t, following, product_slot, before, after, star_slot)
         if call.projected:
             step_m = rows_of(m, t * batch, batch, itemsize)
             gemm(step_m, projection, projected, transpose_b=True)
-            output(*call.output_geometry, (h_star, h, y, or_null(at.h_in), call.lengths, *moment, *of_output))
+            ask_output(t, first_time + t, following)
 
 
 def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
@@ -331,15 +335,19 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
     of_cell = (*call.sizes(hidden, *dy_columns, call.projected), *call.activation)
     of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
     of_output = (*call.sizes(lane.width, *dy_columns), *call.draw, *call.of_hidden)
+    before_it = (*arrays, *of_hidden)
+    ask = Series(cell, *call.cell_geometry, (*before_it, *int32s(0, 0, 0, 0), *of_cell), len(before_it), 4)
+    ask_output: Any = None
+    if call.projected:
+        of_step = (dh_star, *of_hidden)
+        ask_output = Series(output, *call.output_geometry, (*of_step, *int32s(0, 0), *of_output), len(of_step), 2)
     later = NO_STEP
     for t in reversed(call.times()):
         before, after = slots(t, lane.reverse)
-        moment = (np.int32(t), np.int32(later))
-        places = (np.int32(before), np.int32(after if star is saved.cells else t))
         if call.projected:
-            output(*call.output_geometry, (dh_star, *of_hidden, *moment, *of_output))
+            ask_output(t, later)
             gemm(rows_of(dh_stars, t * batch, batch, itemsize), projection, dm_matrix)
-        cell(*call.cell_geometry, (*arrays, *of_hidden, *moment, *places, *of_cell))
+        ask(t, later, before, after if star is saved.cells else t)
         gemm(rows_of(dr, t * batch, batch, itemsize), recurrent, product_matrix)
         later = t
     last = (dh, product, call.lengths, np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)

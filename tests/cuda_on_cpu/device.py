@@ -70,9 +70,11 @@ class Stream:
     """Work is done when it is asked for, so a stream has nothing to order; unless it captures, see capture.py."""
 
     _entered: list["Stream"] = []
+    _alive: "weakref.WeakSet[Stream]" = weakref.WeakSet()
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None) -> None:
         self.ptr = 0 if null else id(self)
+        Stream._alive.add(self)
         self._blocks = not non_blocking
 
     def __enter__(self):
@@ -105,6 +107,12 @@ class Stream:
 
 
 _null = Stream(null=True)
+
+
+def require_stream(ptr: int) -> None:
+    """Raises what the driver would for a stream that is not there."""
+    if ptr not in [stream.ptr for stream in Stream._alive]:
+        raise driver.CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: {ptr!r} is not the ptr of a stream")
 
 
 class Event:

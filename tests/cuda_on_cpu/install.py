@@ -133,7 +133,10 @@ CUBLAS = (
     *("CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLAS_COMPUTE_32F", "CUBLAS_COMPUTE_32F_FAST_TF32", "CUBLAS_GEMM_DEFAULT"),
 )
 SUBMODULES = ("runtime", "device", "stream", "compiler")
-DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "funcSetAttribute", "CUDADriverError")
+DRIVER = (
+    *("launchKernel", "launchCooperativeKernel", "funcSetAttribute"),
+    *("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError"),
+)
 ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either
 
 
