@@ -11,6 +11,7 @@ from . import array_api_stack, arrays, checkpoints, engine_choice, initialisers,
 from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
+from .engines import cupy_engine
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State

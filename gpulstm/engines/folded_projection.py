@@ -115,6 +115,10 @@ class FoldedEngine:
     def takes_one_step(self, x, batch: int) -> bool:
         return False
 
+    @staticmethod
+    def part(states, index: int):
+        return states[index]  # (batch, features), since h is a factor of products here
+
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
         folded, offset = self._folded(weights, lane), lane.first_time
         if offset in folded.begun:  # `checkpoints` comes here once more
