@@ -3,9 +3,11 @@
 from typing import Any
 
 from . import arrays
-from .cuda import planner
+from .cuda import both_directions, planner
 from .engines import cupy_engine, cupy_graph, cupy_one_launch, cupy_one_launch_options, native_engine
 from .native import library
+
+OPTIONS = "does not hold options"  # said of what runs both directions
 
 
 def of(call: Any) -> planner.Plan:
@@ -24,7 +26,10 @@ def of(call: Any) -> planner.Plan:
     with arrays.on_device_of(call.x):
         device = cupy_one_launch.current_device()
         found = planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
-        return cupy_graph.explained(found)
+        found = cupy_graph.explained(found)
+        if not layout.bidirectional:
+            return found
+        return both_directions.explained(found, batch, layout.hidden_size, device, "" if call.is_plain else OPTIONS)
 
 
 def _on_cpu(call: Any) -> planner.Plan:
