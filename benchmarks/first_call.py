@@ -153,14 +153,14 @@ def time_compile(hidden: int, batch: int, dtype: str, architecture: int = 90) ->
 def needed(hidden: int, batch: int, dtype: str) -> list:
     """The kernels of a forward and a backward pass on an H200, with bias and a gradient of y."""
     from gpulstm.cuda import planner
-    from gpulstm.cuda.catalogue import Specialisation
+    from gpulstm.cuda.catalogue import KERNELS, Specialisation
 
     found = []
     plan = planner.plan(batch, hidden, dtype, planner.Device(90, 132, 232448, True))
     loop = {"forward": (True, False, True), "backward": (True, False)}
     for direction, choice in (("forward", plan.forward), ("backward", plan.backward)):
         if choice.kernel:
-            found.append(Specialisation(choice.kernel, dtype, (False,), choice.tiles))
+            found.append(Specialisation(choice.kernel, dtype, (False,) * len(KERNELS[choice.kernel][1]), choice.tiles))
         else:
             found.append(Specialisation(f"lstm_{direction}_step", dtype, loop[direction]))
     return [*found, Specialisation("column_sum", dtype)]

@@ -54,7 +54,7 @@ def folded_layer(layout: Layout, x: Array, draws: Draws) -> folding.Layer:
     tf32 = options.tf32 and plain
     arithmetic = "tf32" if tf32 and arrays.dtype_name(x) == "float32" else arrays.dtype_name(x)
     of_step = options.of_step(training=draws.training)
-    has = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
+    has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
     not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
     not_plain = cupy_engine.BESIDE_PLAIN[tf32] if plain else "options"
     return folding.Layer(steps, batch, layout.hidden_size, layout.proj_size, arithmetic, not_held, not_plain)

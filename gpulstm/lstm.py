@@ -184,8 +184,8 @@ class LSTM:
     def plan(self, x: Array) -> Plan:
         """What would run each layer's time steps forward and back for an input such as x, and why. Runs nothing.
 
-        Print it. On a GPU it names the schedule, `gpulstm.cuda.planner` says what there is; all layers and directions
-        have the same one.
+        Print it. On a GPU it names the schedule, `gpulstm.cuda.planner` says what there is; all layers have the same
+        one, and so have both directions, which run side by side where it says "2 directions".
         """
         return plan(
             self.layout, x, self.params, self.batch_first, Draws(self.options, 0 if self.options.is_random else None)

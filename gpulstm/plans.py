@@ -3,10 +3,12 @@
 from typing import Any
 
 from . import arrays, engine_choice
-from .cuda import planner
+from .cuda import both_directions, planner
 from .engines import cupy_engine, cupy_graph, cupy_one_launch, cupy_one_launch_options, native_engine
 from .engines.folded_projection import obstacle
 from .native import library
+
+OPTIONS = "does not hold options"  # said of what runs both directions
 
 
 def of(call: Any) -> planner.Plan:
@@ -17,7 +19,12 @@ def of(call: Any) -> planner.Plan:
         reason = f"{arrays.library(call.x)}'s own operations, so that its autograd and jit apply"
         return planner.both("equations", reason)
     with arrays.on_device_of(call.x):
-        return cupy_graph.explained(_on_gpu(call))
+        found = cupy_graph.explained(_on_gpu(call))
+        if not call.layout.bidirectional:
+            return found
+        batch, device = call.x.shape[1], cupy_one_launch.current_device()
+        obstacle_of_both = "" if call.is_plain else OPTIONS
+        return both_directions.explained(found, batch, call.layout.hidden_size, device, obstacle_of_both)
 
 
 def _on_gpu(call: Any) -> planner.Plan:
@@ -27,7 +34,7 @@ def _on_gpu(call: Any) -> planner.Plan:
         training, inference = (_projected(call, device, backward=backward) for backward in (True, False))
         return planner.Plan(training.forward, training.backward, inference.forward)
     of_step = options.of_step(training=call.draws.training)
-    has = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
+    has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
     not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
     not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
     if call.is_plain:
@@ -46,7 +53,7 @@ def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.
     of_step = draws.options.of_step(training=draws.training)
     why = obstacle(of_step, layer_norm=layout.layer_norm)
     why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
-    has = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
+    has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
     not_held = cupy_one_launch_options.not_held(of_step, steps=len(call.x), **has)
     return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, "options")
 

@@ -50,11 +50,19 @@ def forward(
         final = State(engine.empty(of_h, x), engine.wide_empty(of_c, x))
         initial = initial and State(*map(engine.contiguous, initial))
     steps, batch, _ = x.shape
-    inputs, runs = [], []
+    inputs: list[Array] = []
+    runs: list[Any] = []
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
     for layer in range(layout.num_layers):
         y = engine.empty((steps, batch, layout.output_size), x)
-        for index, lane in _lanes(layout, layer, draws.options.reverse):
+        lanes = _lanes(layout, layer, draws.options.reverse)
+        if run_both := _run_both(engine, "forward_both", layout):
+            (h, c), of_both = _pairs(lanes, *final), [lane for _, lane in lanes]
+            pairs_before = [initial and (initial.h[index], initial.c[index]) for index, _ in lanes]
+            if done := run_both(layer_input, *_pairs(lanes, weights), pairs_before, h, c, y, of_both, lengths):
+                runs += done
+                lanes = ()
+        for index, lane in lanes:
             h, c = part(final.h, index), part(final.c, index)
             if forward_from is None:
                 runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
@@ -81,21 +89,28 @@ def backward(
     for layer in reversed(range(layout.num_layers)):
         x = saved.inputs[layer]
         dx = engine.empty(x.shape, x)
-        for index, lane in _lanes(layout, layer, saved.draws.options.reverse):
-            gradient = engine.start_gradient(x, saved.weights[index], lane)
-            engine.backward(
-                saved.runs[index],
-                x,
-                saved.weights[index],
-                dy,
-                part(dstate.h, index),
-                part(dstate.c, index),
-                dx,
-                index % layout.directions > 0,  # the second direction adds to what the first one left
-                lane,
-                lengths,
-                gradient,
-            )
+        lanes, started, done = _lanes(layout, layer, saved.draws.options.reverse), {}, False
+        if run_both := _run_both(engine, "backward_both", layout):
+            started = {index: engine.start_gradient(x, saved.weights[index], lane) for index, lane in lanes}
+            runs, weights, dh, dc = _pairs(lanes, saved.runs, saved.weights, *dstate)
+            of_both = [lane for _, lane in lanes]
+            done = run_both(runs, x, weights, dy, dh, dc, dx, of_both, lengths, list(started.values()))
+        for index, lane in lanes:
+            gradient = started[index] if started else engine.start_gradient(x, saved.weights[index], lane)
+            if not done:
+                engine.backward(
+                    saved.runs[index],
+                    x,
+                    saved.weights[index],
+                    dy,
+                    part(dstate.h, index),
+                    part(dstate.c, index),
+                    dx,
+                    index % layout.directions > 0,  # the second direction adds to what the first one left
+                    lane,
+                    lengths,
+                    gradient,
+                )
             finished = engine.finish_gradient(gradient, lane)
             gradients[index] = Weights(*(None if w is None else engine.rounded(w, x) for w in finished))
         dy = dx if layer == 0 else engine.dropped(dx, saved.draws, layer - 1)
@@ -191,11 +206,17 @@ def _infer_in_one_piece(
     """Inference where the gates of all steps fit into the buffer: nothing is cut, and every view left out costs less
     time than a small layer takes."""
     gates = engine.empty((*source.shape[:2], 4 * layout.hidden_size), source)
+    run_both = _run_both(engine, "inference_both", layout) if 2 * gates.nbytes <= engine.GATE_BUFFER_BYTES else None
     part = getattr(engine, "part", getitem)
     between = [y, engine.empty(y.shape, y) if layout.num_layers > 1 else None]
     for layer in range(layout.num_layers):
         target = between[(layout.num_layers - 1 - layer) % 2]  # the last layer's is y
-        for index, lane in _lanes(layout, layer, reverse):
+        lanes = _lanes(layout, layer, reverse)
+        if run_both:
+            of_both = [lane for _, lane in lanes]
+            if run_both(source, *_pairs(lanes, weights, *final), target, of_both, gates, lengths):
+                lanes = ()
+        for index, lane in lanes:
             h, c = part(final.h, index), part(final.c, index)
             engine.inference(source, weights[index], h, c, target, lane, gates, lengths, 0)
         source = target
@@ -227,6 +248,16 @@ def _lanes_of(width: int, bidirectional: bool, layer: int, reverse: bool) -> tup
     if not bidirectional:
         return ((layer, Lane(0, width, reverse, 2 * layer)),)
     return tuple((2 * layer + d, Lane(d * width, width, d == 1, 2 * layer + d)) for d in (0, 1))
+
+
+def _run_both(engine: Engine, name: str, layout: Layout) -> Any:
+    """What runs both directions of a layer at the same time, where it has two and the engine may; else None."""
+    return getattr(engine, name, None) if layout.bidirectional else None
+
+
+def _pairs(lanes: tuple[tuple[int, Lane], ...], *of_all: Any) -> list[list]:
+    """Those of one layer's directions, of each of what is there for every layer and direction."""
+    return [[each[index] for index, _ in lanes] for each in of_all]
 
 
 def _contiguous_weights(engine: Engine, weights: list[Weights]) -> list[Weights]:

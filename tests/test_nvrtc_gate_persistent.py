@@ -51,7 +51,7 @@ def test_a_part_of_the_gate_reaches_every_choice_of_tiles_twice(entry):
 OTHERS = [
     specialisation
     for specialisation in catalogue.specialisations()
-    if specialisation.is_cooperative and specialisation.dtype != "float32"
+    if specialisation.is_cooperative and specialisation.dtype != "float32" and not any(specialisation.features)
 ]
 
 
@@ -64,7 +64,7 @@ def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
     for entry in catalogue.HALF_TILES:
         for i, tiles in enumerate(catalogue.HALF_TILES[entry][1]):
             if i % len(ARCHITECTURES) == number:
-                found.append(catalogue.Specialisation(entry, ("float16", "bfloat16")[number % 2], (), tiles))
+                found.append(catalogue.Specialisation(entry, ("float16", "bfloat16")[number % 2], (False,), tiles))
     in_tf32 = [s for s in OTHERS if s.dtype == "tf32"]
     return found + in_tf32[number :: len(ARCHITECTURES) ** 2]
 

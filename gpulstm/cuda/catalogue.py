@@ -46,10 +46,10 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
-    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS",)),
-    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS",)),
-    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS",)),
-    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
@@ -57,8 +57,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
     "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
     "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
-    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
-    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
     "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
@@ -111,6 +111,19 @@ TILES |= {  # the kernels with layer norm are laid out as those without are
 # The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
+}
+
+# With the switch BIDIRECTIONAL a launch runs both directions of a layer. There are kernels of those tiles whose weights
+# a device holds twice, and where registers are left for what tells the directions apart.
+BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
+    "lstm_resident_forward": TILES["lstm_resident_forward"][1],
+    "lstm_resident_backward": TILES["lstm_resident_backward"][1],
+    "lstm_persistent_forward": tuple(tiles for tiles in TILES["lstm_persistent_forward"][1] if tiles[1] <= 4),
+    "lstm_persistent_backward": tuple(t for t in TILES["lstm_persistent_backward"][1] if t[0] * t[1] <= 4),
+    **{
+        kernel: tuple(tiles for tiles in choices if half_layouts.largest_hidden(kernel, tiles) <= 1024)
+        for kernel, (_, choices) in HALF_TILES.items()
+    },
 }
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
@@ -197,13 +210,16 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. TF32 has no options."""
+    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
+    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
     for entry, (_, choices) in (TILES | HALF_TILES).items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
-                if dtype == "tf32" and any(features):
+                on = dict(zip(KERNELS[entry][1], features, strict=True))
+                options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
+                if options and (both or dtype == "tf32"):
                     continue
-                for tiles in choices:
+                for tiles in BIDIRECTIONAL[entry] if both else choices:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES or entry in HALF_TILES:

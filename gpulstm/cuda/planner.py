@@ -20,6 +20,9 @@ Of all ways to lay a layer out on the device the planner takes the one whose pre
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
 says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong prediction costs time, never
 correctness.
+
+A plan is made for one direction. The two of a bidirectional layer run side by side in one launch where
+`gpulstm.cuda.both_directions` says so, else one after the other.
 """
 
 from collections.abc import Iterator
@@ -70,13 +73,15 @@ class Choice(NamedTuple):
     share: int = 0  # sequences of a group
     microseconds: float = 0.0  # predicted, per time step
     arithmetic: str = ""  # that the kernel is compiled for
+    directions: int = 1  # that a launch runs side by side, each of them in that many groups
 
     def __str__(self) -> str:
         if not self.blocks:
             return f"{self.schedule}: {self.reason}"
         blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
         sequences = "1 sequence" if self.share == 1 else f"{self.share} sequences"
-        return f"{self.schedule}: {self.groups} x {blocks}, {sequences} each; {self.reason}"
+        directions = "" if self.directions == 1 else f"{self.directions} directions x "
+        return f"{self.schedule}: {directions}{self.groups} x {blocks}, {sequences} each; {self.reason}"
 
 
 class Plan(NamedTuple):
@@ -173,7 +178,7 @@ def _choose(
 ) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
-    for schedule, layouts in (("resident", _resident), ("persistent", _persistent), ("cluster", _cluster)):
+    for schedule, layouts in LAYOUTS.items():
         if schedule not in allowed:
             if schedule in UNMEASURED:
                 continue
@@ -225,7 +230,8 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
 
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
-    return 2 * choice.groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
+    groups = choice.directions * choice.groups
+    return 2 * groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
 
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
@@ -328,6 +334,10 @@ def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device
             )
         )
     return found
+
+
+LAYOUTS = {"resident": _resident, "persistent": _persistent, "cluster": _cluster}
+"""All ways to run a pass of a layer that there is no obstacle to."""
 
 
 def _covers(kernel: str, tiles: tuple[int, ...], hidden: int, blocks: int) -> bool:

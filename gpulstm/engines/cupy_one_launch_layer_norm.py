@@ -38,7 +38,7 @@ def forward_steps(
     kernel("lstm_layer_norm_inputs_forward", dtype_name(p))(*geometry, of_inputs)
     sums = cupy_engine.column_sum(weights.recurrent)
     arrays: tuple[Any, ...] = (gates, weights.recurrent, sums, weights.gain_recurrent, weights.gain_cell)
-    arrays += (weights.bias_cell, cells, h, hiddens, null(r), null(norms), y, null(lengths))
+    arrays += (weights.bias_cell, cells, h, hiddens, r, norms, y, lengths)
     if choice.schedule == "persistent":
         handed = cupy.empty(layer_norm_layouts.forward_words(steps, batch, lane.width), np.uint32)
         cupy_one_launch._empty_words(handed)
@@ -57,7 +57,7 @@ def backward_steps(
     steps, batch, columns = gates.shape
     null = cupy_one_launch._or_null
     arrays: tuple[Any, ...] = (gates, r, norms, weights.recurrent, weights.gain_recurrent, weights.gain_cell)
-    arrays += (weights.bias_cell, cells, null(dy), dh, dc, d_norm, null(lengths))
+    arrays += (weights.bias_cell, cells, dy, dh, dc, d_norm, lengths)
     if choice.schedule == "persistent":
         handed = cupy.empty(layer_norm_layouts.backward_words(choice, steps, batch), np.uint32)
         cupy_one_launch._empty_words(handed)

@@ -235,7 +235,7 @@ class _Call:
         """The schedule of a pass over x."""
         of_step = self.draws.options.of_step(training=self.draws.training)
         projection = "which is not folded into weight_hh" if self.projected else ""
-        has = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
+        has: dict[str, Any] = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
         not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)

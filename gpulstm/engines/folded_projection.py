@@ -104,6 +104,7 @@ class FoldedEngine:
     """
 
     forward_from = None  # `forward` begins with what h and c hold
+    forward_both = inference_both = backward_both = None  # one direction after the other
 
     def __init__(self, engine: Any, draws: Draws, steps: int) -> None:
         self.engine, self.draws, self.steps = engine, draws, steps
