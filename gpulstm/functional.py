@@ -12,7 +12,7 @@ from . import array_api_stack, arrays, checkpoints, initialisers, plans, quick_c
 from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
-from .engines import cupy_engine, native_engine, numpy_engine
+from .engines import cupy_engine, native_engine, native_variant_engine, numpy_engine
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State
@@ -50,7 +50,9 @@ class _Call(NamedTuple):
         """The in-place engine for x's library, or None: then the equations run as they stand."""
         if not (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)):
             return None
-        return _plain_engine(self.x, self.draws) if self.is_plain else _variant_engine(self.x, self.draws)
+        if self.is_plain:
+            return _plain_engine(self.x, self.draws)
+        return _variant_engine(self.x, self.draws, self.layout)
 
     @property
     def is_empty(self) -> bool:
@@ -344,8 +346,12 @@ def _plain_engine(x: Array, draws: Draws) -> Any:
     return cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine
 
 
-def _variant_engine(x: Array, draws: Draws) -> Any:
+def _variant_engine(x: Array, draws: Draws, layout: Layout) -> Any:
     if arrays.is_numpy(x):
+        if native_engine.takes(x) and not native_variant_engine.not_held(
+            draws.options, layer_norm=layout.layer_norm, projection=layout.proj_size > 0
+        ):
+            return native_variant_engine.NativeVariantEngine(draws)
         from .engines.numpy_variant_engine import NumpyVariantEngine
 
         return NumpyVariantEngine(draws)

@@ -4,7 +4,14 @@ from typing import Any
 
 from . import arrays
 from .cuda import planner
-from .engines import cupy_engine, cupy_graph, cupy_one_launch, cupy_one_launch_options, native_engine
+from .engines import (
+    cupy_engine,
+    cupy_graph,
+    cupy_one_launch,
+    cupy_one_launch_options,
+    native_engine,
+    native_variant_engine,
+)
 from .native import library
 
 
@@ -28,10 +35,11 @@ def of(call: Any) -> planner.Plan:
 
 
 def _on_cpu(call: Any) -> planner.Plan:
-    if not call.is_plain:
-        return planner.both("numpy", "with options, and in layers that have projections, peepholes or layer norm")
-    if call.engine() is native_engine:
+    engine = call.engine()
+    if engine is native_engine or isinstance(engine, native_variant_engine.NativeVariantEngine):
         return planner.both("native", "compiled for this processor; what is too small for it goes through NumPy")
-    dtype = arrays.dtype_name(call.x)
-    why = library.why_not() if dtype == "float32" else f"the compiled one is for float32, not {dtype}"
-    return planner.both("numpy", f"a matrix product and a few calls per step; {why}")
+    how = "a matrix product and a few calls per step" if call.is_plain else "step by step, as the equations stand"
+    layout, options = call.layout, call.draws.options
+    not_held = native_variant_engine.not_held(options, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
+    why = library.why_not() if library.load() is None else f"the compiled one does not hold {not_held}"
+    return planner.both("numpy", f"{how}; {why}")
