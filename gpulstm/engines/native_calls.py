@@ -30,7 +30,7 @@ def call_forward(
 ) -> None:
     """`Forward` of layer.h has the arguments."""
     native = loaded()
-    functions = native.of[str(x.dtype)]
+    functions = native.of[x.dtype]
     steps, batch, inputs = x.shape
     scratch = native_memory.scratch(functions.forward_scratch(batch, inputs, lane.width), x.dtype)
     lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
@@ -71,7 +71,7 @@ def call_backward(
 ) -> None:
     """`Backward` of layer.h has the arguments; ``gradient`` holds a `numpy_engine.Sum` for each weight."""
     native = loaded()
-    functions = native.of[str(x.dtype)]
+    functions = native.of[x.dtype]
     steps, batch, inputs = x.shape
     threads = _threads(native, batch, inputs, lane.width)
     scratch = native_memory.scratch(functions.backward_scratch(inputs, lane.width, threads), x.dtype)
@@ -106,7 +106,7 @@ def masked_copy(source, target, draws: Draws, stream: int, probability: float, *
     """
     native = loaded()
     columns = target.shape[-1]
-    native.of[str(target.dtype)].drop(
+    native.of[target.dtype].drop(
         library.Dropout(
             address(target),
             address(source),

@@ -35,7 +35,9 @@ INLINE void plain_gradients(const Backward* p, const StepBack* at, const int row
 }
 
 NOINLINE void gradients_of(const Backward* p, const StepBack* at, int rows, vec sums[][4], long count) {
-    if (p->options) {
+    if (p->options && count == LANES) {
+        option_gradients(p, at, rows, sums, LANES);
+    } else if (p->options) {
         option_gradients(p, at, rows, sums, count);
     } else if (count == LANES) {
         plain_gradients(p, at, rows, sums, LANES);

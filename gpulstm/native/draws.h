@@ -32,25 +32,49 @@ typedef struct {
     uint32_t stream;
 } Generator;
 
+// What a vector of units comes to in the first two rounds whatever the sequence and the time.
+typedef struct {
+    wide low, product;  // of unit * 0xD2511F53, and of the second round's other word
+} Units;
+
+INLINE Units prepared(Generator generator, wide unit) {
+    const wide low = times(unit, 0xD2511F53u);
+    const uint32_t key = (uint32_t)(generator.seed >> 32);
+    return (Units){low, times((low >> 32) ^ (uint64_t)(generator.stream ^ key), 0xCD9E8D57u)};
+}
+
 // The first three words of each counter, in the lower halves of the lanes.
-INLINE void words(Generator generator, wide unit, uint32_t sequence, uint32_t time, wide* first, wide* second,
+INLINE void words(Generator generator, Units unit, uint32_t sequence, uint32_t time, wide* first, wide* second,
                   wide* third) {
     const wide zero = {0};
-    uint32_t key0 = (uint32_t)generator.seed, key1 = (uint32_t)(generator.seed >> 32);
-    wide c0 = unit, c1 = zero + sequence, c2 = zero + time, c3 = zero + generator.stream;
-#pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
+    const uint32_t seed0 = (uint32_t)generator.seed, seed1 = (uint32_t)(generator.seed >> 32);
+    uint32_t key0 = seed0 + 0x9E3779B9u, key1 = seed1 + 0xBB67AE85u;
+    // Two rounds, in which half of the words are the same for all units.
+    const uint64_t of_time = time * 0xCD9E8D57ull;
+    const uint64_t of_sequence = ((uint32_t)(of_time >> 32) ^ sequence ^ seed0) * 0xD2511F53ull;
+    wide c0 = (unit.product >> 32) ^ (uint64_t)((uint32_t)of_time ^ key0), c1 = unit.product;
+    wide c2 = unit.low ^ (uint64_t)((uint32_t)(of_sequence >> 32) ^ key1), c3 = zero + of_sequence;
+#pragma GCC unroll 8
+    for (int round = 2; round < 10; ++round) {
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
         const wide p0 = times(c0, 0xD2511F53u), p1 = times(c2, 0xCD9E8D57u);
         c0 = (p1 >> 32) ^ c1 ^ (uint64_t)key0;
         c2 = (p0 >> 32) ^ c3 ^ (uint64_t)key1;
         c1 = p1;
         c3 = p0;
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
     }
     *first = c0;
     *second = c1;
     *third = c2;
+}
+
+// 0, 1, 2, ... from memory: put together lane by lane they would be waited for.
+INLINE wide counted(void) {
+    static const uint64_t numbers[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    wide found;
+    memcpy(&found, numbers, sizeof found);
+    return found;
 }
 
 // For each word of a counter, the lanes whose word is below a threshold: all bits of them, as a comparison's.
@@ -59,25 +83,35 @@ typedef struct {
 } Below;
 
 #ifdef FLOAT64
+typedef Units Block;  // as many units as a vector has lanes
+
+INLINE Block block_of(Generator generator, long unit) { return prepared(generator, counted() + (uint64_t)unit); }
+
 INLINE ivec below(wide words, uint32_t threshold) { return (ivec)((ivec)(words & LOW) < (long long)threshold); }
 
-INLINE Below draw(Generator generator, long unit, long sequence, uint32_t time, const uint32_t thresholds[3]) {
-    wide units = {0}, first, second, third;
-    for (int lane = 0; lane < LANES; ++lane) units[lane] = unit + lane;
+INLINE Below draw(Generator generator, Block units, long sequence, uint32_t time, const uint32_t thresholds[3]) {
+    wide first, second, third;
     words(generator, units, sequence, time, &first, &second, &third);
     return (Below){below(first, thresholds[0]), below(second, thresholds[1]), below(third, thresholds[2])};
 }
 #else
-// Units of even and of odd number were drawn apart: one goes into the lower half of a lane, the other into the upper.
+typedef struct {  // units of even and of odd number are drawn apart
+    Units even, odd;
+} Block;
+
+INLINE Block block_of(Generator generator, long unit) {
+    const wide even = (counted() << 1) + (uint64_t)unit;
+    return (Block){prepared(generator, even), prepared(generator, even + 1)};
+}
+
 INLINE ivec below(wide even, wide odd, uint32_t threshold) {
     return (ivec)((word)((even & LOW) | (odd << 32)) < threshold);
 }
 
-INLINE Below draw(Generator generator, long unit, long sequence, uint32_t time, const uint32_t thresholds[3]) {
-    wide units = {0}, a[3], b[3];
-    for (int lane = 0; lane < LANES / 2; ++lane) units[lane] = unit + 2 * lane;
-    words(generator, units, sequence, time, a, a + 1, a + 2);
-    words(generator, units + 1, sequence, time, b, b + 1, b + 2);
+INLINE Below draw(Generator generator, Block units, long sequence, uint32_t time, const uint32_t thresholds[3]) {
+    wide a[3], b[3];
+    words(generator, units.even, sequence, time, a, a + 1, a + 2);
+    words(generator, units.odd, sequence, time, b, b + 1, b + 2);
     return (Below){below(a[0], b[0], thresholds[0]), below(a[1], b[1], thresholds[1]),
                    below(a[2], b[2], thresholds[2])};
 }
@@ -103,7 +137,8 @@ static void drop(const Dropout* p) {
         const uint32_t time = p->first_time + (uint32_t)(row / p->batch);
         for (long column = 0; column < p->columns; column += LANES) {
             const long count = p->columns - column < LANES ? p->columns - column : LANES;
-            const ivec dropped = draw(generator, column, row % p->batch, time, thresholds).first;
+            const Block units = block_of(generator, column);
+            const ivec dropped = draw(generator, units, row % p->batch, time, thresholds).first;
             const long at = row * p->columns + column;
             const vec factor = choose(dropped, zero, kept);
             store_part(p->out + at, p->in ? load_part(p->in + at, count) * factor : factor, count);

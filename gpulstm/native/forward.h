@@ -90,7 +90,9 @@ INLINE void plain_cells(const Forward* p, const Step* at, const int rows, vec su
 
 // Not part of the tiles, of which there is one for each number of rows: it is as fast, and compiled once.
 NOINLINE void cells_of(const Forward* p, const Step* at, int rows, vec sums[][4], long count) {
-    if (p->options) {
+    if (p->options && count == LANES) {
+        option_cells(p, at, rows, sums, LANES);
+    } else if (p->options) {
         option_cells(p, at, rows, sums, count);
     } else if (count == LANES) {
         plain_cells(p, at, rows, sums, LANES);

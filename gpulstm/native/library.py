@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 COMPILED = ("float32.c", "float64.c")
 SOURCES = (
     *COMPILED,
@@ -113,7 +115,7 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         found = ctypes.CDLL(str(path))  # while its functions run, other Python threads do too
-        self.of = {dtype: Functions(found, dtype) for dtype in DTYPES}
+        self.of = {np.dtype(name): Functions(found, name) for name in DTYPES}
         self.threads: int = found.lstm_threads()
         if hasattr(os, "register_at_fork"):  # OpenMP's threads do not come along, and waiting for them would not end
             os.register_at_fork(after_in_child=self._stay_alone)

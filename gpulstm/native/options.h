@@ -32,11 +32,19 @@ INLINE int runs(const Forward* p, const Step* at, long sequence) {
 
 INLINE void store_bits(uint8_t* to, ivec bits, long count) {
     const bytes narrow = __builtin_convertvector(bits, bytes);
-    memcpy(to, &narrow, count);
+    if (count == LANES) {
+        memcpy(to, &narrow, LANES);
+    } else {
+        memcpy(to, &narrow, count);
+    }
 }
 INLINE ivec load_bits(const uint8_t* from, long count) {
     bytes narrow = {0};
-    memcpy(&narrow, from, count);
+    if (count == LANES) {
+        memcpy(&narrow, from, LANES);
+    } else {
+        memcpy(&narrow, from, count);
+    }
     return __builtin_convertvector(narrow, ivec);
 }
 INLINE ivec where(ivec bits, int bit) { return (ivec)((bits & bit) != 0); }
@@ -48,7 +56,7 @@ INLINE ivec clamp(vec* a, real bound, int bit) {
     return held & bit;
 }
 
-NOINLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[][4], long count) {
+INLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[][4], const long count) {
     const Options* o = p->options;
     const long hidden = p->hidden, unit = at->unit;
     const Generator generator = {o->seed, o->stream};
@@ -60,6 +68,12 @@ NOINLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[
     vec w[3] = {zero, zero, zero};
     for (int gate = 0; o->peephole && gate < 3; ++gate) w[gate] = load_part(o->peephole + gate * hidden + unit, count);
 
+    // All at once, and before the rest: the processor then works on several draws at the same time.
+    Below all_drawn[ROWS];
+    const Block units = block_of(generator, unit);
+    for (int n = 0; draws && n < rows; ++n) {
+        all_drawn[n] = draw(generator, units, at->sequence + n, o->first_time + (uint32_t)at->step, thresholds);
+    }
     for (int n = 0; n < rows; ++n) {
         const long s = at->sequence + n, place = s * hidden + unit;
         real* gates = at->gates + s * 4 * hidden + unit;
@@ -73,27 +87,42 @@ NOINLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[
         }
         const vec h = load_part((o->state ? o->state : at->h_before) + place, count);
         Below drawn = {0};
-        if (draws) drawn = draw(generator, unit, s, o->first_time + (uint32_t)at->step, thresholds);
+        if (draws) drawn = all_drawn[n];
         ivec bits = (drawn.first & KEEPS_H) | (drawn.second & KEEPS_C) | (drawn.third & DROPPED);
 
-        vec i = sums[n][0] + load_part(gates, count) + w[0] * c;
-        vec f = sums[n][1] + load_part(gates + hidden, count) + w[1] * c;
+        vec i = sums[n][0] + load_part(gates, count), f = sums[n][1] + load_part(gates + hidden, count);
         vec g = sums[n][2] + load_part(gates + 2 * hidden, count);
+        vec out = sums[n][3] + load_part(gates + 3 * hidden, count);
+        if (o->peephole) {
+            i += w[0] * c;
+            f += w[1] * c;
+        }
         if (o->clip) bits |= clamp(&i, clip, HELD_I) | clamp(&f, clip, HELD_F) | clamp(&g, clip, HELD_G);
         i *= 0.5f;
         f *= 0.5f;
         two_tanhs(&i, &f);
         i = i * 0.5f + 0.5f;
         f = o->coupled ? 1.0f - i : f * 0.5f + 0.5f;
-        g = tanh_of(g);
+        if (o->peephole) {
+            g = tanh_of(g);
+        } else {  // the output gate need not wait for the cell
+            if (o->clip) bits |= clamp(&out, clip, HELD_O);
+            out *= 0.5f;
+            two_tanhs(&out, &g);
+        }
         vec candidate = g;
         if (o->candidate) candidate = choose(drawn.third, zero, g * (real)o->candidate_scale);
         const vec c_star = f * c + i * candidate;
-        vec out = sums[n][3] + load_part(gates + 3 * hidden, count) + w[2] * c_star;
         vec squashed = c_star;
-        if (o->clip) bits |= clamp(&out, clip, HELD_O) | clamp(&squashed, clip, HELD_C);
-        out *= 0.5f;
-        two_tanhs(&out, &squashed);
+        if (o->clip) bits |= clamp(&squashed, clip, HELD_C);
+        if (o->peephole) {
+            out += w[2] * c_star;
+            if (o->clip) bits |= clamp(&out, clip, HELD_O);
+            out *= 0.5f;
+            two_tanhs(&out, &squashed);
+        } else {
+            squashed = tanh_of(squashed);
+        }
         out = out * 0.5f + 0.5f;
         const vec h_star = out * squashed;
 
@@ -126,7 +155,7 @@ INLINE int ran(const Backward* p, const StepBack* at, long sequence) {
     return at->later >= 0 && (!p->lengths || at->later < p->lengths[sequence]);
 }
 
-NOINLINE void option_gradients(const Backward* p, const StepBack* at, int rows, vec sums[][4], long count) {
+INLINE void option_gradients(const Backward* p, const StepBack* at, int rows, vec sums[][4], const long count) {
     const Options* o = p->options;
     const long hidden = p->hidden, batch = p->batch, units = batch * hidden, unit = at->unit;
     const vec zero = {0};
