@@ -158,7 +158,7 @@ def _machine() -> dict[str, Any]:
         **machine.machine("cpu"),
         "versions": {name: version for name, version in machine.versions("cpu").items() if name != "torch"},
         "engines": on_cpu,
-        "environment": cpu.environment(),
+        "environment": {name: value for name, value in cpu.environment().items() if name != "GPULSTM_CACHE_DIR"},
         "platform": f"{platform.system()} {platform.machine()}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -15,13 +15,10 @@ typedef uint32_t word __attribute__((vector_size(VECTOR_BYTES)));
 
 // The products of the lower halves. What the upper halves hold does not matter, which saves clearing them.
 #if defined(__AVX512F__)
-#include <immintrin.h>
 INLINE wide times(wide a, uint32_t b) { return (wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b)); }
 #elif defined(__AVX2__)
-#include <immintrin.h>
 INLINE wide times(wide a, uint32_t b) { return (wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b)); }
 #elif defined(__SSE2__) && VECTOR_BYTES == 16
-#include <emmintrin.h>
 INLINE wide times(wide a, uint32_t b) { return (wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b)); }
 #else
 INLINE wide times(wide a, uint32_t b) { return (a & LOW) * (uint64_t)b; }

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #ifdef FLOAT64
 typedef double real;
@@ -58,11 +61,31 @@ INLINE void store_part(real* to, vec v, long count) {
 // mask ? a : b, lane by lane; a mask is the outcome of a comparison.
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
+// The smaller and the larger of two, and b where one is NaN: what one instruction of x86 does, and compilers do not see.
+#if defined(__AVX512F__)
+#define OF_X86(operation, a, b) BY_TYPE(_mm512_##operation, a, b)
+#elif defined(__AVX__)
+#define OF_X86(operation, a, b) BY_TYPE(_mm256_##operation, a, b)
+#elif defined(__SSE2__)
+#define OF_X86(operation, a, b) BY_TYPE(_mm_##operation, a, b)
+#endif
+#ifdef FLOAT64
+#define BY_TYPE(operation, a, b) operation##_pd(a, b)
+#else
+#define BY_TYPE(operation, a, b) operation##_ps(a, b)
+#endif
+#ifdef OF_X86
+INLINE vec smaller(vec a, vec b) { return (vec)OF_X86(min, a, b); }
+INLINE vec larger_of(vec a, vec b) { return (vec)OF_X86(max, a, b); }
+#else
+INLINE vec smaller(vec a, vec b) { return choose((ivec)(a < b), a, b); }
+INLINE vec larger_of(vec a, vec b) { return choose((ivec)(a > b), a, b); }
+#endif
+
 // x, but not beyond the bound on either side; a NaN is neither above nor below.
 INLINE vec within(vec x, real bound) {
     const vec zero = {0}, high = zero + bound;
-    x = choose((ivec)(x > high), high, x);
-    return choose((ivec)(x < -high), -high, x);
+    return larger_of(-high, smaller(high, x));
 }
 
 #ifdef FLOAT64

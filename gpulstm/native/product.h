@@ -6,6 +6,7 @@
 
 #define DEPTH 384    // terms of a sum that are added up before it goes back to memory
 #define BLOCK 48     // rows that are gone through at once; of a transposed operand, three cache lines of each column
+#define AHEAD 32     // terms by which a panel is asked for early: the processor itself looks no further than a page
 #define TRANSPOSE 16 // columns that are turned at once, while their lines are in the cache
 
 // A matrix in memory, at element (row, column) = data[row * by_row + column * by_column]. One of the two is 1.
@@ -13,6 +14,10 @@ typedef struct {
     const real* data;
     long by_row, by_column;
 } Matrix;
+
+INLINE void ask_for(const real* row) {
+    for (int v = 0; v < 4; ++v) __builtin_prefetch(row + v * LANES);  // which may lie beyond the end
+}
 
 #define COPY_SUMS(rows, to, from)                                                     \
     _Pragma("GCC unroll 8") for (int n = 0; n < rows; ++n) {                         \
@@ -26,6 +31,7 @@ INLINE void tile(const int rows, const real* panel, long depth, const real* a, l
 #pragma GCC unroll 8
     for (int n = 0; n < rows; ++n) own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
     for (long k = 0; k < depth; ++k, panel += PANEL, a += by_k) {
+        ask_for(panel + AHEAD * PANEL);
         const vec w0 = load(panel), w1 = load(panel + LANES);
         const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
@@ -46,6 +52,7 @@ INLINE void tile_of_four(const int rows, const real* panel, long depth, const re
 #pragma GCC unroll 8
     for (int n = 0; n < rows; ++n) own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
     for (long k = 0; k < depth; ++k, panel += PANEL) {
+        ask_for(panel + AHEAD * PANEL);
         const vec w0 = load(panel), w1 = load(panel + LANES);
         const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
