@@ -54,6 +54,7 @@ def main() -> int:
     arguments.add_argument("--batch", type=int, nargs="+")
     arguments.add_argument("--steps", type=int)
     arguments.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments.add_argument("--without", nargs="+", choices=[name for name in OPTIONS if name != PLAIN], default=())
     given = arguments.parse_args()
     if given.device == "cpu":
         xp, in_turn, machine = np, in_turn_on_cpu(given.rounds), _machine
@@ -66,9 +67,10 @@ def main() -> int:
         in_turn, machine = in_turn_on(gpu, given.rounds), gpu.machine
     all_hidden, all_batch, all_steps = GRID[given.device]
     steps, rows = given.steps or all_steps, []
+    options = {name: made for name, made in OPTIONS.items() if name not in given.without}
     for hidden in given.hidden or all_hidden:
         for batch in given.batch or all_batch:
-            for row in measured(xp, batch, hidden, steps, in_turn):
+            for row in measured(xp, batch, hidden, steps, in_turn, options):
                 rows.append(row)
                 print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
                       "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
@@ -81,11 +83,13 @@ def main() -> int:
     return 1 if dear else 0
 
 
-def measured(xp: Any, batch: int, hidden: int, steps: int, in_turn: Callable) -> Iterator[dict]:
+def measured(
+    xp: Any, batch: int, hidden: int, steps: int, in_turn: Callable, options: dict[str, dict] = OPTIONS
+) -> Iterator[dict]:
     """A row for each option; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
     random = np.random.default_rng(0)
     x, dy = (xp.asarray(random.standard_normal((steps, batch, hidden), dtype=np.float32)) for _ in range(2))
-    layers = {name: gl.LSTM(hidden, hidden, **made, xp=xp, rng=0) for name, made in OPTIONS.items()}
+    layers = {name: gl.LSTM(hidden, hidden, **made, xp=xp, rng=0) for name, made in options.items()}
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
         calls = [lambda lstm=lstm, call=call: call(lstm, x, dy) for lstm in layers.values()]
