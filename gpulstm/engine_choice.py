@@ -6,7 +6,14 @@ from typing import Any
 from . import arrays
 from .arrays import Array
 from .cuda import folding
-from .engines import cupy_engine, cupy_one_launch, cupy_one_launch_options, native_engine, numpy_engine
+from .engines import (
+    cupy_engine,
+    cupy_one_launch,
+    cupy_one_launch_options,
+    native_engine,
+    native_variant_engine,
+    numpy_engine,
+)
 from .engines.folded_projection import obstacle
 from .masks import Draws
 from .options import PLAIN
@@ -30,7 +37,7 @@ def engine_for(layout: Layout, x: Array, draws: Draws, *, backward: bool) -> Any
         return _plain_engine(x, draws)
     if folds(layout, x, draws, backward=backward):
         return _folded_engine(layout, x, draws)
-    return _variant_engine(x, draws)
+    return _variant_engine(layout, x, draws)
 
 
 def folds(layout: Layout, x: Array, draws: Draws, *, backward: bool) -> bool:
@@ -82,8 +89,11 @@ def _folded_engine(layout: Layout, x: Array, draws: Draws) -> Any:
     return folded_on_gpu.folded_engine(draws, len(x), plain=_plain_once_folded(layout, draws))
 
 
-def _variant_engine(x: Array, draws: Draws) -> Any:
+def _variant_engine(layout: Layout, x: Array, draws: Draws) -> Any:
     if arrays.is_numpy(x):
+        has = {"layer_norm": layout.layer_norm, "projection": layout.proj_size > 0}
+        if native_engine.takes(x) and not native_variant_engine.not_held(draws.options, **has):
+            return native_variant_engine.NativeVariantEngine(draws)
         from .engines.numpy_variant_engine import NumpyVariantEngine
 
         return NumpyVariantEngine(draws)

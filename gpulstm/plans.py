@@ -4,8 +4,15 @@ from typing import Any
 
 from . import arrays, engine_choice
 from .cuda import both_directions, planner
-from .engines import cupy_engine, cupy_graph, cupy_one_launch, cupy_one_launch_options, native_engine
-from .engines.folded_projection import obstacle
+from .engines import (
+    cupy_engine,
+    cupy_graph,
+    cupy_one_launch,
+    cupy_one_launch_options,
+    native_engine,
+    native_variant_engine,
+)
+from .engines.folded_projection import FoldedEngine, obstacle
 from .native import library
 
 OPTIONS = "does not hold options"  # said of what runs both directions
@@ -63,12 +70,15 @@ def _named(choice: planner.Choice) -> planner.Choice:
 
 
 def _on_cpu(call: Any) -> planner.Plan:
-    folded = engine_choice.folds(call.layout, call.x, call.draws, backward=True)
-    if not (call.is_plain or folded):
-        return planner.both("numpy", "with options, and in layers that have projections, peepholes or layer norm")
+    engine = call.engine(backward=True)
+    folded = isinstance(engine, FoldedEngine)
     also = "; weight_hr is folded into weight_hh" if folded else ""
-    if native_engine.takes(call.x):
+    plain = engine.engine if folded else engine
+    if plain is native_engine or isinstance(plain, native_variant_engine.NativeVariantEngine):
         return planner.both("native", f"compiled for this processor; what is too small for it goes through NumPy{also}")
-    dtype = arrays.dtype_name(call.x)
-    why = library.why_not() if dtype == "float32" else f"the compiled one is for float32, not {dtype}"
-    return planner.both("numpy", f"a matrix product and a few calls per step; {why}{also}")
+    by_step = not (call.is_plain or folded)
+    how = "step by step, as the equations stand" if by_step else "a matrix product and a few calls per step"
+    layout, options = call.layout, call.draws.options
+    not_held = native_variant_engine.not_held(options, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
+    why = library.why_not() if library.load() is None else f"the compiled one does not hold {not_held}"
+    return planner.both("numpy", f"{how}; {why}{also}")

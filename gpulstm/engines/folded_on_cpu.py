@@ -138,7 +138,7 @@ class FoldedAndCompiled(FoldedOnCpu):
         product(m, projection, out, transpose_b=True)
 
     def _room(self, shape: tuple[int, ...], like) -> np.ndarray:
-        return native_memory.take(shape)
+        return native_memory.take(shape, like.dtype)
 
     def _give_back(self, *arrays) -> None:
         native_memory.give_back(*(array for array in arrays if array is not None))

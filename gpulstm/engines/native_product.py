@@ -1,13 +1,11 @@
-"""Products of float32 matrices by the compiled LSTM's threads: those of NumPy's BLAS would wait for more work on the
+"""Products of matrices by the compiled LSTM's threads: those of NumPy's BLAS would wait for more work on the
 same cores for a tenth of a second, in which the compiled loops would run at half their speed."""
-
-from typing import Any
 
 import numpy as np
 
 from ..native import library
 from . import native_memory
-from .native_engine import WORK_OF_A_THREAD
+from .native_calls import WORK_OF_A_THREAD, loaded
 
 
 def product(
@@ -23,15 +21,16 @@ def product(
 
     The last axis is contiguous, and the rows are equally far apart: a contiguous array, or some of one's columns.
     """
-    native: Any = library.load()
+    native = loaded()
+    functions = native.of[out.dtype]
     (rows, depth), a_strides = _as_matrix(a, transpose_a)
     (_, columns), b_strides = _as_matrix(b, transpose_b)
     (_, _), (out_by_row, _) = _as_matrix(out, False)
     threads = max(1, min(native.threads, rows * columns * depth // WORK_OF_A_THREAD))
-    scratch = native_memory.scratch(native.product_scratch(columns, threads))
+    scratch = native_memory.scratch(functions.product_scratch(columns, threads), out.dtype)
     addresses = (array.ctypes.data for array in (a, b, out, scratch))
     sizes = rows, columns, depth, *a_strides, *b_strides, out_by_row
-    native.product(library.Product(*addresses, *sizes, accumulate, threads))
+    functions.product(library.Product(*addresses, *sizes, accumulate, threads))
 
 
 def _as_matrix(a: np.ndarray, transposed: bool) -> tuple[tuple[int, int], tuple[int, int]]:
