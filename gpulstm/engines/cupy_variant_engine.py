@@ -212,7 +212,7 @@ class _Call:
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
         self.has_peephole = weights.peephole is not None
-        self.lengths = or_null(lengths)
+        self.lengths = lengths
         self.weights = tuple(or_null(weights[field]) for field in range(PEEPHOLE, len(weights)))
 
         options, training = draws.options, draws.training
@@ -264,7 +264,7 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     output: Any = kernel("lstm_variant_output_forward", call.dtype) if call.projected else None
     c_star = at.cells if call.normed and at.c_star is None else at.c_star
     arrays = (inputs, or_null(at.r), at.gates, or_null(weights.bias), *call.weights, at.cells, or_null(c_star))
-    arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), call.lengths)
+    arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), or_null(call.lengths))
     of_output = (*call.sizes(lane.width, y.shape[2], lane.first), *call.draw, *call.of_hidden)
     widths = (0 if c_star is None else c_star.shape[-1], 0 if at.m is None else at.m.shape[-1], y.shape[2], lane.first)
     of_cell = (*call.sizes(hidden, *widths), *call.activation, np.int32(call.keep))
@@ -272,7 +272,7 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     ask = Series(cell, *call.cell_geometry, (*arrays, *int32s(*[0] * 7), *of_cell), len(arrays), 7)
     ask_output: Any = None
     if call.projected:
-        of_step = (h_star, h, y, or_null(at.h_in), call.lengths)
+        of_step = (h_star, h, y, or_null(at.h_in), or_null(call.lengths))
         ask_output = Series(output, *call.output_geometry, (*of_step, *int32s(0, 0, 0), *of_output), len(of_step), 3)
     for t in call.times():
         before, after = slots(t, lane.reverse) if call.keep else (0, 0)
@@ -331,7 +331,7 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
     output: Any = kernel("lstm_variant_output_backward", call.dtype) if call.projected else None
     arrays = tuple(map(or_null, (saved.gates, saved.p, saved.r, saved.norms)))
     arrays += (*call.weights, saved.cells, *map(or_null, (star, dm, dc, d_peephole, d_norm)))
-    of_hidden = (dh, product, or_null(dy), call.lengths)
+    of_hidden = (dh, product, or_null(dy), or_null(call.lengths))
     of_cell = (*call.sizes(hidden, *dy_columns, call.projected), *call.activation)
     of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
     of_output = (*call.sizes(lane.width, *dy_columns), *call.draw, *call.of_hidden)
@@ -350,7 +350,7 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
         ask(t, later, before, after if star is saved.cells else t)
         gemm(rows_of(dr, t * batch, batch, itemsize), recurrent, product_matrix)
         later = t
-    last = (dh, product, call.lengths, np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)
+    last = (dh, product, or_null(call.lengths), np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)
     kernel("lstm_variant_initial_gradient", call.dtype)(*call.output_geometry, last)
 
 
