@@ -123,8 +123,8 @@ def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set
     """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together.
 
     Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py, those whose blocks come in
-    clusters by tests/test_nvrtc_gate_clusters.py, and those with one launch for all steps that hold options, or run both
-    directions, by tests/test_nvrtc_gate_options.py and tests/test_nvrtc_gate_directions.py.
+    clusters by tests/test_nvrtc_gate_clusters.py, and those with one launch for all steps that hold options, or run
+    both directions, by tests/test_nvrtc_gate_options.py and tests/test_nvrtc_gate_directions.py.
     """
     wanted: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for specialisation in catalogue.specialisations():

@@ -90,8 +90,9 @@ class TestOnACpu:
         long, short = np.zeros((20, 3, 2), np.float32), np.zeros((5, 3, 2), np.float32)
         lstm = gl.LSTM(2, 6, proj_size=3, rng=0)
         assert "weight_hr is folded into weight_hh" in str(lstm.plan(long))
-        for lstm, x in ((lstm, short), (gl.LSTM(2, 6, proj_size=3, peephole=True, rng=0), long)):
-            plan = str(lstm.plan(x))
+        with_peepholes = gl.LSTM(2, 6, proj_size=3, peephole=True, rng=0)
+        for layer, x in ((lstm, short), (with_peepholes, long)):
+            plan = str(layer.plan(x))
             assert "step by step" in plan and "folded" not in plan
 
 

@@ -1,4 +1,4 @@
-"""`gpulstm.fit` on both engines of NumPy arrays: seed 0 with NumPy, all others with the LSTM compiled for the CPU, which
+"""`gpulstm.fit` on both engines of NumPy arrays: seed 0 with NumPy, all others with the LSTM compiled for CPUs, which
 takes less time. What is learnt is then looked at through NumPy."""
 
 from collections.abc import Iterator
