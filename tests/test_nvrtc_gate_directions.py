@@ -13,7 +13,7 @@ from gpulstm.cuda import catalogue, planner
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
 from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 
-OF_BOTH = [s for s in catalogue.specialisations() if "-DBIDIRECTIONAL=1" in s.options]
+OF_BOTH = [s for s in catalogue.specialisations() if s.definitions.get("BIDIRECTIONAL") == 1]
 
 
 def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
@@ -32,7 +32,7 @@ def test_tiles_compile_without_spills(architecture):
     if architecture not in nvrtc_or_skip().getSupportedArchs():
         pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
     for each in compiled_for(architecture):
-        name = f"{each.entry} {' '.join(each.options)}, sm_{architecture}"
+        name = f"{each.entry} {each.definitions}, sm_{architecture}"
         usage = check({each.entry}, compile_for(architecture, each.source, each.options, name), name)[each.entry]
         threads = 64 * each.tiles[0] if "resident" in each.entry else 32 * planner.WARPS
         assert usage.registers <= min(255, 65536 // threads), name  # or the block would not start

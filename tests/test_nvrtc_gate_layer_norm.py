@@ -35,7 +35,7 @@ def test_tiles_with_layer_norm_compile_without_spills(architecture):
     if architecture not in nvrtc_or_skip().getSupportedArchs():
         pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
     for one in compiled_for(architecture):
-        name = f"{one.entry} {' '.join(one.options)}, sm_{architecture}"
+        name = f"{one.entry} {one.definitions}, sm_{architecture}"
         usage = check({one.entry}, compile_for(architecture, one.source, one.options, name), name)[one.entry]
         assert usage.registers <= 65536 // (32 * planner.WARPS), name  # or the block would not start
         if one.entry.endswith(planner.FORWARD):

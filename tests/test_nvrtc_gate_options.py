@@ -10,7 +10,7 @@ from gpulstm.cuda import catalogue, planner
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
 from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 
-WITH_OPTIONS = [s for s in catalogue.specialisations() if "-DOPTIONS=1" in s.options]
+WITH_OPTIONS = [s for s in catalogue.specialisations() if s.definitions.get("OPTIONS") == 1]
 
 
 def of(architecture: int) -> list[catalogue.Specialisation]:

@@ -27,12 +27,17 @@ class OnHostMemory:
     def __init__(self, cupy) -> None:
         self.cupy = cupy
 
-    def new(self, shape, dtype, fill: int = 0xA5):
-        dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
-        allocation = memory.Allocation(max(1, int(np.prod(shape)) * dtype.itemsize))
-        allocation.bytes[...] = fill
+    def allocated(self, size: int):
+        """What CuPy's allocators give."""
+        allocation = memory.Allocation(max(1, size))
+        allocation.bytes[...] = 0xA5
         held = self.cupy.cuda.UnownedMemory(allocation.address, allocation.nbytes, allocation, 0)
-        return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(held, 0))
+        return self.cupy.cuda.MemoryPointer(held, 0)
+
+    def zeros(self, shape, dtype):
+        made = self.cupy.ndarray(shape, dtype)
+        self.values(made)[...] = 0
+        return made
 
     def values(self, array) -> np.ndarray:
         """The memory itself."""
@@ -44,14 +49,14 @@ class OnHostMemory:
             return {name: self.array(item) for name, item in value.items()}
         if value is None or isinstance(value, tuple):
             return value and tuple(map(self.array, value))
-        made = self.new(value.shape, value.dtype)
+        made = self.cupy.ndarray(value.shape, value.dtype)
         self.values(made)[...] = value
         return made
 
     def as_the_stand_ins(self, argument):
         if not isinstance(argument, self.cupy.ndarray):
             return argument
-        return ndarray.ndarray(self.values(argument), memory.holder(argument.data.ptr))
+        return ndarray.ndarray.__new__(ndarray.ndarray)._hold(self.values(argument), memory.holder(argument.data.ptr))
 
     def raw_module(self, code=None, *, options=(), enable_cooperative_groups=False):
         """The stand-in's, whose kernels take CuPy's arrays."""
@@ -77,17 +82,15 @@ def real_cupy(*schedules: str):
     on_host, cuda = OnHostMemory(cupy), cupy.cuda
     state.push(state.State("fibers", "ascending", "ascending", 0, None, 10_000, state.Gpu(16, 227 * 1024, "90")))
     replaced = {
-        cupy: {
-            "empty": on_host.new,
-            "zeros": lambda shape, dtype: on_host.new(shape, dtype, 0),
-            "RawModule": on_host.raw_module,
-        },
+        cupy: {"zeros": on_host.zeros, "RawModule": on_host.raw_module},
         cuda: {
             name: getattr(device, name)
             for name in ("Device", "Stream", "Event", "get_current_stream", "alloc_pinned_memory")
         },
         cuda.device: {"get_cublas_handle": device.get_cublas_handle},
-        cuda.driver: {"funcSetAttribute": driver.funcSetAttribute},
+        cuda.driver: {
+            name: getattr(driver, name) for name in ("funcSetAttribute", "launchKernel", "launchCooperativeKernel")
+        },
         cuda.cublas: {name: getattr(cublas, name) for name in ("sgemm", "gemmEx", "getMathMode", "setMathMode")},
         cuda.runtime: {
             "getDevice": device.get_device,
@@ -100,7 +103,12 @@ def real_cupy(*schedules: str):
         cupy_graph: {"_stages": type(cupy_graph._stages)(), "_failures": {}},
     }
     try:
-        with pytest.MonkeyPatch.context() as patch, planner.only(*schedules), own_cublas.loaded_as(cublas.Library()):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            planner.only(*schedules),
+            own_cublas.loaded_as(cublas.Library()),
+            cuda.using_allocator(on_host.allocated),
+        ):
             for where, names in replaced.items():
                 for name, value in names.items():
                     assert hasattr(where, name), f"{where.__name__} has no {name}"
