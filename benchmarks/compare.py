@@ -10,8 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout that this file is part of is what is measured
-PASS_SECONDS = {"gpu": 1.0, "cpu": 0.5}
-QUICK_PASS_SECONDS = {"gpu": 0.4, "cpu": 0.5}
+PASS_SECONDS = {"gpu": 0.2, "cpu": 0.5}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +29,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--quick", action="store_true", help="a part of the grid, in at most three minutes")
-    parser.add_argument("--seconds", type=float, help="begin no new cell after this time (default: none; 165 if quick)")
-    parser.add_argument("--pass-seconds", type=float, help="for one pass of one cell (default: 1 on a GPU, 0.5 else)")
+    parser.add_argument(
+        "--seconds", type=float, help="begin no cell that would end later (default: none; 165 if quick)"
+    )
+    parser.add_argument("--pass-seconds", type=float, help="for one pass of one cell (default: 0.2 on a GPU, 0.5 else)")
     for axis in ("hidden", "batch", "steps"):
         parser.add_argument(f"--{axis}", type=_positive, nargs="+", help="these values instead of the grid's")
     parser.add_argument("--dtype", type=_one_of(DTYPES), help=f"one or more of {','.join(DTYPES)}")
@@ -40,8 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result files")
     parser.add_argument("--name", help="of the result files (default: compare-DEVICE, and -quick)")
     parser.add_argument(
-        "--continue", dest="go_on", action="store_true", help="keep the cells that the file has already"
+        "--continue",
+        dest="go_on",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="keep the cells that this file has, or the file that is written if none is named",
     )
+    parser.add_argument("--flashrnn", action="store_true", help="on a GPU, also against FlashRNN, which compiles long")
+    parser.add_argument("--floors", type=Path, help="floors.json of this GPU, for the bound (default: looked for)")
     parser.add_argument("--commit", help="what is measured, where the folder is no git checkout")
     return parser
 
@@ -71,43 +79,81 @@ def _contest(chosen: argparse.Namespace) -> Any:
         from benchmarks.against_torch.two_processes import TwoProcesses
 
         return TwoProcesses(chosen.threads)
-    from benchmarks.against_torch import gpu, one_process
+    from benchmarks.against_torch import flashrnn, gpu, one_process
 
-    return one_process.OneProcess(gpu.Gpu())
+    device = gpu.Gpu()
+    if not chosen.flashrnn:
+        return one_process.OneProcess(device)
+    try:
+        return one_process.OneProcess(device, flashrnn.FlashRNN())
+    except flashrnn.TakesNoPart as reason:
+        print(reason, flush=True)
+        return one_process.OneProcess(device, None, str(reason))
 
 
 def _run(chosen: argparse.Namespace, arguments: list[str], contest: Any) -> int:
-    from benchmarks.against_torch import grid, racing, results
+    from benchmarks.against_torch import acceptance, grid, racing, results
+    from benchmarks.against_torch.budget import Budget
     from benchmarks.report import report
 
     quick = chosen.quick
     seconds = chosen.seconds or (165.0 if quick else float("inf"))
-    pass_seconds = chosen.pass_seconds or (QUICK_PASS_SECONDS if quick else PASS_SECONDS)[chosen.device]
+    budget = Budget(chosen.device, seconds, chosen.pass_seconds or PASS_SECONDS[chosen.device], contest.rounds)
     axes = {axis: getattr(chosen, axis) for axis in ("setting", "dtype", "hidden", "batch", "steps")}
     cells = grid.cells(chosen.device, quick=quick, chosen=axes)
-    start = time.perf_counter()
     path = chosen.out / f"{chosen.name or f'compare-{chosen.device}' + ('-quick' if quick else '')}.json"
     document = _document(chosen, arguments, contest)
-    if chosen.go_on and path.exists():
-        _take_over(document, results.read(path))
+    of_cells = _bounds(chosen, document)
+    before = path if chosen.go_on is True else Path(chosen.go_on) if chosen.go_on else None
+    if before and before.exists():
+        _take_over(document, results.read(before), of_cells)
+    elif before and before != path:
+        raise SystemExit(f"--continue: there is no file {before}")
     cells, spent = _missing(cells, document), document["seconds"]
-    document["cells_left"] = len(cells)
+    left = [*cells]
+    _give_time(contest, budget)
     for number, cell in enumerate(cells):
-        if time.perf_counter() - start > seconds:
-            break
-        record = racing.run(cell, contest, seconds=pass_seconds)
-        document["cells"].append(record)
-        document["cells_left"] = len(cells) - number - 1
-        document["seconds"] = round(spent + time.perf_counter() - start, 1)
-        _write(path, document)
+        if not budget.allows(cell):
+            continue  # a smaller one may still end in time
+        start = time.perf_counter()
+        record = racing.run(cell, contest, seconds=budget.pass_seconds) | of_cells.of(cell)
+        record["seconds"] = round(time.perf_counter() - start, 2)
+        budget.learn(cell, record["seconds"])
+        left.remove(cell)
+        document["cells"] = [of for of in document["cells"] if results.name(of) != str(cell)] + [record]
+        document["seconds"] = round(spent + budget.spent(), 1)
+        _write(path, document, left)
         print(f"[{number + 1}/{len(cells)}] {_line(cell, record)}", flush=True)
         if _device_is_lost(contest):
             print("The device gives no more results; the run ends here.", flush=True)
             break
-    _write(path, document)
+    _write(path, document, left)
+    found = acceptance.acceptance(document)
+    print("\n".join([*acceptance.texts(found), *(f"slower: {text}" for text in acceptance.slower_texts(found))]))
     for written in (path, *report(path)):
         print(written)
     return any(record["status"] in ("wrong", "failed") for record in document["cells"])
+
+
+def _bounds(chosen: argparse.Namespace, document: dict[str, Any]) -> Any:
+    from benchmarks.against_torch import bounds
+
+    gpu = (document["machine"].get("gpu") or {}).get("name")
+    try:
+        found = bounds.Bounds(gpu, bounds.places(chosen.out), chosen.floors)
+    except bounds.NoBound as reason:
+        raise SystemExit(f"--floors: {reason}") from None
+    document["bound"] = found.about
+    if "missing" in found.about and chosen.device == "gpu":
+        print(f"No bound: {found.about['missing']}", flush=True)
+    return found
+
+
+def _give_time(contest: Any, budget: Any) -> None:
+    """FlashRNN does not begin to compile what would not be ready in time."""
+    flashrnn = getattr(contest, "flashrnn", None)
+    if flashrnn is not None:
+        flashrnn.seconds_left = budget.left
 
 
 def _document(chosen: argparse.Namespace, arguments: list[str], contest: Any) -> dict[str, Any]:
@@ -122,13 +168,14 @@ def _document(chosen: argparse.Namespace, arguments: list[str], contest: Any) ->
         "machine": machine.machine(chosen.device),
         "versions": versions,
     }
-    return document | contest.about() | {"seconds": 0.0, "cells_left": 0, "summary": {}, "cells": []}
+    return document | contest.about() | {"seconds": 0.0, "cells_left": 0, "summary": {}, "acceptance": {},
+                                        "not_measured": [], "cells": []}  # fmt: skip
 
 
-def _take_over(document: dict[str, Any], before: dict[str, Any]) -> None:
+def _take_over(document: dict[str, Any], before: dict[str, Any], of_cells: Any) -> None:
     """Cells of a run of the same code on the same hardware; figures of two machines do not go into one file."""
 
-    from benchmarks.against_torch import results
+    from benchmarks.against_torch import grid
 
     def identity(of: dict[str, Any]) -> dict[str, Any]:
         machine = of["machine"]
@@ -142,20 +189,28 @@ def _take_over(document: dict[str, Any], before: dict[str, Any]) -> None:
         key = differing[0]
         raise SystemExit(f"--continue: the file is of another {key}, {theirs[key]}, and this is {ours[key]}")
     document |= {key: before[key] for key in ("date", "seconds")}
-    document["cells"] = [record for record in before["cells"] if not results.is_disturbed(record)]
+    document["cells"] = before["cells"]
+    for record in document["cells"]:
+        if "bound" not in record:  # floors were measured since then
+            record |= of_cells.of(grid.Cell(*(record[axis] for axis in grid.AXES)))
 
 
 def _missing(cells: list, document: dict[str, Any]) -> list:
     from benchmarks.against_torch import results
 
-    done = {results.name(record) for record in document["cells"]}
+    # A disturbed one is measured again, and stays until then.
+    done = {results.name(record) for record in document["cells"] if not results.is_disturbed(record)}
     return [cell for cell in cells if str(cell) not in done]
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
-    from benchmarks.against_torch import machine, results
+def _write(path: Path, document: dict[str, Any], left: list) -> None:
+    from benchmarks.against_torch import acceptance, machine, results
 
+    there = {results.name(record) for record in document["cells"]}
+    document["not_measured"] = [str(cell) for cell in left if str(cell) not in there]
+    document["cells_left"] = len(document["not_measured"])
     document["summary"] = results.summary(document["cells"])
+    document["acceptance"] = acceptance.acceptance(document)
     if document["device"] == "gpu":
         document["gpu_at_the_end"] = machine.gpu_state()
     results.write(path, document)

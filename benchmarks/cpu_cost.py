@@ -15,6 +15,10 @@ SEQUENCES, HIDDEN = 16, 64
 def cpu(gpu: Gpu, report: Report) -> None:
     for count in (5, 18, 55):
         report.measure(f"CPU, launch of a RawKernel with {count} arguments", "us", partial(_launch, gpu, count))
+    report.measure("CPU, gpulstm.cuda.packed.Kernel.launch with 9 arrays and 6 ints", "us", lambda: _packed(gpu))
+    report.measure("CPU, RawKernel with the same", "us", lambda: _packed(gpu, by_cupy=True))
+    for count in (5, 18, 55):
+        report.measure(f"CPU, gpulstm.cuda.packed.Series with {count} arguments", "us", partial(_series, gpu, count))
     report.measure("CPU, gpulstm.cuda.gemm.Gemm", "us", lambda: _gemm(gpu))
     report.measure("CPU, cupy.matmul", "us", lambda: _matmul(gpu, with_out=False))
     report.measure("CPU, cupy.matmul with out", "us", lambda: _matmul(gpu, with_out=True))
@@ -22,8 +26,8 @@ def cpu(gpu: Gpu, report: Report) -> None:
         report.measure(f"CPU, Graph.launch of {nodes} kernels", "us", partial(_graph, gpu, nodes))
 
 
-def _microseconds(gpu: Gpu, call: Callable[[], object], calls: int = CALLS) -> list[float]:
-    found = []
+def _microseconds(gpu: Gpu, call: Callable[[], object], calls: int | None = None) -> list[float]:
+    found, calls = [], calls or CALLS
     for _ in range(REPEATS + 1):
         gpu.stream.synchronize()
         start = time.perf_counter()
@@ -38,6 +42,26 @@ def _launch(gpu: Gpu, count: int) -> list[float]:
     function = gpu.cupy.RawModule(code=source("many_arguments.cu")).get_function(f"arguments_{count}")
     args = _arguments(gpu, count)
     return _microseconds(gpu, lambda: function((1,), (32,), args))
+
+
+def _packed(gpu: Gpu, by_cupy: bool = False) -> list[float]:
+    from gpulstm.cuda.packed import Kernel
+
+    function = Kernel(gpu.cupy, gpu.cupy.RawModule(code=source("many_arguments.cu")).get_function("arguments_15"))
+    arrays = (gpu.empty(32, dtype="float32"),) * 9
+    if by_cupy:
+        args = (*arrays, *(np.int32(1),) * 6)
+        return _microseconds(gpu, lambda: function((1, 1, 1), (32, 1, 1), args))
+    return _microseconds(gpu, lambda: function.launch((1, 1, 1), (32, 1, 1), arrays, (1,) * 6))
+
+
+def _series(gpu: Gpu, count: int) -> list[float]:
+    """One int of them changes."""
+    from gpulstm.cuda.packed import Kernel, Series
+
+    function = gpu.cupy.RawModule(code=source("many_arguments.cu")).get_function(f"arguments_{count}")
+    launch = Series(Kernel(gpu.cupy, function), (1, 1, 1), (32, 1, 1), _arguments(gpu, count), 1, 1)
+    return _microseconds(gpu, lambda: launch(1))
 
 
 def _arguments(gpu: Gpu, count: int) -> tuple:

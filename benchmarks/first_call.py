@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import files  # noqa: E402
 from benchmarks.gpu import Report  # noqa: E402 - the repository need not be installed
 
 PROCESSES = 3  # for each line that is measured in processes of its own
@@ -65,10 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
             report.fail(name, f"{type(error).__name__}: {error}")
         results["lines"] += report.lines
         results["failed"] += report.failed
+        files.write(chosen.out, results)
     results["machine"] = in_process("machine")
     results["seconds"] = round(time.monotonic() - start, 1)
-    if chosen.out:
-        chosen.out.write_text(json.dumps(results, indent=1) + "\n")
+    files.write(chosen.out, results)
     return 1 if results["failed"] else 0
 
 
@@ -152,14 +153,14 @@ def time_compile(hidden: int, batch: int, dtype: str, architecture: int = 90) ->
 def needed(hidden: int, batch: int, dtype: str) -> list:
     """The kernels of a forward and a backward pass on an H200, with bias and a gradient of y."""
     from gpulstm.cuda import planner
-    from gpulstm.cuda.catalogue import Specialisation
+    from gpulstm.cuda.catalogue import KERNELS, Specialisation
 
     found = []
     plan = planner.plan(batch, hidden, dtype, planner.Device(90, 132, 232448, True))
     loop = {"forward": (True, False, True), "backward": (True, False)}
     for direction, choice in (("forward", plan.forward), ("backward", plan.backward)):
         if choice.kernel:
-            found.append(Specialisation(choice.kernel, dtype, (False,), choice.tiles))
+            found.append(Specialisation(choice.kernel, dtype, (False,) * len(KERNELS[choice.kernel][1]), choice.tiles))
         else:
             found.append(Specialisation(f"lstm_{direction}_step", dtype, loop[direction]))
     return [*found, Specialisation("column_sum", dtype)]
@@ -181,12 +182,7 @@ def time_first_call(hidden: int, batch: int, dtype: str) -> dict[str, float]:
 
     def timed(*arguments):
         made = []
-
-        def compile_and_load() -> None:
-            made.append(make(*arguments))
-            made[0].kernel  # noqa: B018 - CuPy compiles a kernel where it is looked at
-
-        spent.append(milliseconds(compile_and_load))
+        spent.append(milliseconds(lambda: made.append(make(*arguments))))
         return made[0]
 
     def call() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import cpu_cost, handover, throughput  # noqa: E402 - the repository need not be installed
+from benchmarks import cpu_cost, files, handover, throughput  # noqa: E402 - the repository need not be installed
 from benchmarks.gpu import Gpu, Report  # noqa: E402
 
 GROUPS = {
@@ -46,10 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         run_group(chosen.group, chosen.out)
         return 0
     start = time.monotonic()
-    results = gather(chosen.only)
+    results = gather(chosen.only, chosen.out)
     results["seconds"] = round(time.monotonic() - start, 1)
-    if chosen.out:
-        chosen.out.write_text(json.dumps(results, indent=1) + "\n")
+    files.write(chosen.out, results)
     print_end(results)
     return 1 if results["failed"] else 0
 
@@ -72,7 +71,8 @@ def run_group(name: str, out: Path | None) -> None:
         report.fail(name, f"{type(error).__name__}: {error}")
 
 
-def gather(groups: list[str]) -> dict:
+def gather(groups: list[str], out: Path | None = None) -> dict:
+    """All lines of the groups; in the file, those until now."""
     results: dict = {"machine": {}, "lines": [], "failed": []}
     with tempfile.TemporaryDirectory() as folder:
         for name in groups:
@@ -85,6 +85,7 @@ def gather(groups: list[str]) -> dict:
             results["machine"] = results["machine"] or found["machine"]
             results["lines"] += found["lines"]
             results["failed"] += found["failed"]
+            files.write(out, results)
     return results
 
 

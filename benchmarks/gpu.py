@@ -30,7 +30,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[dict[str, int], ...]]] = {
     ),
     "l2_read.cu": (("l2_read",), ({},)),
     "mma_rates.cu": (("mma_tf32", "mma_fp16", "mma_bf16", "mma_fp32_by_three_tf32", "fma_fp32"), ({},)),
-    "many_arguments.cu": (("arguments_5", "arguments_18", "arguments_55"), ({},)),
+    "many_arguments.cu": (("arguments_5", "arguments_18", "arguments_55", "arguments_15"), ({},)),
 }
 
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
@@ -112,22 +112,29 @@ class Gpu:
         return found[1:]  # the first one loads the kernel
 
     def machine(self) -> dict[str, object]:
-        properties = self.runtime.getDeviceProperties(self.device)
-        return {
-            "gpu": properties["name"].decode(),
-            "compute capability": f"{properties['major']}.{properties['minor']}",
-            "multiprocessors": self.multiprocessors,
-            "L2 bytes": properties.get("l2CacheSize"),
-            "memory bytes": properties["totalGlobalMem"],
-            "nvidia-smi": _ask_nvidia_smi(),
-            "CUDA driver": self.runtime.driverGetVersion(),
-            "CUDA runtime": self.runtime.runtimeGetVersion(),
-            "NVRTC": ".".join(map(str, self.cupy.cuda.nvrtc.getVersion())),
-            "CuPy": self.cupy.__version__,
-            "Python": platform.python_version(),
-            "platform": f"{platform.system()} {platform.machine()}",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
+        return machine(self.cupy)
+
+
+def machine(cupy) -> dict[str, object]:
+    """The current device, the versions of everything, and the date."""
+    runtime = cupy.cuda.runtime
+    device = runtime.getDevice()
+    properties = runtime.getDeviceProperties(device)
+    return {
+        "gpu": properties["name"].decode(),
+        "compute capability": f"{properties['major']}.{properties['minor']}",
+        "multiprocessors": runtime.deviceGetAttribute(_MULTIPROCESSORS, device),
+        "L2 bytes": properties.get("l2CacheSize"),
+        "memory bytes": properties["totalGlobalMem"],
+        "nvidia-smi": _ask_nvidia_smi(),
+        "CUDA driver": runtime.driverGetVersion(),
+        "CUDA runtime": runtime.runtimeGetVersion(),
+        "NVRTC": ".".join(map(str, cupy.cuda.nvrtc.getVersion())),
+        "CuPy": cupy.__version__,
+        "Python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _ask_nvidia_smi() -> str:

@@ -8,8 +8,8 @@ Microseconds per time step, of kernels alone, without the products before and af
 """
 
 import argparse
-import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import files  # noqa: E402
 from gpulstm import arrays  # noqa: E402
 from gpulstm.cuda import planner  # noqa: E402 - of this checkout, installed or not
 from gpulstm.cuda.copies import copy  # noqa: E402
@@ -37,22 +38,28 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=STEPS)
     arguments.add_argument("--dtype", choices=("float32", "tf32", "float16", "bfloat16"), default="float32")
     arguments.add_argument("--schedules", nargs="+", choices=LAYOUTS, default=["persistent"])
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     given = arguments.parse_args()
     import cupy
 
-    rows = []
-    for hidden in given.hidden:
-        for batch in given.batch:
-            schedules = tuple(given.schedules)
-            for row in measured(cupy, batch, hidden, given.steps, on_device(cupy), given.dtype, schedules):
-                rows.append(row)
-                line = "{schedule:10} {direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, "
-                line += "{predicted:7.2f} predicted, tiles {tiles}, {groups} x {blocks} blocks"
-                print(line.format(**row), flush=True)
+    from benchmarks.gpu import machine
+
+    rows: list[dict] = []
+    document = {"machine": machine(cupy), "steps": given.steps, "dtype": given.dtype, "left": [], "rows": rows}
+    start, schedules = time.perf_counter(), tuple(given.schedules)
+    for hidden, batch in ((hidden, batch) for hidden in given.hidden for batch in given.batch):
+        if time.perf_counter() - start > given.seconds:
+            document["left"].append([hidden, batch])
+            continue
+        for row in measured(cupy, batch, hidden, given.steps, on_device(cupy), given.dtype, schedules):
+            rows.append(row)
+            line = "{schedule:10} {direction:8} H {hidden:4} N {batch:3}: {microseconds:7.2f} us a step, "
+            line += "{predicted:7.2f} predicted, tiles {tiles}, {groups} x {blocks} blocks"
+            print(line.format(**row), flush=True)
+        files.write(given.out, document)
     for schedule in given.schedules:
         print(f"{schedule}, measured over predicted: {fit([row for row in rows if row['schedule'] == schedule])}")
-    if given.out:
-        given.out.write_text(json.dumps({"steps": given.steps, "dtype": given.dtype, "rows": rows}, indent=1) + "\n")
+    files.write(given.out, document)
 
 
 def layouts(direction: str, batch: int, hidden: int, dtype: str, device: planner.Device, schedules: tuple) -> list:

@@ -1,15 +1,20 @@
-"""What each option of the LSTM costs on a GPU beside the plain LSTM: float32, one layer, one process.
+"""What each option of the LSTM costs beside the plain LSTM: float32, one layer, one process.
 
     python benchmarks/options.py --out options.json
+    python benchmarks/options.py --device cpu --out options-cpu.json
 
-Ends with 1 if recurrent dropout or zoneout takes more than 1.1 times the plain LSTM's time anywhere. See
-benchmarks/README.md.
+Ends with 1 if recurrent dropout or zoneout takes more than 1.1 times the plain LSTM's time anywhere, or layer norm more
+than 1.5 times. See benchmarks/README.md.
 """
 
 import argparse
-import json
+import datetime
+import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
+from benchmarks import files  # noqa: E402
+from gpulstm.cuda import folding  # noqa: E402
 
-HIDDEN, BATCHES, STEPS, ROUNDS = (32, 64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 512, 7
+GRID = {
+    "gpu": ((32, 64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 512),
+    "cpu": ((32, 64, 128, 256), (1, 8, 32), 128),
+}  # hidden sizes, batches, time steps
+ROUNDS = 7
+SECONDS = 0.04  # of a CPU, for each option, pass and round
 HOLD = 10_000_000  # cycles, some 5 ms: longer than a call takes on the CPU, but where a loop launches every step
-PLAIN = "plain"
+PLAIN, NOT_FOLDED = "plain", "projection, not folded"
 OPTIONS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "recurrent dropout": {"recurrent_dropout": 0.3},
@@ -32,53 +44,71 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "peephole": {"peephole": True},
     "coupled": {"coupled": True},
     "projection": {"proj_size": 16},
+    NOT_FOLDED: {"proj_size": 16},  # two products and two kernels a step, to compare with
     "layer norm": {"layer_norm": True},
 }
-LIMITED, LIMIT = ("recurrent dropout", "recurrent dropout of the candidate", "zoneout"), 1.1
+LIMITS = {"recurrent dropout": 1.1, "recurrent dropout of the candidate": 1.1, "zoneout": 1.1, "layer norm": 1.5}
 PASSES = ("forward", "forward_backward")
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     arguments.add_argument("--out", type=Path, help="a JSON file to write")
-    arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
-    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
-    arguments.add_argument("--steps", type=int, default=STEPS)
+    arguments.add_argument("--hidden", type=int, nargs="+")
+    arguments.add_argument("--batch", type=int, nargs="+")
+    arguments.add_argument("--steps", type=int)
+    arguments.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
+    arguments.add_argument("--without", nargs="+", choices=[name for name in OPTIONS if name != PLAIN], default=())
     given = arguments.parse_args()
-    import cupy
+    document: dict[str, Any] = {}
+    if given.device == "cpu":
+        xp, in_turn, machine = np, in_turn_on_cpu(given.rounds), _machine
+    else:
+        import cupy as xp
 
-    from benchmarks.gpu import Gpu
+        from benchmarks.gpu import Gpu
 
-    gpu, rows = Gpu(), []
-    for hidden in given.hidden:
-        for batch in given.batch:
-            for row in measured(cupy, batch, hidden, given.steps, in_turn_on(gpu)):
-                rows.append(row)
-                print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
-                      "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
-                      "{forward_backward_ratio:5.2f}".format(**row), flush=True)  # fmt: skip
+        gpu = Gpu()
+        in_turn, machine = in_turn_on(gpu, given.rounds), gpu.machine
+        document["machine"] = machine()
+    all_hidden, all_batch, all_steps = GRID[given.device]
+    start, steps, rows, left = time.perf_counter(), given.steps or all_steps, [], []
+    options = {name: made for name, made in OPTIONS.items() if name not in given.without}
+    document |= {"steps": steps, "left": left, "rows": rows}
+    for hidden, batch in product(given.hidden or all_hidden, given.batch or all_batch):
+        if time.perf_counter() - start > given.seconds:
+            left.append([hidden, batch])
+            continue
+        for row in measured(xp, batch, hidden, steps, in_turn, options):
+            rows.append(row)
+            print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
+                  "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
+                  "{forward_backward_ratio:5.2f}".format(**row), flush=True)  # fmt: skip
+        files.write(given.out, document)
     dear = too_dear(rows)
     for row in dear:
-        print("more than {} times the plain LSTM: H {hidden} N {batch} {option}".format(LIMIT, **row))
-    if given.out:
-        given.out.write_text(
-            json.dumps({"machine": gpu.machine(), "steps": given.steps, "rows": rows}, indent=1) + "\n"
-        )
+        limit = LIMITS[row["option"]]
+        print("more than {} times the plain LSTM: H {hidden} N {batch} {option}".format(limit, **row))
+    files.write(given.out, document | {"machine": machine()})
     return 1 if dear else 0
 
 
-def measured(cupy: Any, batch: int, hidden: int, steps: int, in_turn: Callable) -> Iterator[dict]:
+def measured(
+    xp: Any, batch: int, hidden: int, steps: int, in_turn: Callable, options: dict[str, dict] = OPTIONS
+) -> Iterator[dict]:
     """A row for each option; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
     random = np.random.default_rng(0)
-    x, dy = (cupy.asarray(random.standard_normal((steps, batch, hidden), dtype=np.float32)) for _ in range(2))
-    layers = {name: gl.LSTM(hidden, hidden, **made, xp=cupy, rng=0) for name, made in OPTIONS.items()}
+    x, dy = (xp.asarray(random.standard_normal((steps, batch, hidden), dtype=np.float32)) for _ in range(2))
+    layers = {name: gl.LSTM(hidden, hidden, **made, xp=xp, rng=0) for name, made in options.items()}
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
-        calls = [lambda lstm=lstm, call=call: call(lstm, x, dy) for lstm in layers.values()]
+        calls = [partial(_folded_or_not, name, call, lstm, x, dy) for name, lstm in layers.items()]
         seconds[each] = dict(zip(layers, in_turn(calls), strict=True))
     for name, lstm in layers.items():
         row = {"hidden": hidden, "batch": batch, "option": name}
-        row["schedules"] = " and ".join(choice.schedule for choice in lstm.plan(x))
+        row["schedules"] = " and ".join(choice.schedule for choice in _folded_or_not(name, lstm.plan, x)[:2])
         for each in PASSES:
             row[f"{each}_us"] = seconds[each][name] / steps * 1e6
             row[f"{each}_ratio"] = seconds[each][name] / seconds[each][PLAIN]
@@ -86,11 +116,12 @@ def measured(cupy: Any, batch: int, hidden: int, steps: int, in_turn: Callable) 
 
 
 def too_dear(rows: list[dict]) -> list[dict]:
-    """The rows in which an option that is to cost hardly anything costs more."""
-    return [row for row in rows if row["option"] in LIMITED and any(row[f"{each}_ratio"] > LIMIT for each in PASSES)]
+    """The rows in which an option costs more than it may."""
+    limited = (row for row in rows if row["option"] in LIMITS)
+    return [row for row in limited if any(row[f"{each}_ratio"] > LIMITS[row["option"]] for each in PASSES)]
 
 
-def in_turn_on(gpu: Any) -> Callable:
+def in_turn_on(gpu: Any, rounds: int) -> Callable:
     """Medians over rounds, in each of which every call has its turn: a clock that moves on the way meets all alike.
 
     A call is queued while the GPU is held, so that it is the GPU's time and not that of asking for it.
@@ -100,7 +131,7 @@ def in_turn_on(gpu: Any) -> Callable:
     def in_turn(calls: list[Callable]) -> list[float]:
         begin, end = gpu.cupy.cuda.Event(), gpu.cupy.cuda.Event()
         found: list[list[float]] = [[] for _ in calls]
-        for round_number in range(ROUNDS + 1):
+        for round_number in range(rounds + 1):
             for call, times in zip(calls, found, strict=True):
                 hold(1, 1, (np.int32(HOLD),))
                 begin.record(gpu.stream)
@@ -112,6 +143,48 @@ def in_turn_on(gpu: Any) -> Callable:
         return [float(np.median(times)) for times in found]
 
     return in_turn
+
+
+def _folded_or_not(name: str, call: Callable, *arguments: Any) -> Any:
+    """``call(*arguments)`` as the planner likes it, but for what is to go through the loop."""
+    with folding.forced(False if name == NOT_FOLDED else None):
+        return call(*arguments)
+
+
+def in_turn_on_cpu(rounds: int) -> Callable:
+    """The same, where a turn is several calls that follow each other, and begins when all threads sleep: NumPy's spin
+    for a while after their work, on the cores that the next call wants."""
+    from benchmarks.against_torch.cpu import Cpu, settle
+
+    cpu = Cpu()
+
+    def in_turn(calls: list[Callable]) -> list[float]:
+        found: list[list[float]] = [[] for _ in calls]
+        for round_number in range(rounds + 1):
+            for call, times in zip(calls, found, strict=True):
+                settle()
+                sampled = cpu.sample(call, SECONDS)
+                if round_number:
+                    times += [sample.ms / 1e3 for sample in sampled]
+        return [float(np.median(times)) for times in found]
+
+    return in_turn
+
+
+def _machine() -> dict[str, Any]:
+    """After the measurement: it imports PyTorch, whose version it tells."""
+    from benchmarks.against_torch import cpu, machine
+    from gpulstm import config
+
+    (on_cpu,) = (line for line in config.report() if line.startswith("NumPy arrays: "))
+    return {
+        **machine.machine("cpu"),
+        "versions": {name: version for name, version in machine.versions("cpu").items() if name != "torch"},
+        "engines": on_cpu,
+        "environment": {name: value for name, value in cpu.environment().items() if name != "GPULSTM_CACHE_DIR"},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _forward(lstm: gl.LSTM, x: Any, dy: Any) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.against_torch import chart, results, table  # noqa: E402
+from benchmarks.against_torch import bounds, chart, results, table  # noqa: E402
 
 
 def report(path: Path, suffix: str = "svg") -> list[Path]:
     """Writes the page and the charts beside the file, and returns where they are."""
     document = results.read(path)
+    if document["device"] == "gpu" and "bound" not in document:
+        bounds.add(document, path.parent)
     charts = chart.draw(document, path.parent, path.stem, suffix)
     page = path.with_suffix(".md")
     page.write_text(table.page(document, [drawn.name for drawn in charts]), encoding="utf-8")

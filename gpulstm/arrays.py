@@ -125,9 +125,14 @@ def device(x: Array) -> Any:
 
 def on_device_of(x: Array) -> AbstractContextManager:
     """A context in which CuPy computes, and puts new arrays, on x's device; nothing for the other libraries."""
-    if not is_cupy(x) or sys.modules["cupy"].cuda.runtime.getDevice() == x.data.device_id:
+    if not is_cupy(x) or is_on_current_device(x):
         return _HERE  # to enter a device that is the current one, and to leave it, takes two calls of CUDA
     return x.device
+
+
+def is_on_current_device(x: Array) -> bool:
+    """Whether a CuPy array is on the device that CuPy computes on."""
+    return sys.modules["cupy"].cuda.runtime.getDevice() == x.data.device_id
 
 
 _HERE = nullcontext()

@@ -9,6 +9,7 @@ PACKAGES = (
     *("numpy", "array-api-compat", "cupy-cuda12x", "cupy-cuda13x", "ml_dtypes"),
     *("torch", "jax", "onnx", "safetensors"),
 )
+NOT_COMPILED = "layer_norm, proj_size and other activations"
 
 
 def show_config() -> None:
@@ -46,7 +47,7 @@ def _cpu() -> str:
     found = library.load()
     if found is None:
         return f"NumPy engine; no compiled one: {library.why_not()}"
-    return f"in float32 compiled for this processor, {found.threads} threads; else NumPy engine"
+    return f"compiled for this processor, {found.threads} threads; NumPy engine for {NOT_COMPILED}"
 
 
 def _cupy_lines() -> list[str]:

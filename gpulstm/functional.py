@@ -1,18 +1,17 @@
 """The LSTM as functions of its parameters: check the arguments, hand over to an engine.
 
-NumPy and CuPy arrays go through `gpulstm.stack` and their engine; every other array-API library goes through
-`gpulstm.array_api_stack`, which is to say through the equations themselves.
+NumPy and CuPy arrays go through `gpulstm.stack` and their engine, all others through `gpulstm.array_api_stack`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from . import array_api_stack, arrays, checkpoints, initialisers, plans, quick_checks, stack
+from . import array_api_stack, arrays, checkpoints, engine_choice, initialisers, plans, quick_checks, stack
 from . import lengths as lengths_module
 from .arrays import Array
 from .cuda import planner
-from .engines import cupy_engine, native_engine, numpy_engine
+from .engines import cupy_engine
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State
@@ -44,13 +43,13 @@ class _Call(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether every step is the plain LSTM's."""
-        return self.layout.is_plain and self.draws.options.plain_steps[self.draws.training]
+        return engine_choice.is_plain(self.layout, self.draws)
 
-    def engine(self) -> Any:
+    def engine(self, *, backward: bool) -> Any:
         """The in-place engine for x's library, or None: then the equations run as they stand."""
         if not (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)):
             return None
-        return _plain_engine(self.x, self.draws) if self.is_plain else _variant_engine(self.x, self.draws)
+        return engine_choice.engine_for(self.layout, self.x, self.draws, backward=backward)
 
     @property
     def is_empty(self) -> bool:
@@ -117,7 +116,7 @@ def forward(
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
-        elif (engine := call.engine()) is None:
+        elif (engine := call.engine(backward=True)) is None:
             y, final, saved = array_api_stack.forward(
                 call.layout,
                 weights,
@@ -146,9 +145,8 @@ def lstm_inference(
     batch_first: bool = False,
     options: Options | Mapping[str, Any] = PLAIN,
 ) -> tuple[Array, State]:
-    """`lstm_forward` without a cache and without randomness: dropout is off, zoneout mixes old and new state by its
-    probability. On NumPy and CuPy arrays memory beyond x and y stays bounded, whatever the number of time steps; other
-    libraries keep no step either, but collect the outputs before they join them."""
+    """`lstm_forward` without cache and randomness: no dropout, and zoneout mixes old and new state by its probability.
+    On NumPy and CuPy arrays memory beyond x and y stays bounded; others collect the outputs and join them last."""
     return inference(None, x, params, state, lengths, batch_first, Draws(as_options(options), None))
 
 
@@ -162,12 +160,14 @@ def inference(
     draws: Draws,
 ) -> tuple[Array, State]:
     """`lstm_inference` with the layout that ``params`` must have; None reads it off them."""
+    if lengths is None and layout and quick_checks.is_one_step(layout, x, params, state, batch_first, draws.options):
+        return stack.infer_one_step(cupy_engine, layout, layout.weights(params), x, state)
     call = _check(layout, x, params, state, lengths, batch_first, draws)
     weights = call.layout.weights(params)
     with arrays.on_device_of(x):
         if call.is_empty:
             y, final = _nothing(call)
-        elif (engine := call.engine()) is None:
+        elif (engine := call.engine(backward=False)) is None:
             y, final, _ = array_api_stack.forward(
                 call.layout, weights, call.x, call.initial, call.lengths, call.draws, call.is_plain, keep=False
             )
@@ -230,7 +230,7 @@ def _check(
     inward = _inward(x, batched, batch_first)
     steps = None if lengths is None else lengths_module.checked(lengths, inward, batched=batched)
     call = _Call(layout, inward, initial, steps, batched, draws)
-    if not call.is_plain:
+    if not engine_choice.is_plain_but_projected(layout, draws):
         refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
     return call
 
@@ -262,10 +262,10 @@ def _check_closely(
 
 
 def refuse_half(on_cupy: bool, dtype: str) -> None:
-    """Raises TypeError for an LSTM that is not plain on CuPy arrays of 16 bits."""
+    """Raises TypeError for options on CuPy arrays of 16 bits."""
     if on_cupy and dtype in arrays.HALF_DTYPES:
         raise TypeError(
-            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with options, projections, peepholes or layer norm on "
+            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with options, peepholes or layer norm on "
             f"CuPy arrays, got {dtype}; {arrays.WHERE_HALF}"
         )
 
@@ -336,22 +336,6 @@ def _check_gradients(cache: Cache, dy: Any, dstate: Any) -> tuple[Array | None, 
             array = _with_batch(f"dstate.{part}", array, cache.layout, batch, cache.batched)
         parts.append(array)
     return dy, (parts[0], parts[1])
-
-
-def _plain_engine(x: Array, draws: Draws) -> Any:
-    if arrays.is_numpy(x):
-        return native_engine if native_engine.takes(x) else numpy_engine
-    return cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine
-
-
-def _variant_engine(x: Array, draws: Draws) -> Any:
-    if arrays.is_numpy(x):
-        from .engines.numpy_variant_engine import NumpyVariantEngine
-
-        return NumpyVariantEngine(draws)
-    from .engines.cupy_variant_engine import CupyVariantEngine
-
-    return CupyVariantEngine(draws)
 
 
 def _inward(x: Array, batched: bool, batch_first: bool) -> Array:

@@ -41,6 +41,11 @@ class Options:
         """Whether a step is the plain LSTM's, in inference and in training."""
         return self.of_step(training=False) == PLAIN, self.of_step(training=True) == PLAIN
 
+    @cached_property
+    def is_plain_in_one_step(self) -> bool:
+        """Whether a single step in inference is the plain LSTM's, with products in full."""
+        return self.plain_steps[False] and not (self.tf32 or self.reverse)
+
     @lru_cache(maxsize=256)  # noqa: B019 - options are a few numbers, and every call of a layer asks
     def of_step(self, *, training: bool) -> "Options":
         """What is left of the options within one time step: the order of the steps and dropout between layers act

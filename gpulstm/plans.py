@@ -2,36 +2,83 @@
 
 from typing import Any
 
-from . import arrays
-from .cuda import planner
-from .engines import cupy_engine, cupy_graph, cupy_one_launch, cupy_one_launch_options, native_engine
+from . import arrays, engine_choice
+from .cuda import both_directions, planner
+from .engines import (
+    cupy_engine,
+    cupy_graph,
+    cupy_one_launch,
+    cupy_one_launch_options,
+    native_engine,
+    native_variant_engine,
+)
+from .engines.folded_projection import FoldedEngine, obstacle
 from .native import library
+
+OPTIONS = "does not hold options"  # said of what runs both directions
 
 
 def of(call: Any) -> planner.Plan:
     """The plan of `gpulstm.functional`'s checked call."""
     if arrays.is_numpy(call.x):
         return _on_cpu(call)
-    if call.engine() is None:
+    if not arrays.is_cupy(call.x):
         reason = f"{arrays.library(call.x)}'s own operations, so that its autograd and jit apply"
         return planner.both("equations", reason)
-    layout, options = call.layout, call.draws.options
-    of_step = options.of_step(training=call.draws.training)
-    not_held = cupy_one_launch_options.not_held(of_step, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
-    not_plain = cupy_engine.BESIDE_PLAIN[options.tf32] if call.is_plain else "options"
-    arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
-    steps, batch, _ = call.x.shape
     with arrays.on_device_of(call.x):
-        device = cupy_one_launch.current_device()
-        found = planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
-        return cupy_graph.explained(found)
+        found = cupy_graph.explained(_on_gpu(call))
+        if not call.layout.bidirectional:
+            return found
+        batch, device = call.x.shape[1], cupy_one_launch.current_device()
+        obstacle_of_both = "" if call.is_plain else OPTIONS
+        return both_directions.explained(found, batch, call.layout.hidden_size, device, obstacle_of_both)
+
+
+def _on_gpu(call: Any) -> planner.Plan:
+    layout, options, device = call.layout, call.draws.options, cupy_one_launch.current_device()
+    steps, batch, _ = call.x.shape
+    if layout.proj_size:
+        training, inference = (_projected(call, device, backward=backward) for backward in (True, False))
+        return planner.Plan(training.forward, training.backward, inference.forward)
+    of_step = options.of_step(training=call.draws.training)
+    has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
+    not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
+    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    if call.is_plain:
+        not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
+    arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
+    return planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
+
+
+def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.Plan:
+    """The plan of training, or of inference, for a layer with a projection."""
+    layout, draws = call.layout, call.draws
+    layer = engine_choice.folded_layer(layout, call.x, draws)
+    if engine_choice.folds(layout, call.x, draws, backward=backward):
+        asked = layer.batch, layer.hidden, layer.arithmetic, device, layer.not_held, layer.not_plain
+        return planner.Plan(*(_named(choice) for choice in planner.plan(*asked)[:2]))
+    of_step = draws.options.of_step(training=draws.training)
+    why = obstacle(of_step, layer_norm=layout.layer_norm)
+    why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
+    has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
+    not_held = cupy_one_launch_options.not_held(of_step, steps=len(call.x), **has)
+    return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, "options")
+
+
+def _named(choice: planner.Choice) -> planner.Choice:
+    return choice._replace(reason=f"{choice.reason}; weight_hr is folded into weight_hh")
 
 
 def _on_cpu(call: Any) -> planner.Plan:
-    if not call.is_plain:
-        return planner.both("numpy", "with options, and in layers that have projections, peepholes or layer norm")
-    if call.engine() is native_engine:
-        return planner.both("native", "compiled for this processor; what is too small for it goes through NumPy")
-    dtype = arrays.dtype_name(call.x)
-    why = library.why_not() if dtype == "float32" else f"the compiled one is for float32, not {dtype}"
-    return planner.both("numpy", f"a matrix product and a few calls per step; {why}")
+    engine = call.engine(backward=True)
+    folded = isinstance(engine, FoldedEngine)
+    also = "; weight_hr is folded into weight_hh" if folded else ""
+    plain = engine.engine if folded else engine
+    if plain is native_engine or isinstance(plain, native_variant_engine.NativeVariantEngine):
+        return planner.both("native", f"compiled for this processor; what is too small for it goes through NumPy{also}")
+    by_step = not (call.is_plain or folded)
+    how = "step by step, as the equations stand" if by_step else "a matrix product and a few calls per step"
+    layout, options = call.layout, call.draws.options
+    not_held = native_variant_engine.not_held(options, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
+    why = library.why_not() if library.load() is None else f"the compiled one does not hold {not_held}"
+    return planner.both("numpy", f"{how}; {why}{also}")

@@ -5,6 +5,8 @@ nothing is concatenated. `gpulstm.array_api_stack` is the same for libraries who
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
+from operator import getitem
 from typing import Any, NamedTuple
 
 from . import arrays
@@ -40,7 +42,7 @@ def forward(
 ) -> tuple[Array, State, Saved]:
     """Training: output, final state and what `backward` needs."""
     weights, x = _contiguous_weights(engine, weights), engine.contiguous(x)
-    forward_from = getattr(engine, "forward_from", None)
+    forward_from, part = getattr(engine, "forward_from", None), getattr(engine, "part", getitem)
     if forward_from is None:
         final = _state(engine, layout, x, initial)
     else:
@@ -48,16 +50,24 @@ def forward(
         final = State(engine.empty(of_h, x), engine.wide_empty(of_c, x))
         initial = initial and State(*map(engine.contiguous, initial))
     steps, batch, _ = x.shape
-    inputs, runs = [], []
+    inputs: list[Array] = []
+    runs: list[Any] = []
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
     for layer in range(layout.num_layers):
         y = engine.empty((steps, batch, layout.output_size), x)
-        for index, lane in _lanes(layout, layer, draws.options.reverse):
-            h, c = final.h[index], final.c[index]
+        lanes = _lanes(layout, layer, draws.options.reverse)
+        if run_both := _run_both(engine, "forward_both", layout):
+            (h, c), of_both = _pairs(lanes, *final), [lane for _, lane in lanes]
+            pairs_before = [initial and (initial.h[index], initial.c[index]) for index, _ in lanes]
+            if done := run_both(layer_input, *_pairs(lanes, weights), pairs_before, h, c, y, of_both, lengths):
+                runs += done
+                lanes = ()
+        for index, lane in lanes:
+            h, c = part(final.h, index), part(final.c, index)
             if forward_from is None:
                 runs.append(engine.forward(layer_input, weights[index], h, c, y, lane, lengths))
             else:
-                before = initial and (initial.h[index], initial.c[index])
+                before = initial and (part(initial.h, index), part(initial.c, index))
                 runs.append(forward_from(layer_input, weights[index], before, h, c, y, lane, lengths))
         inputs.append(layer_input)
         layer_input = y if layer == layout.num_layers - 1 else engine.dropped(y, draws, layer)
@@ -72,27 +82,35 @@ def backward(
     ``dstate`` is a pair of arrays or None for the final state's gradients.
     """
     engine, layout, lengths = saved.engine, saved.layout, saved.lengths
+    part = getattr(engine, "part", getitem)
     dstate = _gradient_state(engine, layout, saved.inputs[0], dstate)
     gradients: list[Any] = [None] * len(saved.runs)
     dy = None if dy is None else engine.contiguous(dy)
     for layer in reversed(range(layout.num_layers)):
         x = saved.inputs[layer]
         dx = engine.empty(x.shape, x)
-        for index, lane in _lanes(layout, layer, saved.draws.options.reverse):
-            gradient = engine.start_gradient(x, saved.weights[index], lane)
-            engine.backward(
-                saved.runs[index],
-                x,
-                saved.weights[index],
-                dy,
-                dstate.h[index],
-                dstate.c[index],
-                dx,
-                index % layout.directions > 0,  # the second direction adds to what the first one left
-                lane,
-                lengths,
-                gradient,
-            )
+        lanes, started, done = _lanes(layout, layer, saved.draws.options.reverse), {}, False
+        if run_both := _run_both(engine, "backward_both", layout):
+            started = {index: engine.start_gradient(x, saved.weights[index], lane) for index, lane in lanes}
+            runs, weights, dh, dc = _pairs(lanes, saved.runs, saved.weights, *dstate)
+            of_both = [lane for _, lane in lanes]
+            done = run_both(runs, x, weights, dy, dh, dc, dx, of_both, lengths, list(started.values()))
+        for index, lane in lanes:
+            gradient = started[index] if started else engine.start_gradient(x, saved.weights[index], lane)
+            if not done:
+                engine.backward(
+                    saved.runs[index],
+                    x,
+                    saved.weights[index],
+                    dy,
+                    part(dstate.h, index),
+                    part(dstate.c, index),
+                    dx,
+                    index % layout.directions > 0,  # the second direction adds to what the first one left
+                    lane,
+                    lengths,
+                    gradient,
+                )
             finished = engine.finish_gradient(gradient, lane)
             gradients[index] = Weights(*(None if w is None else engine.rounded(w, x) for w in finished))
         dy = dx if layer == 0 else engine.dropped(dx, saved.draws, layer - 1)
@@ -114,9 +132,9 @@ def inference(
     layers is bounded too. A bidirectional layer needs the whole of the layer below: there it is one more y.
     """
     steps, batch, _ = x.shape
-    weights = _contiguous_weights(engine, weights)
     if steps == 1 and lengths is None and hasattr(engine, "takes_one_step") and engine.takes_one_step(x, batch):
-        return _infer_one_step(engine, layout, weights, engine.contiguous(x), initial)
+        return infer_one_step(engine, layout, weights, x, initial)
+    weights = _contiguous_weights(engine, weights)
     final = _state(engine, layout, x, initial)
     y = engine.empty((steps, batch, layout.output_size), x)
     tile_steps, tile_batch = tile(layout, steps, batch, x.dtype.itemsize, engine.GATE_BUFFER_BYTES)
@@ -154,15 +172,21 @@ def inference(
     return y, _rounded(engine, final, x)
 
 
-def _infer_one_step(
-    engine: Engine, layout: Layout, weights: list[Weights], source: Array, initial: State | None
+def infer_one_step(
+    engine: Engine, layout: Layout, weights: list[Weights], x: Array, initial: State | tuple[Array, Array] | None
 ) -> tuple[Array, State]:
-    """`inference` of one step by an engine that needs no buffers for it, and no copy of the state."""
-    batch = source.shape[1]
-    before = initial and State(*map(engine.contiguous, initial))
-    after = State(*[engine.empty(shape, source) for shape in layout.state_shapes(batch)])
+    """`inference` of one step by an engine that needs no buffers for it, and no copy of the state.
+
+    The axes may be the caller's: x (time, batch, inputs), (batch, time, inputs) or without a batch (time, inputs), with
+    a time of 1; the state (layers * directions, batch, features) or without a batch.
+    """
+    shape = x.shape
+    source, weights = engine.contiguous(x), _contiguous_weights(engine, weights)
+    before = None if initial is None else (engine.contiguous(initial[0]), engine.contiguous(initial[1]))
+    of_h, of_c = layout.shapes_of_state(None if len(shape) == 2 else shape[0] * shape[1])
+    after = State(engine.empty(of_h, x), engine.empty(of_c, x))
     for layer in range(layout.num_layers):
-        target = engine.empty((1, batch, layout.output_size), source)
+        target = engine.empty((*shape[:-1], layout.output_size), x)
         for index, lane in _lanes(layout, layer, False):  # which end a sequence is read from makes no difference
             engine.one_step(source, weights[index], before, index, target, lane, after)
         source = target
@@ -182,11 +206,19 @@ def _infer_in_one_piece(
     """Inference where the gates of all steps fit into the buffer: nothing is cut, and every view left out costs less
     time than a small layer takes."""
     gates = engine.empty((*source.shape[:2], 4 * layout.hidden_size), source)
+    run_both = _run_both(engine, "inference_both", layout) if 2 * gates.nbytes <= engine.GATE_BUFFER_BYTES else None
+    part = getattr(engine, "part", getitem)
     between = [y, engine.empty(y.shape, y) if layout.num_layers > 1 else None]
     for layer in range(layout.num_layers):
         target = between[(layout.num_layers - 1 - layer) % 2]  # the last layer's is y
-        for index, lane in _lanes(layout, layer, reverse):
-            engine.inference(source, weights[index], final.h[index], final.c[index], target, lane, gates, lengths, 0)
+        lanes = _lanes(layout, layer, reverse)
+        if run_both:
+            of_both = [lane for _, lane in lanes]
+            if run_both(source, *_pairs(lanes, weights, *final), target, of_both, gates, lengths):
+                lanes = ()
+        for index, lane in lanes:
+            h, c = part(final.h, index), part(final.c, index)
+            engine.inference(source, weights[index], h, c, target, lane, gates, lengths, 0)
         source = target
 
 
@@ -206,12 +238,26 @@ def _tiles(steps: int, batch: int, tile_steps: int, tile_batch: int, reverse: bo
             yield slice(first, min(first + tile_steps, steps)), slice(n, min(n + tile_batch, batch))
 
 
-def _lanes(layout: Layout, layer: int, reverse: bool) -> list[tuple[int, Lane]]:
+def _lanes(layout: Layout, layer: int, reverse: bool) -> tuple[tuple[int, Lane], ...]:
     """(index into state and weights, lane) of a layer's directions; ``reverse`` is for a single one."""
-    width = layout.width
-    if not layout.bidirectional:
-        return [(layer, Lane(0, width, reverse, 2 * layer))]
-    return [(2 * layer + d, Lane(d * width, width, d == 1, 2 * layer + d)) for d in (0, 1)]
+    return _lanes_of(layout.width, layout.bidirectional, layer, reverse)
+
+
+@lru_cache(maxsize=1024)  # every call of every layer asks
+def _lanes_of(width: int, bidirectional: bool, layer: int, reverse: bool) -> tuple[tuple[int, Lane], ...]:
+    if not bidirectional:
+        return ((layer, Lane(0, width, reverse, 2 * layer)),)
+    return tuple((2 * layer + d, Lane(d * width, width, d == 1, 2 * layer + d)) for d in (0, 1))
+
+
+def _run_both(engine: Engine, name: str, layout: Layout) -> Any:
+    """What runs both directions of a layer at the same time, where it has two and the engine may; else None."""
+    return getattr(engine, name, None) if layout.bidirectional else None
+
+
+def _pairs(lanes: tuple[tuple[int, Lane], ...], *of_all: Any) -> list[list]:
+    """Those of one layer's directions, of each of what is there for every layer and direction."""
+    return [[each[index] for index, _ in lanes] for each in of_all]
 
 
 def _contiguous_weights(engine: Engine, weights: list[Weights]) -> list[Weights]:

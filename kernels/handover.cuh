@@ -6,6 +6,10 @@
 // it has, so that the launch ends.
 #pragma once
 
+#ifndef BIDIRECTIONAL
+#define BIDIRECTIONAL 0  // 1: both directions of a layer run in one launch
+#endif
+
 #ifndef SPINS
 #define SPINS 4000000  // some seconds
 #endif
@@ -50,7 +54,7 @@ __device__ __forceinline__ bool any_early(const unsigned (&words)[4], unsigned b
 
 // CuPy leaves out blocks that do not fit on the device, with a warning. Whoever waited for one of them would wait long.
 __device__ __forceinline__ bool blocks_are_missing(int blocks, int batch, int share, unsigned* failed) {
-    const int groups = (batch + share - 1) / share;
+    const int groups = (BIDIRECTIONAL ? 2 : 1) * ((batch + share - 1) / share);
     if ((int)gridDim.x == blocks * groups) return false;
     if (threadIdx.x == 0) store_word(failed, 1u);
     return true;

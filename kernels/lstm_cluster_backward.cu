@@ -33,6 +33,7 @@
 #define MOST (WIDTH == 256 && SEQUENCES == 2 ? 1 : LANES / CLUSTER < 4 ? LANES / CLUSTER : 4)
 #define TOGETHER (SEQUENCES < MOST ? SEQUENCES : MOST)  // sequences that are multiplied at the same time
 #define PLACES 2  // for contributions
+#define BOUNDED (WIDTH != 256)  // waiting; where its clock would make registers spill, it is not
 #define AHEAD (WIDTH == 256 && CLUSTER == 8 ? 1 : 2)  // steps; what dh does not take part in is fetched so early
 
 struct __align__(4 * VECTOR) Rows {
@@ -109,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             float(&now)[7] = item[i % AHEAD];
             if (owner) {
                 if (count > 0) {
-                    barrier_wait(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);
+                    barrier_wait<BOUNDED>(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);
 #pragma unroll
                     for (int block = 0; block < CLUSTER; ++block) {
                         if (block * UNITS < hidden) d_hidden += (&contributions[(i + 1) % PLACES][block][0][0])[thread];
@@ -173,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     }
     if (!owner) return;
     const int last = (steps - 1) % PLACES;  // when it has come, so has all that was sent here
-    barrier_wait(&arrived[last], (steps - 1) / PLACES & 1);
+    barrier_wait<BOUNDED>(&arrived[last], (steps - 1) / PLACES & 1);
     for (int block = 0; block * UNITS < hidden; ++block) d_hidden += (&contributions[last][block][0][0])[thread];
     dh[(long long)sequence * hidden + unit] = d_hidden;
     dc[(long long)sequence * hidden + unit] = d_cell;

@@ -152,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated[pass], first_lane + 2);
                 const float out = __shfl_sync(0xFFFFFFFFu, activated[pass], first_lane + 3);
                 if (step < length[pass]) {
-                    c[pass] = forget * c[pass] + in * candidate;
+                    c[pass] = fmaf(forget, c[pass], in * candidate);
                     h[pass] = out * tanhf(c[pass]);
                 }
                 __syncwarp();  // all lanes have read

@@ -19,6 +19,9 @@
 //
 // OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. c* is
 //          computed again from the gates instead of reading c[t]. With peepholes 3 sums more are read and written.
+//
+// BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
+//          way; nobody waits for a block of the other direction.
 #include "handover.cuh"
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
@@ -49,6 +52,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
     const Options options,
 #endif
+#if BIDIRECTIONAL  // the same of the second direction, whose columns of dy are behind those of the first
+    float* gates_2,
+    const float* weight_2,
+    const float* cells_2,
+    float* dh_2,
+    float* dc_2,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -57,12 +67,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     int reverse,                       // 1: the forward pass went from the last step to the first
     int blocks,                        // of a group
     int share) {                       // sequences of a group
+#if BIDIRECTIONAL
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a direction
+    const bool second = blockIdx.x >= of_one;
+    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
+    if (second) {
+        gates = gates_2, weight = weight_2, cells = cells_2, dh = dh_2, dc = dc_2;
+        dy_offset += hidden, reverse = !reverse;
+    }
+#else
+    const unsigned number = blockIdx.x;  // of this block in its direction
+#endif
     __shared__ unsigned mask;
     __shared__ float da[ROWS * STRIDE];
     __shared__ float parts[COLUMNS * PARTS * UNITS];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
-    const int block = blockIdx.x % blocks, group = blockIdx.x / blocks;
-    const int first_unit = block * UNITS, first_sequence = group * share;
+    const int block = number % blocks, group = blockIdx.x / blocks;
+    const int first_unit = block * UNITS, first_sequence = number / blocks * share;
     const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
     const int first_output = warp * 16 * JTILES;
     const long long units = (long long)batch * hidden;

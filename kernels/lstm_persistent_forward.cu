@@ -22,6 +22,9 @@
 //
 // OPTIONS  the equations are those of persistent_options.cuh. `hiddens` then holds what the products read, h with its
 //          mask and zero where a step does nothing; h itself is in `state`. One h more is read and written.
+//
+// BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
+//          way; nobody waits for a block of the other direction.
 #include "handover.cuh"
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
@@ -49,6 +52,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
     const Options options,
 #endif
+#if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
+    float* gates_2,
+    const float* weight_2,
+    const float* bias_2,
+    float* cells_2,
+    float* hiddens_2,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -59,11 +69,22 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     int first_time,                   // the time of step 0, to compare with lengths
     int blocks,                       // of a group
     int share) {                      // sequences of a group
+#if BIDIRECTIONAL
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a direction
+    const bool second = blockIdx.x >= of_one;
+    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
+    if (second) {
+        gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
+        y_offset += hidden, reverse = !reverse;
+    }
+#else
+    const unsigned number = blockIdx.x;  // of this block in its direction
+#endif
     __shared__ unsigned mask;
     extern __shared__ float sums[];   // [2][WARPS][COLUMNS][STRIDE]
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
-    const int first_unit = blockIdx.x % blocks * UNITS;
-    const int first_sequence = blockIdx.x / blocks * share;
+    const int first_unit = number % blocks * UNITS;
+    const int first_sequence = number / blocks * share;
     const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
     const int first_column = warp * 8 * KTILES + t * CHUNK;
     const long long units = (long long)batch * hidden;
@@ -189,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
 #if OPTIONS
                 const float forget = options.coupled ? 1.0f - i : f;
-                const float c_star = forget * c[e] + i * (candidate * candidate_mask(options, drawn[e]));
+                const float c_star = fmaf(forget, c[e], i * (candidate * candidate_mask(options, drawn[e])));
                 if (gate == 1) activated = forget;
                 if (peephole && gate == 3 && unit < hidden) {
                     activated = 0.5f * tanhf(0.5f * (a + peephole[2 * hidden + unit] * c_star)) + 0.5f;
@@ -199,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const float h_next = zoned_h(options, drawn[e], h_old[e], o * tanhf(c_star));
 #else
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
-                const float c_next = f * c[e] + i * candidate;
+                const float c_next = fmaf(f, c[e], i * candidate);
                 const float h_next = o * tanhf(c_next);
 #endif
                 if (unit >= hidden || sequence >= end_sequence) continue;

@@ -24,6 +24,9 @@
 // 4, and 8 to `exchange`, which each block of the group reads from L2, WARPS / SPLIT times.
 //
 // hidden is a multiple of 8, and at most 4 * SPLIT * KTILES.
+//
+// BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
+//          way; nobody waits for a block of the other direction.
 #include "handed_product.cuh"
 #include "storage.cuh"
 
@@ -39,6 +42,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* exchange,                // (steps, batch, hidden / 2, 4): da of two units and one gate, all ones at first
     unsigned* failed,                  // becomes 1 if a block waited in vain
+#if BIDIRECTIONAL  // the same of the second direction, whose columns of dy are behind those of the first
+    store* gates_2,
+    const store* weight_2,
+    const float* cells_2,
+    const store* dy_2,                 // dy of its time steps, which may be others
+    float* dh_2,
+    float* dc_2,
+    unsigned* exchange_2,
+    int first_time_2,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -48,12 +61,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     int first_time,                    // the time of step 0, to compare with lengths
     int blocks,                        // of a group
     int share) {                       // sequences of a group
+#if BIDIRECTIONAL
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a direction
+    const bool second = blockIdx.x >= of_one;
+    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
+    if (second) {
+        gates = gates_2, weight = weight_2, cells = cells_2, dy = dy_2, dh = dh_2, dc = dc_2, exchange = exchange_2;
+        dy_offset += hidden, reverse = !reverse, first_time = first_time_2;
+    }
+#else
+    const unsigned number = blockIdx.x;  // of this block in its direction
+#endif
     extern __shared__ uint4 dynamic[];  // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
     uint4* parked = dynamic + threadIdx.x;
     float* all_sums = (float*)(dynamic + PARKED);
     const int thread = threadIdx.x;
-    const int first_unit = blockIdx.x % blocks * UNITS;
-    const int first_sequence = blockIdx.x / blocks * share;
+    const int first_unit = number % blocks * UNITS;
+    const int first_sequence = number / blocks * share;
     const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
     const long long units = (long long)batch * hidden;
 
@@ -148,6 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 unsigned* target = exchange + ((long long)step * batch + sequence) * 2 * hidden + unit / 2 * 4 + 2 * odd;
                 store_words(target, present((low & 0xFFFFu) | high << 16), present(low >> 16 | (high & 0xFFFF0000u)));
             }
+            __syncwarp();  // no lane waits for what another one of its own warp has yet to publish
         }
     }
 }

@@ -19,6 +19,9 @@
 // 4 gates of 2; each block reads the group's h[t-1] from L2, WARPS / SPLIT times, half the bytes of float32.
 //
 // hidden is a multiple of 8, and at most 16 * SPLIT * KTILES.
+//
+// BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
+//          way; nobody waits for a block of the other direction.
 #include "handed_product.cuh"
 #include "storage.cuh"
 
@@ -33,6 +36,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     store* __restrict__ y,             // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* failed,                  // becomes 1 if a block waited in vain
+#if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
+    store* gates_2,
+    const store* weight_2,
+    const store* bias_2,
+    float* cells_2,
+    store* hiddens_2,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -43,12 +53,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     int first_time,                    // the time of step 0, to compare with lengths
     int blocks,                        // of a group
     int share) {                       // sequences of a group
+#if BIDIRECTIONAL
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a direction
+    const bool second = blockIdx.x >= of_one;
+    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
+    if (second) {
+        gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
+        y += hidden, reverse = !reverse;
+    }
+#else
+    const unsigned number = blockIdx.x;  // of this block in its direction
+#endif
     extern __shared__ uint4 dynamic[]; // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
     uint4* parked = dynamic + threadIdx.x;
     float* all_sums = (float*)(dynamic + PARKED);
     const int thread = threadIdx.x;
-    const int first_unit = blockIdx.x % blocks * UNITS;
-    const int first_sequence = blockIdx.x / blocks * share;
+    const int first_unit = number % blocks * UNITS;
+    const int first_sequence = number / blocks * share;
     const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
     const long long units = (long long)batch * hidden;
 
@@ -106,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                 const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
-                const float c_next = f * c[e] + i * candidate;
+                const float c_next = fmaf(f, c[e], i * candidate);
                 const store h_next = stored(o * tanhf(c_next));
                 const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, (unsigned)h_next.bits, 4);  // the word's other unit
                 if (unit >= hidden || sequence >= end_sequence) continue;

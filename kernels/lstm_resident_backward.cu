@@ -16,6 +16,9 @@
 //
 // OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. The
 //          unit's eight lanes draw for eight steps at once, one step each. c[t] is not read: c* comes from the gates.
+//
+// BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
+//          way; nobody waits for a block of the other direction.
 #include "persistent_options.cuh"
 
 #define AHEAD (SEQUENCES == 1 ? 8 - 4 * OPTIONS : 2)  // even, since two buffers take turns; more would not fit into the registers
@@ -35,12 +38,30 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
     float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
     const Options options,
 #endif
+#if BIDIRECTIONAL  // the same of the second direction, whose columns of dy are behind those of the first
+    float* gates_2,
+    const float* weight_2,
+    const float* cells_2,
+    float* dh_2,
+    float* dc_2,
+#endif
     int steps,
     int batch,
     int hidden,
     int dy_width,
     int dy_offset,
     int reverse) {                     // 1: the forward pass went from the last step to the first
+#if BIDIRECTIONAL
+    const unsigned of_one = (batch + SEQUENCES - 1) / SEQUENCES;  // blocks of a direction
+    const bool second = blockIdx.x >= of_one;
+    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
+    if (second) {
+        gates = gates_2, weight = weight_2, cells = cells_2, dh = dh_2, dc = dc_2;
+        dy_offset += hidden, reverse = !reverse;
+    }
+#else
+    const unsigned number = blockIdx.x;  // of this block in its direction
+#endif
     __shared__ __align__(16) float da[2][SEQUENCES][STRIDE];
     const int thread = threadIdx.x, unit = thread / 8, role = thread % 8, first_lane = thread % 32 & ~7;
     const bool exists = unit < hidden;
@@ -53,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
         w[k] = exists && r / 4 < hidden ? weight[(long long)row * hidden + unit] : 0.0f;
     }
 
-    const int first_sequence = blockIdx.x * SEQUENCES;
+    const int first_sequence = number * SEQUENCES;
     float d_cell[SEQUENCES], d_hidden[SEQUENCES];
     int length[SEQUENCES];
     bool mine[SEQUENCES];  // the last block may have fewer sequences

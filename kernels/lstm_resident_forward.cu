@@ -16,6 +16,9 @@
 // OPTIONS  the equations are those of persistent_options.cuh. The unit's eight lanes draw for eight steps at once, one
 //          step each. With `keep` `hiddens` then receives what the products read, h with its mask and zero where a step
 //          does nothing; h itself is in `state`.
+//
+// BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
+//          way; nobody waits for a block of the other direction.
 #include "persistent_options.cuh"
 
 #define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
@@ -35,6 +38,13 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
     const Options options,
 #endif
+#if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
+    float* gates_2,
+    const float* weight_2,
+    const float* bias_2,
+    float* cells_2,
+    float* hiddens_2,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -43,6 +53,18 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     int keep,                         // 1: for the backward pass, activated gates and all states are kept
     int reverse,                      // 1: from the last step to the first
     int first_time) {                 // the time of step 0, to compare with lengths
+#if BIDIRECTIONAL
+    const unsigned of_one = (batch + SEQUENCES - 1) / SEQUENCES;  // blocks of a direction
+    const bool second = blockIdx.x >= of_one;
+    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
+    float *const cells_1 = cells, *const hiddens_1 = hiddens;
+    if (second) {
+        gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
+        y_offset += hidden, reverse = !reverse;
+    }
+#else
+    const unsigned number = blockIdx.x;  // of this block in its direction
+#endif
     __shared__ __align__(16) float h_now[2][SEQUENCES][STRIDE];
     const int thread = threadIdx.x, unit = thread / 8, gate = thread % 8 / 2, half = thread % 2;
     const int first_lane = thread % 32 & ~7;
@@ -57,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     }
     const float b = bias && exists && half == 0 ? bias[gate * hidden + unit] : 0.0f;
 
-    const int first_sequence = blockIdx.x * SEQUENCES;
+    const int first_sequence = number * SEQUENCES;
     const int first_slot = keep && reverse ? steps : 0;
     float c[SEQUENCES], h[SEQUENCES];
     int length[SEQUENCES];
@@ -162,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
 #if OPTIONS
                 const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn[s], first_lane + count % 8);
                 const float kept = options.coupled ? 1.0f - in : forget;
-                const float c_star = kept * c[s] + in * (candidate * candidate_mask(options, now));
+                const float c_star = fmaf(kept, c[s], in * (candidate * candidate_mask(options, now)));
                 if (gate == 1) activated = kept;
                 if (peephole && gate == 3) activated = 0.5f * tanhf(0.5f * (a[s] + peep * c_star)) + 0.5f;
 #endif
@@ -176,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
                 const bool next_runs = step + direction < length[s];
 #else
                 if (runs) {
-                    c[s] = forget * c[s] + in * candidate;
+                    c[s] = fmaf(forget, c[s], in * candidate);
                     h[s] = out * tanhf(c[s]);
                 }
 #endif
@@ -206,6 +228,10 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     }
 #endif
     if (keep) return;
+#if BIDIRECTIONAL  // where they are is found out again: registers are short in between
+    cells = blockIdx.x < of_one ? cells_1 : cells_2;
+    hiddens = blockIdx.x < of_one ? hiddens_1 : hiddens_2;
+#endif
 #pragma unroll
     for (int s = 0; s < SEQUENCES; ++s) {
         const long long at = (long long)(first_sequence + s) * hidden + unit;

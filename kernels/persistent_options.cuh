@@ -84,7 +84,7 @@ __device__ __forceinline__ float zoned(
     unsigned threshold, float share, bool stays, float before, float after) {
     if (threshold == 0 && share == 0.0f) return after;
     const float kept = threshold != 0 ? (stays ? 1.0f : 0.0f) : share;
-    return kept * before + (1.0f - kept) * after;
+    return fmaf(kept, before, (1.0f - kept) * after);
 }
 
 // The gradient d of the new state becomes that of what the step made; returns that of the old state.

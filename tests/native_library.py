@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from gpulstm.native import library
+from tests.cuda_on_cpu.compilation import CACHE
+
+FOLDER = CACHE.with_name("native")
+"""Where tests keep what they compile: it takes seconds, and the name of each tells what it was compiled from."""
 
 MACHINES = {"-march=native": (), "-march=haswell": ("AVX2", "FMA3"), "-march=x86-64": ("SSE2",)}
 """Compiler option -> what the processor needs for it: a vector has 16, 8 or 4 lanes on a processor with AVX-512."""
@@ -20,7 +24,7 @@ def can_run(machine: str) -> bool:
 
 
 @contextmanager
-def compiled(folder: Path, machine: str = "-march=native") -> Iterator[library.Library]:
+def compiled(machine: str = "-march=native", folder: Path = FOLDER) -> Iterator[library.Library]:
     """Compiled in ``folder`` unless it is there, and used for NumPy arrays within."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPULSTM_CACHE_DIR", str(folder))
@@ -43,8 +47,16 @@ def _forget() -> None:
 
 
 @contextmanager
+def without() -> Iterator[None]:
+    """Within it, NumPy arrays go through NumPy: for what to compare with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "load", lambda: None)
+        yield
+
+
+@contextmanager
 def counted(native: library.Library, calls: dict[str, int]) -> Iterator[None]:
-    """Counts the calls of both functions."""
+    """Counts the calls of both passes, of either dtype."""
 
     def count(name: str, function: Callable) -> Callable:
         def counting(argument: ctypes.Structure) -> None:
@@ -53,7 +65,8 @@ def counted(native: library.Library, calls: dict[str, int]) -> Iterator[None]:
 
         return counting
 
-    before = native.forward, native.backward
-    native.forward, native.backward = count("forward", native.forward), count("backward", native.backward)
-    yield
-    native.forward, native.backward = before
+    with pytest.MonkeyPatch.context() as patch:
+        for functions in native.of.values():
+            for name in ("forward", "backward"):
+                patch.setattr(functions, name, count(name, getattr(functions, name)))
+        yield

@@ -1,7 +1,6 @@
 """benchmarks/compare.py: what is wrong is not timed, what is timed is written down, and the report says both."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -14,12 +13,13 @@ import pytest
 
 import gpulstm as gl
 from benchmarks import compare
-from benchmarks.against_torch import chart, checking, cpu, gpu, grid, racing, results, turns
+from benchmarks.against_torch import budget, chart, cpu, gpu, grid, machine, racing, results, turns
 from benchmarks.against_torch.one_process import OneProcess
 from benchmarks.report import report
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ["--device", "cpu", "--threads", "1", "--hidden", "6", "--batch", "3", "--steps", "5", "--pass-seconds", "0.01"]
+SMALL = ["--threads", "1", "--hidden", "6", "--batch", "3", "--steps", "5", "--pass-seconds", "0.01"]
+TINY = ["--device", "cpu", *SMALL]
 CELL = grid.Cell("lengths", "float32", 6, 3, 5)
 
 
@@ -41,17 +41,27 @@ def read_strictly(path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where one run of the real command has left its files."""
+    """Where one run of the real command has left its files, run by the command for all benchmarks."""
     folder = tmp_path_factory.mktemp("results")
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, str(ROOT / "benchmarks" / "compare.py"), *TINY]
-    command += ["--setting", "one-layer,lengths", "--out", str(folder)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "all.py"), "--device", "cpu", "--only", "compare-cpu"]
+    command += ["--minutes", "3", "--out", str(folder), "--compare", " ".join(["--setting one-layer,lengths", *SMALL])]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
 class TestTheCommand:
+    def test_the_summary_says_how_it_went(self, folder):
+        document = read_strictly(folder / "summary.json")
+        assert [(step["name"], step["status"], step["left"]) for step in document["steps"]] == [
+            ("compare-cpu", "done", 0)
+        ]
+        text = (folder / "summary.md").read_text(encoding="utf-8")
+        assert "| compare-cpu | done |" in text and "- compare-cpu: 2 cells: 2 timed, 0 not measured" in text
+        found = read_strictly(folder / "compare-cpu.json")["acceptance"]
+        assert found["complete"] and found["by setting"]["lengths"]["forward"]["compared"] == 1
+
     def test_the_file_says_what_was_measured_on_what(self, folder):
         document = read_strictly(folder / "compare-cpu.json")
         assert document["device"] == "cpu"
@@ -70,7 +80,7 @@ class TestTheCommand:
         cells = read_strictly(folder / "compare-cpu.json")["cells"]
         assert [cell["setting"] for cell in cells] == ["one-layer", "lengths"]
         for cell in cells:
-            assert cell["status"] == "timed"
+            assert cell["status"] == "timed" and cell["same_bits"] is True
             named = {"y of inference", "y", "h", "c", "dx", "dh", "dc"}
             named |= {"dweight_ih_l0", "dweight_hh_l0", "dbias_l0"}
             assert set(cell["errors"]) == named == set(cell["errors_of_torch"])
@@ -128,17 +138,89 @@ def test_figures_of_two_environments_do_not_go_into_one_file(contest, tmp_path):
         run_here(contest, tmp_path, "--setting", "one-layer", "--continue")
 
 
+@pytest.fixture
+def no_report(monkeypatch):
+    """Charts take longer than cells do here."""
+    monkeypatch.setattr("benchmarks.report.report", lambda path: [])
+
+
+def test_a_run_can_go_on_with_a_file_of_another_folder(contest, no_report, tmp_path):
+    run_here(contest, tmp_path / "first", "--setting", "lengths")
+    both = ["--setting", "one-layer,lengths"]
+    file = str(tmp_path / "first" / "compare-cpu.json")
+    assert run_here(contest, tmp_path / "second", *both, "--continue", file) == 0
+    first, second = (read_strictly(tmp_path / name / "compare-cpu.json") for name in ("first", "second"))
+    assert [cell["setting"] for cell in second["cells"]] == ["lengths", "one-layer"]
+    assert second["cells"][0] == first["cells"][0] and len(first["cells"]) == 1
+    with pytest.raises(SystemExit, match="there is no file"):
+        run_here(contest, tmp_path / "second", *both, "--continue", str(tmp_path / "nothing.json"))
+
+
+def test_the_file_is_whole_after_each_cell_and_says_what_is_left(contest, no_report, monkeypatch, tmp_path):
+    seen, right = [], racing.run
+
+    def run(cell, *others, **more):
+        path = tmp_path / "compare-cpu.json"
+        seen.append(read_strictly(path) if path.exists() else None)
+        return right(cell, *others, **more)
+
+    monkeypatch.setattr(racing, "run", run)
+    run_here(contest, tmp_path, "--setting", "one-layer,both-directions,lengths")
+    assert seen[0] is None
+    assert [(len(of["cells"]), of["cells_left"]) for of in seen[1:]] == [(1, 2), (2, 1)]
+    assert seen[1]["not_measured"] == [f"{name}, float32, H=6, N=3, T=5" for name in ("both-directions", "lengths")]
+    assert seen[2]["acceptance"]["counts"] == {"timed": 2, "not measured": 1}
+
+
+def test_a_cell_that_would_not_end_in_time_is_not_begun_and_a_smaller_one_is(
+    contest, no_report, monkeypatch, tmp_path, capsys
+):
+    seconds = {"one-layer": 2.0, "two-layers": 500.0, "both-directions": 3.0, "lengths": 200.0}
+    monkeypatch.setattr(budget.Budget, "estimate", lambda self, cell: seconds[cell.setting])
+    run_here(contest, tmp_path, "--setting", ",".join(seconds), "--seconds", "60")
+    document = read_strictly(tmp_path / "compare-cpu.json")
+    assert [cell["setting"] for cell in document["cells"]] == ["one-layer", "both-directions"]
+    left = ["two-layers, float32, H=6, N=3, T=5", "lengths, float32, H=6, N=3, T=5"]
+    assert document["not_measured"] == left and document["cells_left"] == 2
+    assert "4 cells: 2 timed, 2 not measured" in capsys.readouterr().out
+
+
 def test_a_disturbed_cell_is_marked_and_measured_again(contest, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(contest, "conditions", lambda: {"cores_of_others": 0.7})
     run_here(contest, tmp_path, "--setting", "lengths")
     page = (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
     assert "**disturbed**: 0.7 cores were taken by others" in page and "Cells: 1 timed, 1 disturbed." in page
     assert "DISTURBED by 0.7 cores" in capsys.readouterr().out
+    assert run_here(contest, tmp_path, "--setting", "lengths", "--continue", "--seconds", "1e-9") == 0
+    document = read_strictly(tmp_path / "compare-cpu.json")  # there was no time to measure it again
+    assert [cell["cores_of_others"] for cell in document["cells"]] == [0.7] and document["not_measured"] == []
     monkeypatch.setattr(contest, "conditions", lambda: {"cores_of_others": 0.1})
     run_here(contest, tmp_path, "--setting", "lengths", "--continue")
     (cell,) = read_strictly(tmp_path / "compare-cpu.json")["cells"]
     assert cell["cores_of_others"] == 0.1
     assert "**disturbed" not in (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+
+
+def test_the_commit_is_that_of_the_code_and_not_of_the_results(monkeypatch, tmp_path):
+    def git(*arguments):
+        named = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(tmp_path), *named, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    results_file = tmp_path / "benchmarks" / "results" / "compare.json"
+    results_file.parent.mkdir(parents=True)
+    for path in (results_file, tmp_path / "code.py"):
+        path.write_text("1")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    assert machine.commit() == commit
+    results_file.write_text("2")
+    assert machine.commit() == commit
+    (tmp_path / "code.py").write_text("2")
+    assert machine.commit() == f"{commit}-dirty"
 
 
 def test_an_interrupted_write_leaves_the_old_file(monkeypatch, tmp_path):
@@ -186,6 +268,22 @@ def test_a_wrong_gradient_is_reported_as_wrong_and_not_timed(contest, monkeypatc
     assert "wrong" in (tmp_path / "compare-cpu-float32.svg").read_text(encoding="utf-8")
 
 
+def test_other_bits_in_a_second_run_are_said(contest, monkeypatch, tmp_path):
+    right, calls = gl.LSTM.backward, []
+
+    def backward(self, cache, dy=None, dstate=None):
+        dx, grads, state = right(self, cache, dy, dstate)
+        calls.append(1)
+        return dx * np.float32(1 + 1e-6 * (len(calls) == 2)), grads, state
+
+    monkeypatch.setattr(gl.LSTM, "backward", backward)
+    run_here(contest, tmp_path, "--setting", "lengths")
+    document = read_strictly(tmp_path / "compare-cpu.json")
+    assert document["cells"][0]["status"] == "timed" and document["cells"][0]["same_bits"] is False
+    page = (tmp_path / "compare-cpu.md").read_text(encoding="utf-8")
+    assert "- cells with other bits in a second run: 1, wanted 0, DOES NOT HOLD" in page
+
+
 def test_nan_in_inference_is_wrong(contest, monkeypatch):
     right = gl.LSTM.__call__
     monkeypatch.setattr(
@@ -194,15 +292,6 @@ def test_nan_in_inference_is_wrong(contest, monkeypatch):
     record = racing.run(CELL, contest, seconds=0)
     assert record["status"] == "wrong" and record["wrong"] == ["y of inference"]
     assert record["errors"]["y of inference"] == "nan"
-
-
-def test_what_is_missing_or_of_another_shape_is_wrong():
-    import torch
-
-    expected = {"y": torch.ones(2, 3), "h": torch.ones(3), "c": torch.ones(1)}
-    errors = checking.relative_errors({"y": torch.ones(3, 2), "c": torch.ones(1)}, expected)
-    assert errors == {"y": math.inf, "h": math.inf, "c": 0}
-    assert checking.wrong(errors, "float32") == ["y", "h"]
 
 
 def test_a_dtype_that_we_lack_has_pytorchs_time_alone(contest, tmp_path):
@@ -257,40 +346,6 @@ def test_both_sides_take_turns_and_every_call_has_other_inputs():
     assert names[2:10] == ["ours", "ours", "torch", "torch", "torch", "torch", "ours", "ours"]
     assert [which for name, _, which in inferred if name == "ours"] == [0, 1, 2] * 2 + [0]
     assert calls.index(("ours", True)) > calls.index(inferred[-1])
-
-
-class TestGrid:
-    def test_it_is_the_whole_grid(self):
-        cells = grid.cells("gpu")
-        assert len(set(cells)) == len(cells) == 7 * 6 * 2 * 4 * 4
-
-    @pytest.mark.parametrize("device", ["gpu", "cpu"])
-    def test_a_short_run_has_seen_every_value_of_most_axes(self, device):
-        """One in eight of the cells covers all settings and dtypes, and small and large sizes."""
-        cells = grid.cells(device)
-        early = cells[: len(cells) // 8]
-        for axis in ("setting", "dtype", "steps"):
-            assert {getattr(cell, axis) for cell in early} == {getattr(cell, axis) for cell in cells}
-        for axis in ("hidden", "batch"):
-            assert len({getattr(cell, axis) for cell in early}) >= 3
-
-    def test_the_quick_grid_is_part_of_it(self):
-        quick = grid.cells("gpu", quick=True)
-        assert set(quick) < set(grid.cells("gpu"))
-        assert {cell.setting for cell in quick} == set(grid.SETTINGS) and {cell.dtype for cell in quick} == set(
-            grid.DTYPES
-        )
-
-    def test_chosen_values_replace_the_grids(self):
-        cells = grid.cells("cpu", chosen={"hidden": [5], "batch": [7], "steps": [3], "setting": None})
-        assert [(cell.hidden, cell.batch, cell.steps) for cell in cells] == [(5, 7, 3)] * 4
-
-    def test_cudnns_window(self):
-        assert grid.Cell("one-layer", "float16", 768, 64, 128).in_cudnn_window
-        for other in (("lengths", "float16", 768, 64), ("one-layer", "bfloat16", 768, 64)):
-            assert not grid.Cell(*other, 128).in_cudnn_window
-        for sizes in ((2048, 64), (64, 64), (768, 1), (768, 256)):
-            assert not grid.Cell("one-layer", "float16", *sizes, 128).in_cudnn_window
 
 
 def timed(theirs, ours, **at):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import first_call
-from gpulstm.cuda import modules, planner
+from gpulstm.cuda import modules
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.test_nvrtc_gate import nvrtc_or_skip
 

@@ -27,14 +27,20 @@ def test_switches_are_those_that_the_file_reads():
 def test_specialisations_are_all_different_and_complete():
     every = list(catalogue.specialisations())
     assert len(set(every)) == len(every)
-    tiled = catalogue.TILES | catalogue.HALF_TILES
-    expected = sum(
-        len(catalogue.dtypes_of(entry)) * 2 ** len(switches) * (len(tiled[entry][1]) if entry in tiled else 1)
-        - (len(tiled[entry][1]) * (2 ** len(switches) - 1) if entry in catalogue.TF32 else 0)
-        for entry, (_, switches) in catalogue.KERNELS.items()
-    )
+    tiled, expected = catalogue.TILES | catalogue.HALF_TILES, 0
+    for entry, (_, switches) in catalogue.KERNELS.items():
+        dtypes = len(catalogue.dtypes_of(entry))
+        if entry in tiled:
+            choices = len(tiled[entry][1])
+            expected += dtypes * choices + choices * ("OPTIONS" in switches)  # of float32 alone
+            expected += dtypes * len(catalogue.BIDIRECTIONAL.get(entry, ()))
+        else:
+            expected += dtypes * 2 ** len(switches)
     assert len(every) == expected
+    assert set(catalogue.BIDIRECTIONAL) == {e for e, (_, s) in catalogue.KERNELS.items() if "BIDIRECTIONAL" in s}
+    assert all(set(tiles) <= set(tiled[entry][1]) for entry, tiles in catalogue.BIDIRECTIONAL.items())
     assert len({(s.source, s.options) for s in every}) < len(every), "entries of one file share a translation unit"
+    assert len({s.options for s in every}) == 1, "CuPy compiles an empty program for each set of options"
 
 
 def test_kernels_for_arrays_of_16_bits_are_those_that_tell_storage_from_arithmetic():

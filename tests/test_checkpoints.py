@@ -109,7 +109,8 @@ try:
     y, final, cache = lstm.forward(x)
     dx, grads, _ = lstm.backward(cache, dstate=(final.h, None))
     gl.training.Adam(0.01).step(lstm.params, grads)
-    print("trained", all(np.isfinite(p).all() for p in lstm.params.values()), float(abs(grads["weight_hh_l0"]).sum()) > 0)
+    is_finite = all(np.isfinite(p).all() for p in lstm.params.values())
+    print("trained", is_finite, float(abs(grads["weight_hh_l0"]).sum()) > 0)
 except MemoryError:
     print("does not fit")
 """

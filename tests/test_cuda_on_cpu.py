@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tests.cuda_on_cpu import LaunchError, cupy_on_cpu
 from tests.cuda_on_cpu.source import SourceError, host_source, kernels
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from gpulstm.cuda import own_cublas
+from gpulstm.cuda.gemm import matrix
 from tests.cuda_on_cpu import InvalidMemory, cupy_on_cpu
 
 SOURCE = """
@@ -84,7 +86,7 @@ def test_more_shared_memory_than_the_device_has_is_refused(cupy):
     kernel = load(cupy)
     with pytest.raises(cupy.cuda.driver.CUDADriverError, match=f"INVALID_VALUE: mark: .*the device has {99 * 1024}"):
         kernel.max_dynamic_shared_size_bytes = 99 * 1024 + 1
-    assert kernel.max_dynamic_shared_size_bytes == 48 * 1024
+    assert kernel.max_dynamic_shared_size_bytes == 48 * 1024 - STATIC
     with cupy_on_cpu(shared_memory_optin=8 * 1024), pytest.warns(UserWarning, match="reduced from 1 to 0"):
         with pytest.raises(cupy.cuda.driver.CUDADriverError, match="no block fits"):
             kernel((1,), (32,), (cupy.zeros(1, "int32"),), shared_mem=8 * 1024)
@@ -140,3 +142,21 @@ def test_pinned_memory_is_for_numpy_to_look_at(cupy):
     assert values.all()  # not cleared
     cupy.arange(3, dtype="uint32").get(out=values, blocking=False)
     np.testing.assert_array_equal(values, [0, 1, 2])
+
+
+def test_what_is_asked_for_on_another_stream_than_the_current_one_is_refused(cupy):
+    """On a GPU nothing would order it after what went before."""
+    a, b, runtime = cupy.zeros((2, 2), "float32"), cupy.ones((2, 2), "float32"), cupy.cuda.runtime
+    held, other = cupy.empty(1024, "uint8"), cupy.cuda.Stream(non_blocking=True)
+    of_other = own_cublas.OwnGemm(0, "float32", other.ptr, held)
+    for asked in (
+        lambda: runtime.memsetAsync(a.data.ptr, 0, 4, other.ptr),
+        lambda: runtime.memcpyAsync(a.data.ptr, b.data.ptr, 4, runtime.memcpyDeviceToDevice, other.ptr),
+        lambda: runtime.memcpy2DAsync(a.data.ptr, 8, b.data.ptr, 8, 4, 2, runtime.memcpyDeviceToDevice, other.ptr),
+        lambda: of_other(matrix(b), matrix(b), matrix(a)),
+    ):
+        with pytest.raises(RuntimeError, match="is asked for on stream"):
+            asked()
+        with other:
+            asked()
+    assert (a.get() == 2).all()

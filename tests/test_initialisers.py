@@ -73,7 +73,7 @@ class TestGlorot:
 
     @pytest.mark.parametrize("proj_size", [0, 16, 1])
     def test_recurrent_weights_are_orthogonal_as_keras(self, proj_size):
-        """Orthogonal, of a recurrent kernel (units, 4 * units): orthonormal rows, so columns of our (4*hidden, hidden)."""
+        """Orthogonal, of a recurrent kernel (units, 4 * units): orthonormal rows, so columns of ours."""
         for weight in of_kind(params(init="glorot", proj_size=proj_size, **EVERYTHING), "weight_hh"):
             assert weight.shape == (4 * HIDDEN, proj_size or HIDDEN)
             np.testing.assert_allclose(weight.T @ weight, np.eye(weight.shape[1]), rtol=0, atol=1e-14)

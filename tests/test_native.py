@@ -8,25 +8,24 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
+from gpulstm import engines
+from gpulstm.cuda import folding
 from gpulstm.engines import native_engine
-from tests import backends, native_library
+from gpulstm.engines.native_product import product
+from tests import backends, native_library, variant_kernel_cases
 from tests.backends import Backend
 from tests.problems import Problem, assert_same_bits, infer, problem, solve
-from tests.schedule_cases import TOLERANCE, lengths_for, small_problem
+from tests.schedule_cases import TOLERANCE, in_float64, lengths_for, small_problem
 
 NUMPY = Backend(backends.NUMPY, np)
+TOLERANCES = {"float32": TOLERANCE, "float64": 1e-12}
 THREADS = (1, 2, 3, 4)
 HIDDEN = (1, 3, 8, 15, 16, 17, 31, 33, 40, 64)  # around the widths of vectors, and several of them
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("native")
-
-
 @pytest.fixture
-def native(folder):
-    with native_library.compiled(folder) as loaded:
+def native():
+    with native_library.compiled() as loaded:
         loaded.threads = 2
         yield loaded
 
@@ -52,26 +51,16 @@ def random_case(number: int) -> Problem:
     return given.but(dstate=None) if number % 5 == 4 else given
 
 
-def in_double(given: Problem) -> Problem:
-    def double(value):
-        return None if value is None else np.asarray(value, "float64")
-
-    return given.but(
-        x=double(given.x),
-        params={name: double(p) for name, p in given.params.items()},
-        state=given.state and tuple(map(double, given.state)),
-        dy=double(given.dy),
-        dstate=given.dstate and tuple(map(double, given.dstate)),
-    )
-
-
-def assert_like_numpy(given: Problem) -> None:
-    """Float64 goes through NumPy: the reference for the same numbers."""
-    found, expected = solve(NUMPY, given), solve(NUMPY, in_double(given))
+def assert_like_numpy(given: Problem, dtype: str) -> None:
+    """As NumPy in float64, for the same numbers."""
+    in_double = in_float64(given)
+    found = solve(NUMPY, in_double if dtype == "float64" else given)
+    with native_library.without():
+        expected = solve(NUMPY, in_double)
     assert found.keys() == expected.keys()
     for name, wanted in expected.items():
         difference, size = np.linalg.norm(found[name] - wanted), np.linalg.norm(wanted)
-        assert found[name].dtype == np.float32 and difference <= TOLERANCE * size, (name, difference / size)
+        assert found[name].dtype == dtype and difference <= TOLERANCES[dtype] * size, (name, difference / size)
 
 
 @pytest.mark.parametrize("number", range(40))
@@ -80,38 +69,45 @@ def test_it_agrees_with_numpy(native, number):
     given = random_case(number)
     calls = {}
     with native_library.counted(native, calls):
-        assert_like_numpy(given)
+        assert_like_numpy(given, "float32")
     runs = len([name for name in given.params if name.startswith("weight_hh")])
     assert calls == {"forward": runs, "backward": runs}
+    assert_like_numpy(given, "float64")
 
 
 @pytest.mark.parametrize("machine", [m for m in native_library.MACHINES if m != "-march=native"])
 @pytest.mark.parametrize("number", range(8))
-def test_vectors_of_every_width(folder, machine, number):
+def test_vectors_of_every_width(machine, number):
     if not native_library.can_run(machine):
         pytest.skip(f"this processor cannot run what {machine} makes")
-    with native_library.compiled(folder, machine):
-        assert_like_numpy(random_case(100 + number))
+    with native_library.compiled(machine):
+        for dtype in TOLERANCES:
+            assert_like_numpy(random_case(100 + number), dtype)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_one_direction_from_the_end(native, reverse):
     rng = np.random.default_rng(5)
     x, lengths = rng.normal(size=(9, 4, 5)), [9, 0, 4, 1]
-    results = []
-    for dtype in ("float32", "float64"):
+
+    def results(dtype):
         lstm = gl.LSTM(5, 18, reverse=reverse, dtype=dtype, rng=1)
         y, final, cache = lstm.forward(x.astype(dtype), lengths=lengths)
         dx, grads, _ = lstm.backward(cache, np.cos(y))
-        results.append([y, *final, dx, *grads.values()])
-    for found, wanted in zip(*results, strict=True):
-        assert np.linalg.norm(found - wanted) <= TOLERANCE * np.linalg.norm(wanted)
+        return [y, *final, dx, *grads.values()]
+
+    with native_library.without():
+        expected = results("float64")
+    for dtype, tolerance in TOLERANCES.items():
+        for found, wanted in zip(results(dtype), expected, strict=True):
+            assert np.linalg.norm(found - wanted) <= tolerance * np.linalg.norm(wanted)
 
 
 class TestBits:
+    @pytest.mark.parametrize("dtype", TOLERANCES)
     @pytest.mark.parametrize(("batch", "hidden"), [(1, 40), (13, 33), (4, 100)])
-    def test_do_not_depend_on_the_threads(self, native, batch, hidden):
-        given = problem(3, steps=11, batch=batch, hidden=hidden, inputs=6, dtype="float32")
+    def test_do_not_depend_on_the_threads(self, native, batch, hidden, dtype):
+        given = problem(3, steps=11, batch=batch, hidden=hidden, inputs=6, dtype=dtype)
         results = []
         for threads in (1, 2, 3, 3):
             native.threads = threads
@@ -119,8 +115,9 @@ class TestBits:
         for found in results[1:]:
             assert_same_bits(found, results[0])
 
-    def test_inference_gives_those_of_training(self, native):
-        given = problem(4, steps=150, batch=3, hidden=17, inputs=6, lengths=[150, 0, 77], dtype="float32")
+    @pytest.mark.parametrize("dtype", TOLERANCES)
+    def test_inference_gives_those_of_training(self, native, dtype):
+        given = problem(4, steps=150, batch=3, hidden=17, inputs=6, lengths=[150, 0, 77], dtype=dtype)
         training, inference = solve(NUMPY, given), infer(NUMPY, given)
         assert_same_bits(inference, {name: training[name] for name in inference})
 
@@ -172,20 +169,21 @@ class TestNumbersThatAreNone:
             assert by_unit[:, 6].all() and not np.delete(by_unit, 6, axis=1).any()
 
 
-def test_tanh_is_exact_to_a_few_units_in_the_last_place(native):
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_tanh_is_exact_to_a_few_units_in_the_last_place(native, dtype):
     """With open input gates and nothing to remember, c is tanh(x)."""
-    x = np.concatenate([np.linspace(-12, 12, 5001), 10.0 ** np.arange(-30, 3), [0.0, 8.99999, 9.00001, 1e30]])
-    x = np.concatenate([x, -x]).astype("float32")
+    x = np.concatenate([np.linspace(-12, 12, 5001), 10.0 ** np.arange(-30, 3), [0.0, 8.99999, 9.00001, 19.1, 1e30]])
+    x = np.concatenate([x, -x, np.linspace(-0.4, 0.4, 4001)]).astype(dtype)
     params = {
-        "weight_ih_l0": np.array([[0], [0], [1], [0]], "float32"),
-        "weight_hh_l0": np.zeros((4, 1), "float32"),
-        "bias_l0": np.array([100, -100, 0, 0], "float32"),
+        "weight_ih_l0": np.array([[0], [0], [1], [0]], dtype),
+        "weight_hh_l0": np.zeros((4, 1), dtype),
+        "bias_l0": np.array([100, -100, 0, 0], dtype),
     }
     _, state, _ = gl.lstm_forward(x[None, :, None], params)
-    found, wanted = state.c[0, :, 0], np.tanh(x.astype("float64"))
+    found, wanted = state.c[0, :, 0], np.tanh(x.astype(np.longdouble))
     # Half a unit for each operation of which nothing cancels: two products behind the division, the division, what it
     # divides by, itself a product, and the ends of three polynomials.
-    assert (np.abs(found - wanted) <= 6 * np.spacing(np.abs(wanted).astype("float32"))).all()
+    assert (np.abs(found - wanted) <= 6 * np.spacing(np.abs(wanted).astype(dtype))).all()
     assert (np.abs(found) <= 1).all() and (np.sign(found) == np.sign(x)).all()
 
 
@@ -200,6 +198,77 @@ def test_too_small_a_call_goes_through_numpy(native):
         assert calls == {}
         lstm(np.ones((native_engine.ROWS_THAT_PAY, 1, 3), "float32"))
     assert calls == {"forward": 1}
+
+
+class TestProduct:
+    """Matrix products by the compiled LSTM's threads, with which projections are folded."""
+
+    @pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 65, 33), (130, 17, 400), (97, 8, 5)], ids=str)
+    @pytest.mark.parametrize("transpose_a", [False, True])
+    @pytest.mark.parametrize("transpose_b", [False, True])
+    def test_by_value(self, native, sizes, transpose_a, transpose_b):
+        rng = np.random.default_rng(sum(sizes))
+        rows, columns, depth = sizes
+        a, b, before = (rng.normal(size=s).astype("f4") for s in ((rows, depth), (depth, columns), (rows, columns)))
+        how = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+        taken = [np.ascontiguousarray(m.T) if turned else m for m, turned in ((a, transpose_a), (b, transpose_b))]
+        found = []
+        for threads in (1, 2, 3):
+            native.threads = threads
+            out, added = np.full((rows, columns), np.nan, "f4"), before.copy()
+            product(*taken, out, **how)
+            product(*taken, added, **how, accumulate=True)
+            found.append({"out": out, "added": added})
+        exact = a.astype("f8") @ b
+        np.testing.assert_allclose(found[0]["out"], exact, rtol=0, atol=1e-6 * depth)
+        np.testing.assert_allclose(found[0]["added"], exact + before, rtol=0, atol=1e-6 * depth)
+        for other in found[1:]:
+            assert_same_bits(other, found[0])
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_of_some_columns(self, native, batch):
+        rng = np.random.default_rng(0)
+        m, weight, y = (rng.normal(size=s).astype("f4") for s in ((5, batch, 9), (4, 9), (5, batch, 8)))
+        before, found = y.copy(), np.zeros((4, 9), "f4")
+        product(y[:, :, 4:], m, found, transpose_a=True)
+        np.testing.assert_allclose(found, y[:, :, 4:].reshape(-1, 4).T @ m.reshape(-1, 9), rtol=0, atol=1e-5)
+        product(m, weight, y[:, :, 4:], transpose_b=True)
+        np.testing.assert_allclose(y[:, :, 4:], m @ weight.T, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(y[:, :, :4], before[:, :, :4])
+
+
+class TestProjections:
+    """Folded into weight_hh: see `tests.test_folded_projection`."""
+
+    SIZES = {"steps": 20, "batch": 3, "hidden": 20, "proj_size": 7, "num_layers": 2}
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"bidirectional": True, "lengths": (20, 0, 7), "weight_drop": 0.2}, {"reverse": True, "state": False}],
+        ids=["both directions, lengths, weight drop", "reverse, no state"],
+    )
+    def test_all_results(self, native, options):
+        given, calls = variant_kernel_cases.case(**self.SIZES, **options), {}
+        for name, run in variant_kernel_cases.RUNS.items():
+            with folding.forced(False):
+                wanted = run(NUMPY, given, "float64")
+            with native_library.counted(native, calls):
+                found = run(NUMPY, given, "float32")
+            for key in wanted:
+                assert variant_kernel_cases.error(found[key], wanted[key]) <= TOLERANCE, (name, key)
+        assert calls["forward"] == 2 * calls["backward"] and calls["backward"] in (2, 4)
+
+    def test_the_same_bits_with_checkpoints(self, native, monkeypatch):
+        monkeypatch.setattr(engines, "WINDOW", 8)
+        given, found = variant_kernel_cases.case(**self.SIZES, bidirectional=True, lengths=(20, 0, 9)), []
+        a = given.of("float32")
+        for every in (None, 8, 100):
+            how = {"lengths": a["lengths"], "checkpoint_every": every}
+            y, final, cache = gl.lstm_forward(a["x"], a["params"], a["state"], **how)
+            dx, grads, dinitial = gl.lstm_backward(cache, a["dy"], a["dstate"])
+            found.append({"y": y, "h": final.h, "dx": dx, "dh": dinitial.h, "dc": dinitial.c, **grads})
+        for other in found[1:]:
+            assert_same_bits(other, found[0])
 
 
 FORK = """

@@ -123,8 +123,8 @@ def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set
     """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together.
 
     Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py, those whose blocks come in
-    clusters by tests/test_nvrtc_gate_clusters.py, and those with one launch for all steps that hold options by
-    tests/test_nvrtc_gate_options.py.
+    clusters by tests/test_nvrtc_gate_clusters.py, and those with one launch for all steps that hold options, or run
+    both directions, by tests/test_nvrtc_gate_options.py and tests/test_nvrtc_gate_directions.py.
     """
     wanted: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for specialisation in catalogue.specialisations():
@@ -135,6 +135,12 @@ def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set
     return wanted
 
 
+def parted(source: str) -> tuple[str, str]:
+    """What specialises a source, for messages, and the text of its files."""
+    definitions, _, text = source.partition("#line 1 ")
+    return ", ".join(line.removeprefix("#define ") for line in definitions.splitlines()), text
+
+
 def compiled_for(architecture: int) -> dict[tuple[str, tuple[str, ...]], set[str]]:
     """The part of `programs` that this test run compiles for an architecture: each file's take turns."""
     wanted = programs()
@@ -142,7 +148,7 @@ def compiled_for(architecture: int) -> dict[tuple[str, tuple[str, ...]], set[str
         return wanted
     number, of_file = ARCHITECTURES.index(architecture), {}
     for program in wanted:
-        of_file.setdefault(program[0], []).append(program)
+        of_file.setdefault(parted(program[0])[1], []).append(program)
     parts = (
         each[number :: len(ARCHITECTURES)] or [each[(number + i) % len(each)]]
         for i, each in enumerate(of_file.values())
@@ -158,7 +164,7 @@ def test_specialisations_compile_without_spills(architecture):
         pytest.skip(f"sm_{architecture} was left out: NVRTC {version} supports {supported}")
     checked = set()
     for (source, options), entries in compiled_for(architecture).items():
-        name = f"{'/'.join(sorted(entries))} {' '.join(options)}"
+        name = f"{'/'.join(sorted(entries))}, {parted(source)[0]}"
         check(entries, compile_for(architecture, source, options, name), f"{name}, sm_{architecture}")
         checked |= entries
     assert checked == set(catalogue.KERNELS) - set(catalogue.COOPERATIVE) - set(catalogue.CLUSTERED)

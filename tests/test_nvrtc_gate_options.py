@@ -10,7 +10,7 @@ from gpulstm.cuda import catalogue, planner
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
 from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 
-WITH_OPTIONS = [s for s in catalogue.specialisations() if s.tiles and any(s.features)]
+WITH_OPTIONS = [s for s in catalogue.specialisations() if s.definitions.get("OPTIONS") == 1]
 
 
 def of(architecture: int) -> list[catalogue.Specialisation]:
@@ -22,7 +22,7 @@ def test_tiles_with_options_compile_without_spills(architecture):
     if architecture not in nvrtc_or_skip().getSupportedArchs():
         pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
     for each in of(architecture):
-        name = f"{each.entry} {' '.join(each.options)}"
+        name = f"{each.entry}, {each.definitions}"
         log = compile_for(architecture, each.source, each.options, name)
         usage = check({each.entry}, log, f"{name}, sm_{architecture}")[each.entry]
         threads = 64 * each.tiles[0] if "resident" in each.entry else 32 * planner.WARPS

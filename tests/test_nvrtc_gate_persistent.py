@@ -13,7 +13,7 @@ import os
 import pytest
 
 from gpulstm.cuda import catalogue, planner
-from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip, programs
+from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip, parted, programs
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 LARGEST_SHARED = 227 * 1024  # bytes of a block, on compute capability 9.0
@@ -22,7 +22,7 @@ LARGEST_SHARED = 227 * 1024  # bytes of a block, on compute capability 9.0
 def in_float32(entry: str, architecture: int) -> list[tuple[str, tuple[str, ...]]]:
     """(source, options) of a kernel's choices of tiles that this test run compiles for an architecture."""
     everything = programs(cooperative=True).items()
-    found = [program for program, entries in everything if entries == {entry} and "-DTF32=1" not in program[1]]
+    found = [program for program, entries in everything if entries == {entry} and "TF32 1" not in parted(program[0])[0]]
     assert len(found) == len(catalogue.TILES[entry][1])
     if os.environ.get("GPULSTM_WHOLE_GATE"):
         return found
@@ -36,7 +36,7 @@ def test_choices_of_tiles_compile_without_spills(entry, architecture):
     if architecture not in nvrtc_or_skip().getSupportedArchs():
         pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
     for source, options in in_float32(entry, architecture):
-        name = f"{entry} {' '.join(options)}"
+        name = f"{entry}, {parted(source)[0]}"
         usage = check({entry}, compile_for(architecture, source, options, name), f"{name}, sm_{architecture}")[entry]
         assert usage.registers <= 65536 // (32 * planner.WARPS), name  # or the block would not start
 
@@ -44,14 +44,14 @@ def test_choices_of_tiles_compile_without_spills(entry, architecture):
 @pytest.mark.parametrize("entry", catalogue.TF32)
 def test_a_part_of_the_gate_reaches_every_choice_of_tiles_twice(entry):
     for three in (ARCHITECTURES[:3], ARCHITECTURES[3:]):
-        parts = [options for architecture in three for _, options in in_float32(entry, architecture)]
+        parts = [source for architecture in three for source, _ in in_float32(entry, architecture)]
         assert len(set(parts)) == len(catalogue.TILES[entry][1])
 
 
 OTHERS = [
     specialisation
     for specialisation in catalogue.specialisations()
-    if specialisation.is_cooperative and specialisation.dtype != "float32"
+    if specialisation.is_cooperative and specialisation.dtype != "float32" and not any(specialisation.features)
 ]
 
 
@@ -64,7 +64,7 @@ def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
     for entry in catalogue.HALF_TILES:
         for i, tiles in enumerate(catalogue.HALF_TILES[entry][1]):
             if i % len(ARCHITECTURES) == number:
-                found.append(catalogue.Specialisation(entry, ("float16", "bfloat16")[number % 2], (), tiles))
+                found.append(catalogue.Specialisation(entry, ("float16", "bfloat16")[number % 2], (False,), tiles))
     in_tf32 = [s for s in OTHERS if s.dtype == "tf32"]
     return found + in_tf32[number :: len(ARCHITECTURES) ** 2]
 
@@ -74,7 +74,7 @@ def test_choices_of_tiles_in_other_arithmetics_compile_without_spills(architectu
     if architecture not in nvrtc_or_skip().getSupportedArchs():
         pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
     for one in compiled_for(architecture):
-        name = f"{one.entry} {' '.join(one.options)}, sm_{architecture}"
+        name = f"{one.entry}, {one.definitions}, sm_{architecture}"
         usage = check({one.entry}, compile_for(architecture, one.source, one.options, name), name)[one.entry]
         assert usage.registers <= 65536 // (32 * planner.WARPS), name
 

@@ -53,7 +53,7 @@ def fresh_python(tmp_path):
     scripts = "Scripts" if os.name == "nt" else "bin"
     python = folder / scripts / ("python.exe" if os.name == "nt" else "python")
     own = Path(run_python(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    # A folder named in a .pth file is searched last, and its own .pth files, such as an editable install's, are not read.
+    # A folder named in a .pth file is searched last, and its own .pth files, such as an editable install's, are unread.
     (own / "borrowed.pth").write_text(str(Path(numpy.__file__).parent.parent), encoding="utf-8")
     return python
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import planner
+from gpulstm.cuda import packed, planner
 from gpulstm.engines import cupy_one_launch
 from tests.backends import Backend
 from tests.cuda_on_cpu import cupy_on_cpu
@@ -102,9 +102,9 @@ def test_a_backward_pass_reports_its_own_forward_pass(monkeypatch):
         (planner.BACKWARD, 1, 227, "8 to 4"),
     ],
 )
-def test_a_device_that_does_not_run_all_blocks_at_the_same_time(direction, multiprocessors, shared, left):
-    """CuPy leaves blocks out, with a warning, where the driver says that they do not fit: parts of a group, or whole
-    groups, for which nobody waits."""
+def test_a_device_that_does_not_run_all_blocks_at_the_same_time(monkeypatch, direction, multiprocessors, shared, left):
+    """CuPy, through which a thread's first launch of a kernel goes, leaves blocks out, with a warning, where the driver
+    says that they do not fit: parts of a group, or whole groups, for which nobody waits."""
     given = small_problem(5, hidden=12, steps=3, batch=4, state=False)
     with cupy_on_cpu() as usual:
         backend = backend_of(usual)
@@ -112,6 +112,7 @@ def test_a_device_that_does_not_run_all_blocks_at_the_same_time(direction, multi
         with scheduled(backend, "persistent"):
             cache = gl.lstm_forward(x, params)[2]
             settings = {"multiprocessors": multiprocessors, "shared_memory_optin": shared * 1024}
+            monkeypatch.setattr(packed, "_thread", packed._Thread())
             with cupy_on_cpu(**settings, schedules=("persistent",)):
                 with pytest.warns(UserWarning, match=f"grid size will be reduced from {left},"):
                     if direction == planner.FORWARD:
@@ -122,6 +123,20 @@ def test_a_device_that_does_not_run_all_blocks_at_the_same_time(direction, multi
             with pytest.raises(RuntimeError, match=IN_VAIN):
                 infer(backend, given)
             works(backend)
+
+
+def test_the_driver_refuses_what_does_not_fit():
+    """All launches but the first are its own: then nothing runs at all."""
+    given = small_problem(5, hidden=12, steps=3, batch=4, state=False)
+    with cupy_on_cpu() as usual, scheduled(backend_of(usual), "persistent"):
+        backend = backend_of(usual)
+        x, params = backend.array(given.x), backend.array(given.params)
+        gl.lstm_forward(x, params)
+        with cupy_on_cpu(multiprocessors=1, shared_memory_optin=48 * 1024, schedules=("persistent",)) as small:
+            with pytest.raises(small.cuda.driver.CUDADriverError, match="COOPERATIVE_LAUNCH_TOO_LARGE"):
+                gl.lstm_forward(x, params)
+        assert alarm().seen[0] == 0
+        works(backend)
 
 
 def test_the_loop_goes_on_meanwhile(monkeypatch):
@@ -148,6 +163,17 @@ def test_each_device_has_an_alarm_of_its_own(monkeypatch):
         with pytest.raises(RuntimeError, match=IN_VAIN):
             infer(backend, GIVEN)
         assert len(cupy_one_launch._alarms) == 2
+
+
+def test_launches_on_other_streams_find_it_silent(monkeypatch):
+    """Zeros are written on the stream of the first launch; another one does not wait for that by itself."""
+    with cupy_on_cpu() as cupy:
+        waited = []
+        monkeypatch.setattr(cupy.cuda.Stream, "synchronize", lambda stream: waited.append(stream))
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            cupy_one_launch.Alarm(cupy)
+        assert waited == [stream]
 
 
 def test_it_begins_silent_and_says_it_once():

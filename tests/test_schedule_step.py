@@ -51,6 +51,49 @@ def test_by_value(backend, sizes, state, dtype):
     check(backend, problems.problem(3, steps=1, state=state, dtype=dtype, **sizes))
 
 
+LAYERS = (
+    {},
+    {"batch_first": True, "batch": 5, "bias": False},
+    {"num_layers": 2, "bidirectional": True},
+    {"reverse": True},
+    {"batch": None, "num_layers": 2},
+)
+
+
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize("options", LAYERS, ids=str)
+def test_a_layer_by_value(backend, options, state):
+    """A layer leaves all axes where they are, and must give what the general call does, shapes included."""
+    options = dict(options)
+    batch = options.pop("batch", 3)
+    of_numpy, ours = (gl.LSTM(6, 7, **options, dtype="float64", xp=xp, rng=0) for xp in (np, backend.xp))
+    count, rng = of_numpy.layout.num_layers * of_numpy.layout.directions, np.random.default_rng(1)
+    axes = (1,) if batch is None else (batch, 1) if of_numpy.batch_first else (1, batch)
+    of_batch = () if batch is None else (batch,)
+    x, h, c = (rng.normal(size=shape) for shape in ((*axes, 6), (count, *of_batch, 7), (count, *of_batch, 7)))
+    given = (h, c) if state else None
+    wanted_y, wanted = of_numpy(x, given)
+    turned = backend.array(x.swapaxes(0, -1)).swapaxes(0, -1)  # the same, not contiguous
+    with planner.only("step"):
+        for of_x in (backend.array(x), turned):
+            y, final = ours(of_x, backend.array(given))
+            for found, expected in ((y, wanted_y), (final.h, wanted.h), (final.c, wanted.c)):
+                assert found.shape == expected.shape
+                np.testing.assert_allclose(backend.numpy(found), expected, rtol=0, atol=1e-13)
+
+
+def test_a_layer_whose_arguments_are_wrong_says_so(backend):
+    lstm, x = gl.LSTM(4, 8, xp=backend.xp, rng=0), backend.xp.ones((1, 2, 4), "float32")
+    _, state = lstm(x)
+    with pytest.raises(ValueError, match="state.h must have shape"):
+        lstm(x, (state.h[:, :1], state.c))
+    with pytest.raises(TypeError, match="x must have the parameters' dtype float32, got float64"):
+        lstm(x.astype("float64"), state)
+    lstm.params["bias_l0"] = lstm.params["bias_l0"][:-1]
+    with pytest.raises(ValueError, match="bias_l0"):
+        lstm(x, state)
+
+
 def test_nan_and_infinity(backend):
     """Each stays with its own sequence: 0 * NaN of another one gets into no sum."""
     given = problems.problem(steps=1, batch=5, hidden=7)
@@ -126,7 +169,9 @@ class TestLaunches:
         with backend.xp.cuda.Device(1):
             cell = gl.LSTMCell(4, 2, xp=backend.xp, rng=0)
             x = backend.xp.ones((1, 4), "float32")
-        for array in cell(x):
+            lstm = gl.LSTM(4, 2, xp=backend.xp, rng=0)
+        y, state = lstm(x[None])
+        for array in (*cell(x), y, *state):
             assert array.device == x.device
         assert backend.xp.cuda.runtime.getDevice() == 0
 

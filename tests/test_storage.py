@@ -35,7 +35,8 @@ class TestConversions:
     def test_to_float32_is_exact(self, backend, dtype):
         found, wanted = converted(backend, every(dtype), np.dtype("float32")), every(dtype).astype("float32")
         np.testing.assert_array_equal(found, wanted)  # NaN where there was NaN
-        np.testing.assert_array_equal(np.signbit(found), np.signbit(wanted))
+        signs, nan = (np.signbit(values) for values in (found, wanted)), np.isnan(wanted)
+        np.testing.assert_array_equal(*(np.where(nan, False, sign) for sign in signs))  # a NaN's may get lost
 
     def test_back_is_rounded_to_the_nearest(self, backend, dtype):
         values = in_between(dtype)

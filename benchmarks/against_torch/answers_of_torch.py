@@ -20,6 +20,7 @@ class Answers(Turns):
     def __init__(self, threads: int) -> None:
         super().__init__(None, Cpu(), is_ours=False)
         torch.set_num_threads(threads)
+        self.references = checking.References()
 
     def number_of_threads(self) -> int:
         return torch.get_num_threads()
@@ -35,9 +36,12 @@ class Answers(Turns):
         if path is not None:
             exchange.write(path, self.side.problem(self.device.to_array))
 
-    def check(self, path: Path) -> dict[str, Any]:
+    def check(self, *paths: Path) -> dict[str, Any]:
+        """``paths`` are of our results, of two runs."""
+        left = iter(paths)
+
         def results_of_ours() -> dict[str, torch.Tensor]:
-            with np.load(path) as file:
+            with np.load(next(left)) as file:
                 return {name: torch.from_numpy(file[name]) for name in file.files}
 
-        return checking.check(self.cell, self.device, results_of_ours, self.side)
+        return checking.check(self.cell, self.device, results_of_ours, self.side, self.references)

@@ -59,8 +59,14 @@ def versions(device: str) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "-dirty" where files differ from it; None without git."""
-    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    """The checkout's commit, with "-dirty" where files differ from it; None without git.
+
+    Results are not what is measured: a run that has written some is still of that commit.
+    """
+    found = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    code = (".", ":(exclude)benchmarks/results")
+    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", *code)
+    return f"{found}-dirty" if found and changed else found
 
 
 def _cpu_name() -> str:

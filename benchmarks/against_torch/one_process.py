@@ -14,15 +14,18 @@ from .turns import Turns
 class OneProcess:
     """One cell at a time: `begin` it, `check` it, `renew`, measure its `sides`, and `end` it."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Any, flashrnn: Any = None, without_flashrnn: str = "it was not asked for") -> None:
+        """``flashrnn`` is a `FlashRNN`, or None, and then ``without_flashrnn`` says why."""
         self.device = device
         self.rounds = device.rounds
         self.out_of_memory = device.out_of_memory
+        self.references = checking.References()
+        self.flashrnn, self.without_flashrnn = flashrnn, without_flashrnn
         self.end()
 
     def about(self) -> dict[str, Any]:
         """What the results file says beyond machine and versions."""
-        return {}
+        return {"flashrnn": self.flashrnn.about() if self.flashrnn else {"missing": self.without_flashrnn}}
 
     def begin(self, cell: Cell) -> str | None:
         """Why gpulstm takes no part, if it does not: then PyTorch's is the only side."""
@@ -42,7 +45,18 @@ class OneProcess:
         def results_of_ours() -> dict[str, torch.Tensor]:
             return {name: _tensor(value) for name, value in self.ours.results().items()}
 
-        return checking.check(self.cell, self.device, results_of_ours, self.theirs)
+        def results_of_flashrnn() -> dict[str, torch.Tensor]:
+            self.flash = self.flashrnn.side(self.cell, self.theirs)
+            return self.flash.results()
+
+        others = {"flashrnn": results_of_flashrnn} if self.flashrnn else {}
+        found = checking.check(self.cell, self.device, results_of_ours, self.theirs, self.references, others)
+        of_flashrnn = found.get("flashrnn", {})
+        if of_flashrnn.get("status") == "timed":
+            of_flashrnn["backend"] = self.flash.backend
+        else:
+            self.flash = None
+        return found
 
     def plan(self) -> str | None:
         return self.ours.plan()
@@ -55,6 +69,8 @@ class OneProcess:
             "ours": Turns(self.ours, self.device, is_ours=True),
             "torch": Turns(self.theirs, self.device, is_ours=False),
         }
+        if self.flash is not None:
+            self.sides["flashrnn"] = Turns(self.flash, self.device, is_ours=False)
 
     def conditions(self) -> dict[str, Any]:
         """What was noticed since then that bears upon the figures."""
@@ -62,7 +78,7 @@ class OneProcess:
 
     def end(self) -> None:
         """Nothing of the cell is kept."""
-        self.cell = self.theirs = self.ours = self.problem = None
+        self.cell = self.theirs = self.ours = self.problem = self.flash = None
         self.sides: dict[str, Turns] = {}
 
     def release(self) -> None:

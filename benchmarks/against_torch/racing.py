@@ -35,7 +35,10 @@ def _run(cell: Cell, contest: Any, seconds: float) -> dict[str, Any]:
         return checked
     plan = contest.plan()
     contest.renew()
-    return {**checked, "plan": plan, **_measure(contest, seconds), **contest.conditions()}
+    times = _measure(contest, seconds)
+    for side, of_side in times.items():
+        checked[side] = checked.get(side, {}) | of_side
+    return {**checked, "plan": plan, **contest.conditions()}
 
 
 def _measure(contest: Any, seconds: float) -> dict[str, dict[str, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from typing import Any
 from .others import DISTURBED
 
 PASSES = ("forward", "forward_backward")
+SHOWN = {"forward": "forward", "forward_backward": "forward + backward"}
 STATUSES = ("timed", "wrong", "not supported", "out of memory", "failed")
 
 

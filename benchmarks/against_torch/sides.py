@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .grid import Cell
+from .grid import INPUT_SETS, Cell, lengths
 from .ours import Problem
-from .turns import INPUT_SETS
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Inputs:
 
 
 def random_inputs(cell: Cell, where: str, seed: int) -> Inputs:
-    """The longest of the lengths is the number of time steps, the others are evenly spread below it."""
+    """Everything but the lengths is drawn on the device."""
     draw = torch.Generator(where).manual_seed(seed)
     dtype = getattr(torch, cell.storage)
 
@@ -37,13 +36,9 @@ def random_inputs(cell: Cell, where: str, seed: int) -> Inputs:
         return torch.randn(*shape, generator=draw, device=where, dtype=dtype)
 
     state = (cell.num_layers * cell.directions, cell.batch, cell.hidden)
-    lengths = None
-    if cell.has_lengths:
-        lengths = np.random.default_rng(seed).integers(1, cell.steps + 1, size=cell.batch)
-        lengths[0] = cell.steps
     outputs = cell.directions * cell.hidden
     x, dy = normal(cell.steps, cell.batch, cell.hidden), normal(cell.steps, cell.batch, outputs)
-    return Inputs(x, normal(*state), normal(*state), dy, lengths)
+    return Inputs(x, normal(*state), normal(*state), dy, lengths(cell, seed))
 
 
 class TorchSide:

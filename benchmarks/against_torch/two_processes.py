@@ -26,7 +26,9 @@ class TwoProcesses:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.folder = tempfile.TemporaryDirectory(prefix="gpulstm-compare-")
-        self.problem, self.results = (Path(self.folder.name) / name for name in ("problem.npz", "results.npz"))
+        self.problem, *self.results = (
+            Path(self.folder.name) / f"{name}.npz" for name in ("problem", "first", "second")
+        )
         self.ours, self.theirs = Process("ours", threads), Process("torch", threads)
         self.sides: dict[str, Remote] = {}
 
@@ -52,8 +54,9 @@ class TwoProcesses:
         return refusal
 
     def check(self) -> dict[str, Any]:
-        self.ours.ask("results", self.results)
-        return self.theirs.ask("check", self.results)
+        for path in self.results:
+            self.ours.ask("results", path)
+        return self.theirs.ask("check", *self.results)
 
     def plan(self) -> str | None:
         return self.ours.ask("plan")

@@ -6,3 +6,8 @@
 extern "C" __global__ void arguments_5(FIVE(0)) {}
 extern "C" __global__ void arguments_18(EIGHTEEN(0)) {}
 extern "C" __global__ void arguments_55(EIGHTEEN(0), EIGHTEEN(1), EIGHTEEN(2), float* last) {}
+
+// As the schedules with one launch have them: all arrays come first.
+#define THREE(type, n) type a##n, type b##n, type c##n
+extern "C" __global__ void arguments_15(
+    THREE(float*, 0), THREE(float*, 1), THREE(float*, 2), THREE(int, 3), THREE(int, 4)) {}

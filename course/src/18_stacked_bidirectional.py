@@ -204,6 +204,21 @@ print("backward half of state.h is y at John: ", np.array_equal(state.h[1, 0], y
 # `y[-1]` would be a trap: its backward half has read one single word. `gl.nn.LastStep(bidirectional=True)` takes each half
 # where it belongs.
 #
+# ## Both at the same time
+#
+# A stack must wait: the upper layer needs what the lower one puts out. The two directions need nothing from each other. So a
+# GPU can let one half of its multiprocessors read from the front while the other half reads from the end. gpulstm does so, in
+# one launch for all time steps ([lesson 16](16_one_launch.ipynb)), where half of the GPU has room for a direction and there is
+# something to be gained; the numbers are the same to the last bit. `plan` says what would run, and why:
+
+# %% tags=["nbval-ignore-output"]
+if xp is np:
+    print("No GPU here: numpy reads from the front first, and then from the end.")
+else:
+    wide = gl.LSTM(3, 32, bidirectional=True, xp=xp, rng=0)
+    print(wide.plan(xp.zeros((100, 8, 3), dtype="float32")))
+
+# %% [markdown]
 # ## Your turn: sentences of different lengths
 #
 # In a batch, short sentences are filled up with zeros behind their end ([padding](glossary.ipynb#padding)). Turn such a batch

@@ -4,6 +4,7 @@ The engine asks for one specialisation at a time; the compile gate walks through
 table, so a kernel cannot be used without having been compiled for every architecture.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -45,12 +46,19 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
-    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS",)),
-    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS",)),
-    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS",)),
-    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS",)),
-    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ()),
-    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ()),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_resident_layer_norm_forward": ("lstm_resident_layer_norm_forward.cu", ()),
+    "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
+    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
+    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
     "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
@@ -67,6 +75,9 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ctc_forward_backward": ("ctc.cu", ()),
     "ctc_gradient": ("ctc.cu", ()),
 }
+
+# Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
+CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
 # of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
@@ -91,10 +102,28 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_cluster_forward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
     "lstm_cluster_backward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
 }
+TILES |= {  # the kernels with layer norm are laid out as those without are
+    re.sub("resident|persistent", r"\g<0>_layer_norm", name): choices
+    for name, choices in TILES.items()
+    if name not in CLUSTERED
+}
 
 # The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
+}
+
+# With the switch BIDIRECTIONAL a launch runs both directions of a layer. There are kernels of those tiles whose weights
+# a device holds twice, and where registers are left for what tells the directions apart.
+BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
+    "lstm_resident_forward": TILES["lstm_resident_forward"][1],
+    "lstm_resident_backward": TILES["lstm_resident_backward"][1],
+    "lstm_persistent_forward": tuple(tiles for tiles in TILES["lstm_persistent_forward"][1] if tiles[1] <= 4),
+    "lstm_persistent_backward": tuple(t for t in TILES["lstm_persistent_backward"][1] if t[0] * t[1] <= 4),
+    **{
+        kernel: tuple(tiles for tiles in choices if half_layouts.largest_hidden(kernel, tiles) <= 1024)
+        for kernel, (_, choices) in HALF_TILES.items()
+    },
 }
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
@@ -108,10 +137,10 @@ IN_16_BITS = (
 )
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
-COOPERATIVE = ("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES)
-
-# Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
-CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
+COOPERATIVE = (
+    *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES),
+    *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
+)
 
 
 @dataclass(frozen=True)
@@ -129,21 +158,31 @@ class Specialisation:
 
     @property
     def source(self) -> str:
-        """The file's text, headers inlined."""
-        return sources.read(self.file)
+        """The file's text, headers inlined, behind the definitions that specialise it.
+
+        They stand in the text and not among the options because CuPy compiles an empty program for every set of
+        options that is new to a process, even where its cache has the kernel: 16 ms each.
+        """
+        return "".join(f"#define {name} {value}\n" for name, value in self.definitions.items()) + sources.read(
+            self.file
+        )
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Compiler options, the same for NVRTC and for a host compiler."""
+        """Compiler options, the same for NVRTC and for a host compiler, and for all kernels."""
+        return ("--std=c++14",)
+
+    @property
+    def definitions(self) -> dict[str, str | int]:
+        """Macros and their values."""
         switches = zip(KERNELS[self.entry][1], self.features, strict=True)
-        return (
-            "--std=c++14",
-            f"-DREAL={REAL_OF_DTYPE.get(self.dtype, 'float')}",
-            *(f"-D{switch}=1" for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype),
-            *((f"-DTF32={int(self.dtype == 'tf32')}",) if self.entry in TF32 else ()),
-            *(f"-D{name}={int(on)}" for name, on in switches),
-            *(f"-D{name}={size}" for name, size in zip(self._tile_names, self.tiles, strict=True)),
-        )
+        return {
+            "REAL": REAL_OF_DTYPE.get(self.dtype, "float"),
+            **{switch: 1 for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype},
+            **({"TF32": int(self.dtype == "tf32")} if self.entry in TF32 else {}),
+            **{name: int(on) for name, on in switches},
+            **dict(zip(self._tile_names, self.tiles, strict=True)),
+        }
 
     @property
     def is_cooperative(self) -> bool:
@@ -171,13 +210,16 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. TF32 has no options."""
+    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
+    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
     for entry, (_, choices) in (TILES | HALF_TILES).items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
-                if dtype == "tf32" and any(features):
+                on = dict(zip(KERNELS[entry][1], features, strict=True))
+                options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
+                if options and (both or dtype == "tf32"):
                     continue
-                for tiles in choices:
+                for tiles in BIDIRECTIONAL[entry] if both else choices:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES or entry in HALF_TILES:

@@ -7,6 +7,8 @@ float32 stays float32: cuBLAS takes TF32 by a call's compute type, or by its han
 us: its variable CUPY_TF32 is about the calls that it makes itself, and it leaves the handle's mode as it is made.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +42,8 @@ def matrix(array) -> Matrix:
 
 def rows_of(a: Matrix, first: int, count: int, itemsize: int) -> Matrix:
     """``count`` rows from row ``first``."""
+    if count == a.rows:
+        return a
     return Matrix(a.pointer + first * a.row_stride * itemsize, count, a.columns, a.row_stride)
 
 
@@ -80,24 +84,32 @@ class Gemm:
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        """cuBLAS is column-major and sees each of our matrices transposed: out^T = op(b)^T @ op(a)^T."""
-        inner = a.rows if transpose_a else a.columns
-        self.call(
-            self.handle,
-            self.operation[transpose_b],
-            self.operation[transpose_a],
-            out.columns,
-            out.rows,
-            inner,
-            self.one,
-            b.pointer,
-            b.row_stride,
-            a.pointer,
-            a.row_stride,
-            self.one if accumulate else self.zero,
-            out.pointer,
-            out.row_stride,
-        )
+        multiply = self.series(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+        multiply(a.pointer, out.pointer)
+
+    def series(
+        self,
+        a: Matrix,
+        b: Matrix,
+        out: Matrix,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> Callable[[int, int], None]:
+        """The same for a time loop: ``multiply(address of a, address of out)`` for matrices such as ``a`` and ``out``.
+
+        cuBLAS is column-major and sees each of our matrices transposed: out^T = op(b)^T @ op(a)^T.
+        """
+        operations = self.operation[transpose_b], self.operation[transpose_a]
+        sizes = out.columns, out.rows, a.rows if transpose_a else a.columns
+        call = partial(self.call, self.handle, *operations, *sizes, self.one, b.pointer, b.row_stride)
+        a_stride, out_stride, start = a.row_stride, out.row_stride, self.one if accumulate else self.zero
+
+        def multiply(a_pointer: int, out_pointer: int) -> None:
+            call(a_pointer, a_stride, start, out_pointer, out_stride)
+
+        return multiply
 
 
 class _Extended:

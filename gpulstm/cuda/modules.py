@@ -3,16 +3,16 @@
 import threading
 
 from .catalogue import Specialisation
+from .packed import Kernel
 
-USUAL_SHARED_BYTES = 48 * 1024  # of a block; more has to be asked for
 USUAL_CLUSTER = 8  # blocks; more have to be asked for
 NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_..., for which CuPy has no name
 
-_kernels: dict = {}  # (cupy module, device id, specialisation) -> compiled kernel
+_kernels: dict = {}  # (cupy module, device id, and what else `kernel` takes) -> Kernel
 _lock = threading.Lock()
 
 
-def kernel(entry: str, dtype: str, *features: bool, tiles: tuple[int, ...] = (), shared_bytes: int = 0):
+def kernel(entry: str, dtype: str, *features: bool, tiles: tuple[int, ...] = (), shared_bytes: int = 0) -> Kernel:
     """The compiled kernel for the current device: call it as ``kernel(grid, block, args)``.
 
     ``entry`` and the order of ``features`` are those of `catalogue.KERNELS`, ``tiles`` one of `catalogue.TILES`;
@@ -30,12 +30,12 @@ def kernel(entry: str, dtype: str, *features: bool, tiles: tuple[int, ...] = (),
     return found
 
 
-def _compile(cupy, specialisation: Specialisation, shared_bytes: int):
+def _compile(cupy, specialisation: Specialisation, shared_bytes: int) -> Kernel:
     cooperative = {"enable_cooperative_groups": True} if specialisation.is_cooperative else {}
     module = cupy.RawModule(code=specialisation.source, options=specialisation.options, **cooperative)
     function = module.get_function(specialisation.entry)
     if specialisation.cluster > USUAL_CLUSTER:
         cupy.cuda.driver.funcSetAttribute(function.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-    if shared_bytes > USUAL_SHARED_BYTES:
+    if shared_bytes:  # more than 48 KB less the static part has to be asked for, and the rest may be
         function.max_dynamic_shared_size_bytes = shared_bytes
-    return function
+    return Kernel(cupy, function, cooperative=specialisation.is_cooperative)

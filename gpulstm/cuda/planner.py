@@ -20,6 +20,9 @@ Of all ways to lay a layer out on the device the planner takes the one whose pre
 predictions are straight lines in the amounts of work, fitted to times measured on one H200; benchmarks/results/notes.md
 says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong prediction costs time, never
 correctness.
+
+A plan is made for one direction. The two of a bidirectional layer run side by side in one launch where
+`gpulstm.cuda.both_directions` says so, else one after the other.
 """
 
 from collections.abc import Iterator
@@ -28,7 +31,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import cluster_layouts, half_layouts
+from . import cluster_layouts, half_layouts, layer_norm_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -41,6 +44,7 @@ GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so larg
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
+LAYER_NORM = "layer norm"
 SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 
 UNMEASURED = ("cluster", "graph")
@@ -69,13 +73,15 @@ class Choice(NamedTuple):
     share: int = 0  # sequences of a group
     microseconds: float = 0.0  # predicted, per time step
     arithmetic: str = ""  # that the kernel is compiled for
+    directions: int = 1  # that a launch runs side by side, each of them in that many groups
 
     def __str__(self) -> str:
         if not self.blocks:
             return f"{self.schedule}: {self.reason}"
         blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
         sequences = "1 sequence" if self.share == 1 else f"{self.share} sequences"
-        return f"{self.schedule}: {self.groups} x {blocks}, {sequences} each; {self.reason}"
+        directions = "" if self.directions == 1 else f"{self.directions} directions x "
+        return f"{self.schedule}: {directions}{self.groups} x {blocks}, {sequences} each; {self.reason}"
 
 
 class Plan(NamedTuple):
@@ -107,6 +113,11 @@ def only(*schedules: str) -> Iterator[None]:
         yield
     finally:
         _allowed.reset(token)
+
+
+def allowed() -> tuple[str, ...]:
+    """The schedules that may be chosen: what `only` says, or `AUTOMATIC`."""
+    return _allowed.get()
 
 
 def plan(
@@ -147,8 +158,9 @@ def choose(
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
-    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options" or
-    "tf32": a graph holds none of that, and a cluster no options.
+    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM` or
+    "tf32": a graph holds none of that, and a cluster no options. With layer norm the kernels are others
+    (`gpulstm.cuda.layer_norm_layouts`).
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -166,20 +178,22 @@ def _choose(
 ) -> Choice:
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
-    for schedule, layouts in (("resident", _resident), ("persistent", _persistent), ("cluster", _cluster)):
+    for schedule, layouts in LAYOUTS.items():
         if schedule not in allowed:
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
-        elif schedule == "cluster" and not_plain == "options":
-            obstacles[schedule] = "does not hold options"
+        elif schedule == "cluster" and not_plain in ("options", LAYER_NORM):
+            obstacles[schedule] = f"does not hold {not_plain}"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
             found += layouts(direction, batch, hidden, dtype, device)
             if not any(choice.schedule == schedule for choice in found):
                 obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-    loop = _loop_microseconds(direction, batch, hidden, dtype)
+    if not_plain == LAYER_NORM:
+        found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
+    loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
@@ -216,7 +230,8 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
 
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
-    return 2 * choice.groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
+    groups = choice.directions * choice.groups
+    return 2 * groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
 
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
@@ -321,6 +336,10 @@ def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device
     return found
 
 
+LAYOUTS = {"resident": _resident, "persistent": _persistent, "cluster": _cluster}
+"""All ways to run a pass of a layer that there is no obstacle to."""
+
+
 def _covers(kernel: str, tiles: tuple[int, ...], hidden: int, blocks: int) -> bool:
     """Whether these are the smallest tiles whose weights cover the matrix."""
     row_tiles, depth, _ = tiles
@@ -352,11 +371,14 @@ def _predicted(microseconds: float, what: str = "") -> str:
 CUBLAS_TERAFLOPS = {"tf32": 417, "float16": 772, "bfloat16": 806}  # where it was measured to do 51 in float32
 
 
-def _loop_microseconds(direction: str, batch: int, hidden: int, dtype: str) -> float:
-    """A step of the loop: bound by the CPU that launches it, or by two launches and the GEMM's arithmetic."""
+def loop_microseconds(direction: str, products: float, dtype: str, pairs: int = 1) -> float:
+    """A step of the loop: bound by the CPU that launches it, or by launches and the products' arithmetic.
+
+    ``products`` are floating-point operations; ``pairs`` of a product and a kernel make a step.
+    """
     launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
     teraflops *= CUBLAS_TERAFLOPS.get(dtype, 51) / 51
-    return max(22.0, launches + 8.0 * batch * hidden * hidden / (1e6 * teraflops))
+    return max(22.0 * pairs, launches * pairs + products / (1e6 * teraflops))
 
 
 def _up(a: int, b: int) -> int:

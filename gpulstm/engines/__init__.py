@@ -13,10 +13,15 @@ Every engine is a module, or an object, with the same functions, so `gpulstm.sta
 - ``forward_from(x, weights, before, h, c, y, lane, lengths) -> saved``, which an engine may do without: the same with
   the initial state apart, (h, c) or None for zeros, both of the dtype in which they came; what h and c hold before is
   not looked at. ``wide_empty(shape, like)`` comes with it
+- ``part(states, index)``, which an engine may do without: the h or c of one layer and direction out of all of them
 - ``inference(x, weights, h, c, y, lane, gates, lengths, first_time)``: the same, and keeps nothing
 - ``takes_one_step(x, batch)`` and ``one_step(x, weights, before, index, y, lane, after)``, which an engine may do
-  without: whether it runs a single step by itself, and that step, from one `State` of all layers and directions to
-  another one
+  without: whether it runs a single step by itself, and that step, from the (h, c) of all layers and directions to
+  another `State`
+- ``forward_both(x, weights, before, h, c, y, lanes, lengths)``, ``inference_both(x, weights, h, c, y, lanes, gates,
+  lengths)`` and ``backward_both(saved, x, weights, dy, dh, dc, dx, lanes, lengths, gradients)``, which an engine may do
+  without: both directions of a layer at the same time, with the same results; of all but x, y, dy, dx, gates and
+  lengths there are two. They return nothing true, and have done nothing, where the engine runs one after the other
 - ``backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)``: dh and dc become the initial
   state's gradients; what the weights' gradient is made of is added to ``gradient``, which
   ``start_gradient(x, weights, lane)`` makes and ``finish_gradient(gradient, lane)`` turns into `Weights`, wide ones

@@ -20,6 +20,7 @@ from ..cuda.copies import put, take
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import int32s, one_thread_per
 from ..cuda.modules import kernel
+from ..cuda.packed import Series
 from ..masks import DROPOUT_STREAM, Draws
 from ..parameters import Weights
 from . import Lane, cupy_graph, cupy_one_launch, slots, windows
@@ -51,7 +52,7 @@ class Saved(NamedTuple):
 def empty(shape, like):
     import cupy
 
-    return cupy.empty(shape, like.dtype)
+    return cupy.ndarray(shape, like.dtype)  # cupy.empty does the same, and takes a third of a microsecond longer
 
 
 def zeros(shape, like):
@@ -69,7 +70,13 @@ def wide_zeros(shape, like):
 def wide_empty(shape, like):
     import cupy
 
-    return cupy.empty(shape, wide_dtype(like))
+    return cupy.ndarray(shape, wide_dtype(like))
+
+
+def part(states, index: int):
+    """The state of one layer and direction, (batch, features). That of the only one keeps its leading axis: a view
+    costs the CPU a microsecond, and nothing here looks at the axes before these two."""
+    return states if len(states) == 1 else states[index]
 
 
 def dropped(y, draws: Draws, layer: int):
@@ -96,50 +103,84 @@ def finish_gradient(gradient: Gradient, lane: Lane) -> Weights:
     return gradient.total
 
 
-def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = False) -> Saved:
-    return forward_from(x, weights, (h, c), h, c, y, lane, lengths, tf32=tf32)
+def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = False, begin: Any = None) -> Saved:
+    return forward_from(x, weights, (h, c), h, c, y, lane, lengths, tf32=tf32, begin=begin)
 
 
-def forward_from(x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, tf32: bool = False) -> Saved:
+def forward_from(
+    x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, tf32: bool = False, begin: Any = None
+) -> Saved:
     """`forward` with the initial state apart, (h, c) or None for zeros, where c need not be wide; h and c only receive
-    the final one."""
-    steps, batch, _ = x.shape
-    gates = empty((steps, batch, 4 * lane.width), x)
-    cells = empty((steps + 1, batch, lane.width), c)
-    choice = cupy_one_launch.choose(planner.FORWARD, x, batch, lane.width, tf32=tf32)
-    hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
-    first, last = (steps, 0) if lane.reverse else (0, steps)
-    h_before, c_before = (None, None) if before is None else before
-    # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
-    some_are_empty = lengths is not None and h_before is not None
-    if c_before is None or c_before.dtype == cells.dtype:
-        put(cells, first, c_before)
-    else:
-        assign(cells[first], c_before)
-    if some_are_empty:
-        state_of_running(h_before, None, hiddens[first], lengths)
-    else:
-        put(hiddens, first, h_before)
-    _multiply_inputs(x, weights, gates, lane, tf32)
+    the final one. ``begin(gates)`` may add to W_ih x before the first step."""
+    choice = cupy_one_launch.choose(planner.FORWARD, x, x.shape[1], lane.width, tf32=tf32)
+    saved = _begin(choice, x, weights, before, c.dtype, lane, lengths, tf32, begin)
+    gates, cells, hiddens = saved
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, True, tf32=tf32)
     elif choice.schedule == "graph":
         cupy_graph.forward_steps(_run, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
-    take(cells, last, c)
-    if some_are_empty:
-        state_of_running(hiddens[last], h_before, h, lengths)
+    _end(saved, before, h, c, lane, lengths)
+    return saved
+
+
+def forward_both(x, weights, before, h, c, y, lanes, lengths, *, tf32: bool = False) -> list[Saved] | None:
+    """`forward_from` of both directions side by side; None if nothing was done, since they run one after the other."""
+    choice = cupy_one_launch.choose_both(planner.FORWARD, x, x.shape[1], lanes[0].width, tf32=tf32)
+    if choice is None:
+        return None
+    own = [*zip(weights, before, h, c, lanes, strict=True)]
+    runs = [_begin(choice, x, w, state, c_of.dtype, lane, lengths, tf32) for w, state, _, c_of, lane in own]
+    gates, cells, hiddens = zip(*runs, strict=True)
+    cupy_one_launch.forward_steps_of_both(choice, gates, weights, hiddens, cells, y, lengths, keep=True)
+    for saved, (_, state, h_of, c_of, lane) in zip(runs, own, strict=True):
+        _end(saved, state, h_of, c_of, lane, lengths)
+    return runs
+
+
+def _begin(choice, x, weights: Weights, before, wide, lane: Lane, lengths, tf32: bool, begin: Any = None) -> Saved:
+    """W_ih x, and what ``begin`` adds to it, as gates, and histories that begin with the state ``before``; cells are
+    of the dtype ``wide``."""
+    import cupy
+
+    steps, batch, _ = x.shape
+    gates = empty((steps, batch, 4 * lane.width), x)
+    cells = cupy.empty((steps + 1, batch, lane.width), wide)
+    hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
+    first = steps if lane.reverse else 0
+    h_before, c_before = (None, None) if before is None else before
+    # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
+    if c_before is None or c_before.dtype == cells.dtype:
+        put(cells, first, c_before)
     else:
-        take(hiddens, last, h)
-    if lengths is not None:
-        clear_inputs(hiddens, lengths, lane.reverse)
+        assign(cells[first], c_before.reshape(batch, lane.width))
+    if lengths is not None and h_before is not None:
+        state_of_running(h_before, None, hiddens[first], lengths)
+    else:
+        put(hiddens, first, h_before)
+    _multiply_inputs(x, weights, gates, lane, tf32, begin)
     return Saved(gates, cells, hiddens)
 
 
-def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, tf32: bool = False) -> None:
+def _end(saved: Saved, before, h, c, lane: Lane, lengths) -> None:
+    """The final state, and zeros where no step of a sequence starts from."""
+    last = 0 if lane.reverse else len(saved.gates)
+    h_before = None if before is None else before[0]
+    take(saved.cells, last, c)
+    if lengths is not None and h_before is not None:
+        state_of_running(saved.hiddens[last], h_before, h, lengths)
+    else:
+        take(saved.hiddens, last, h)
+    if lengths is not None:
+        clear_inputs(saved.hiddens, lengths, lane.reverse)
+
+
+def inference(
+    x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, tf32: bool = False, begin: Any = None
+) -> None:
     (steps, batch, _), hidden = gates.shape, lane.width
-    _multiply_inputs(x, weights, gates, lane, tf32)
+    _multiply_inputs(x, weights, gates, lane, tf32, begin)
     choice = cupy_one_launch.choose(planner.FORWARD, x, batch, hidden, tf32=tf32)
     if choice.schedule == "loop":
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
@@ -157,8 +198,29 @@ def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_ti
     take(hiddens, last, h)
 
 
-def _multiply_inputs(x, weights, gates, lane: Lane, tf32: bool) -> None:
-    """gates = x @ W_ih^T, window by window."""
+def inference_both(x, weights, h, c, y, lanes, gates, lengths, *, tf32: bool = False) -> bool:
+    """`inference` of both directions side by side; False if nothing was done, since they run one after the other. The
+    second one's gates are as large as ``gates``."""
+    steps, batch, _ = x.shape
+    choice = cupy_one_launch.choose_both(planner.FORWARD, x, batch, lanes[0].width, tf32=tf32)
+    if choice is None:
+        return False
+    states, all_gates = h, (gates, empty(gates.shape, gates))
+    if choice.schedule == "persistent":
+        states = [cupy_one_launch.history(choice, (steps + 1, *h_of.shape), x) for h_of in h]
+    for history, h_of, w, gates, lane in zip(states, h, weights, all_gates, lanes, strict=True):
+        _multiply_inputs(x, w, gates, lane, tf32)
+        if history is not h_of:
+            put(history, steps if lane.reverse else 0, h_of)
+    cupy_one_launch.forward_steps_of_both(choice, all_gates, weights, states, c, y, lengths, keep=False)
+    for history, h_of, lane in zip(states, h, lanes, strict=True):
+        if history is not h_of:
+            take(history, 0 if lane.reverse else steps, h_of)
+    return True
+
+
+def _multiply_inputs(x, weights, gates, lane: Lane, tf32: bool, begin: Any = None) -> None:
+    """gates = x @ W_ih^T, window by window, and what ``begin`` adds."""
     import cupy
 
     gemm, batch = Gemm(cupy, dtype_name(x), tf32=tf32), x.shape[1]
@@ -166,12 +228,15 @@ def _multiply_inputs(x, weights, gates, lane: Lane, tf32: bool) -> None:
     for stretch in windows(len(x), window(batch), lane.reverse):
         rows = stretch.start * batch, (stretch.stop - stretch.start) * batch, x.itemsize
         gemm(rows_of(all_x, *rows), of_input, rows_of(all_gates, *rows), transpose_b=True)
+    if begin is not None:
+        begin(gates)
 
 
 def _run(
     weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time, keep: bool, gemm=None, *, tf32: bool = False
 ) -> None:
-    """Every launch argument but the step's own four numbers is the same for all steps, so the loop computes nothing."""
+    """Every launch argument but the step's own four numbers is the same for all steps, and so is all that a product
+    takes but two addresses: the loop computes nothing else."""
     import cupy
 
     steps, batch, _ = gates.shape
@@ -183,13 +248,14 @@ def _run(
     grid, block = one_thread_per(batch * hidden)
     arrays = (gates, or_null(weights.bias), cells, hiddens, y, or_null(lengths))
     sizes = int32s(batch, hidden, y.shape[2], lane.first)
+    launch = Series(step_kernel, grid, block, (*arrays, *int32s(0, 0, 0, 0), *sizes), len(arrays), 4)
+    first_rows = (rows_of(a, 0, batch, gates.itemsize) for a in (all_h, all_gates))
+    multiply = gemm.series(next(first_rows), recurrent, next(first_rows), transpose_b=True, accumulate=True)
+    h_bytes, gates_bytes = (batch * width * gates.itemsize for width in (hiddens.shape[-1], gates.shape[-1]))
     for t in range(steps)[:: -1 if lane.reverse else 1]:
         before, after = slots(t, lane.reverse) if keep else (0, 0)
-        step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
-        h_before = rows_of(all_h, before * batch, batch, gates.itemsize)
-        gemm(h_before, recurrent, step_gates, transpose_b=True, accumulate=True)
-        numbers = int32s(t, first_time + t, before, after)
-        step_kernel(grid, block, (*arrays, *numbers, *sizes))
+        multiply(all_h.pointer + before * h_bytes, all_gates.pointer + t * gates_bytes)
+        launch(t, first_time + t, before, after)
 
 
 def backward(
@@ -207,21 +273,45 @@ def backward(
     *,
     tf32: bool = False,
 ) -> None:
-    import cupy
-
-    gates, cells, hiddens = saved
-    gemm = Gemm(cupy, dtype_name(x), tf32=tf32)
-    adding = Gemm(cupy, dtype_name(x), wide=True) if is_half(x) else gemm
+    gates, cells, _ = saved
     choice = cupy_one_launch.choose(planner.BACKWARD, x, x.shape[1], lane.width, tf32=tf32)
     if choice.schedule == "loop":
-        _backward_steps(adding, gates, cells, weights, dy, dh, dc, lane, lengths)
+        _backward_steps(_adding(x, tf32), gates, cells, weights, dy, dh, dc, lane, lengths)
     elif choice.schedule == "graph":
-        cupy_graph.backward_steps(_backward_steps, adding, gates, cells, weights, dy, dh, dc, lane, lengths)
+        cupy_graph.backward_steps(_backward_steps, _adding(x, tf32), gates, cells, weights, dy, dh, dc, lane, lengths)
     else:
         cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
+    _multiply_gradients(saved, x, weights, dx, add_to_dx, lane, gradient, tf32)
 
+
+def backward_both(runs, x, weights, dy, dh, dc, dx, lanes, lengths, gradients, *, tf32: bool = False) -> bool:
+    """`backward` of both directions side by side; False if nothing was done, since they run one after the other."""
+    choice = cupy_one_launch.choose_both(planner.BACKWARD, x, x.shape[1], lanes[0].width, tf32=tf32)
+    if choice is None:
+        return False
+    gates, cells, _ = zip(*runs, strict=True)
+    cupy_one_launch.backward_steps_of_both(choice, gates, cells, weights, dy, dh, dc, lanes, lengths)
+    for saved, w, lane, gradient in zip(runs, weights, lanes, gradients, strict=True):
+        _multiply_gradients(saved, x, w, dx, lane.reverse, lane, gradient, tf32)  # the second one adds to dx
+    return True
+
+
+def _adding(x, tf32: bool) -> Gemm:
+    """Products that are added up wide."""
+    import cupy
+
+    dtype = dtype_name(x)
+    return Gemm(cupy, dtype, wide=True) if is_half(x) else Gemm(cupy, dtype, tf32=tf32)
+
+
+def _multiply_gradients(saved: Saved, x, weights: Weights, dx, add_to_dx: bool, lane: Lane, gradient, tf32) -> None:
+    """dx and the weights' gradient from those of the pre-activations, which ``saved.gates`` are by now."""
+    import cupy
+
+    gates, _, hiddens = saved
+    gemm, adding = Gemm(cupy, dtype_name(x), tf32=tf32), _adding(x, tf32)
     batch, itemsize, total = gates.shape[1], gates.itemsize, gradient.total
-    all_da, all_x, all_dx, all_h = map(matrix, (gates, x, dx, hiddens))  # gates are pre-activations' gradients by now
+    all_da, all_x, all_dx, all_h = map(matrix, (gates, x, dx, hiddens))
     of_input, to_input, to_recurrent = map(matrix, (weights.input, total.input, total.recurrent))
     for stretch in windows(len(gates), window(batch), lane.reverse):
         count = (stretch.stop - stretch.start) * batch
@@ -252,12 +342,15 @@ def _backward_steps(gemm, gates, cells, weights, dy, dh, dc, lane: Lane, lengths
     dy_width = 0 if dy is None else dy.shape[2]
     sizes = int32s(batch, hidden, dy_width, lane.first)
     all_gates, dh_matrix, recurrent = matrix(gates), matrix(dh), matrix(weights.recurrent)
+    launch = Series(step_kernel, grid, block, (*arrays, *int32s(0, 0, 0), *sizes), len(arrays), 3)
+    # With lengths the kernel leaves zero in dh where a sequence runs, and its gradient where it is over.
+    step_gates = rows_of(all_gates, 0, batch, gates.itemsize)
+    multiply = gemm.series(step_gates, recurrent, dh_matrix, accumulate=lengths is not None)
+    gates_bytes = batch * gates.shape[-1] * gates.itemsize
     for t in range(steps)[:: 1 if lane.reverse else -1]:
         before, after = slots(t, lane.reverse)
-        step_kernel(grid, block, (*arrays, *int32s(t, before, after), *sizes))
-        step_gates = rows_of(all_gates, t * batch, batch, gates.itemsize)
-        # With lengths the kernel left zero in dh where a sequence runs, and its gradient where it is over.
-        gemm(step_gates, recurrent, dh_matrix, accumulate=lengths is not None)
+        launch(t, before, after)
+        multiply(all_gates.pointer + t * gates_bytes, dh_matrix.pointer)
 
 
 def column_sum(gates, out=None):
@@ -288,6 +381,9 @@ class WithTF32:
 
     forward, forward_from = (staticmethod(partial(f, tf32=True)) for f in (forward, forward_from))
     inference, backward = (staticmethod(partial(f, tf32=True)) for f in (inference, backward))
+    forward_both, inference_both, backward_both = (
+        staticmethod(partial(f, tf32=True)) for f in (forward_both, inference_both, backward_both)
+    )
 
     @staticmethod
     def takes_one_step(x, batch: int) -> bool:

@@ -2,6 +2,9 @@
 
 `gpulstm.cuda.planner` says when they are used, which kernels they are and how these are laid out on the device. GEMMs
 before and after are `gpulstm.engines.cupy_engine`'s.
+
+A launch runs one direction of a layer, or both side by side (`gpulstm.cuda.both_directions`), which then have layouts
+and sizes in common, and arrays of their own.
 """
 
 import threading
@@ -9,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import HALF_DTYPES, dtype_name
-from ..cuda import cluster_layouts, half_layouts, planner
+from ..arrays import dtype_name
+from ..cuda import both_directions, catalogue, cluster_layouts, half_layouts, planner
 from ..cuda.copies import fill, to_host
-from ..cuda.launch import int32s
+from ..cuda.launch import Extent, int32s
 from ..cuda.modules import kernel
+from ..cuda.packed import Kernel
 from ..parameters import Weights
 from . import Lane, windows
 
@@ -36,6 +40,7 @@ class Alarm:
 
     def __init__(self, cupy) -> None:
         self.word = cupy.zeros(1, np.uint32)
+        cupy.cuda.get_current_stream().synchronize()  # once: other streams must not find what was here
         pinned = cupy.cuda.alloc_pinned_memory(4)
         self.seen = np.frombuffer(pinned, np.uint32, 1)
         self._copied = pinned.ptr, self.word.data.ptr, self.word.nbytes
@@ -84,6 +89,12 @@ def choose(direction: str, like, batch: int, hidden: int, *, tf32: bool = False)
     return planner.choose(direction, batch, hidden, arithmetic, current_device(), "", "tf32" if tf32 else "")
 
 
+def choose_both(direction: str, like, batch: int, hidden: int, *, tf32: bool = False) -> planner.Choice | None:
+    """The choice of both directions of a layer side by side, or None where they run one after the other."""
+    one = choose(direction, like, batch, hidden, tf32=tf32)
+    return both_directions.side_by_side(direction, one, batch, hidden, current_device())[0]
+
+
 def history(choice: planner.Choice, shape: tuple[int, int, int], like):
     """(steps + 1, batch, hidden) hidden states, of which none has been written yet, for any schedule."""
     import cupy
@@ -108,64 +119,121 @@ def forward_steps(
     without, cells is the state (batch, hidden), and so is hiddens but for the persistent schedule.
     """
     steps, batch, _ = gates.shape
-    arrays = (gates, weights.recurrent, _or_null(weights.bias), cells, hiddens, y, _or_null(lengths))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
-    _launch(choice, arrays, sizes)
+    _launch(choice, (*_forward_arrays(gates, weights, cells, hiddens), y, lengths), sizes)
+
+
+def forward_steps_of_both(
+    choice: planner.Choice, all_gates, all_weights, all_hiddens, all_cells, y, lengths, keep
+) -> None:
+    """`forward_steps` of both directions, pairs of whose arrays come first. The first one goes forward in time."""
+    first, second = map(_forward_arrays, all_gates, all_weights, all_cells, all_hiddens)
+    steps, batch, columns = all_gates[0].shape
+    sizes = (steps, batch, columns // 4, y.shape[2], 0, keep, 0, 0)
+    _launch(choice, (*first, y, lengths), sizes, second=second)
+
+
+def _forward_arrays(gates, weights: Weights, cells, hiddens) -> tuple:
+    return gates, weights.recurrent, weights.bias, cells, hiddens
 
 
 def backward_steps(choice: planner.Choice, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths) -> None:
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's."""
+    _backward_steps(choice, [(gates, weights.recurrent, cells, dh, dc)], dy, lane, lengths)
+
+
+def backward_steps_of_both(
+    choice: planner.Choice, all_gates, all_cells, all_weights, dy, dh, dc, lanes, lengths
+) -> None:
+    """`backward_steps` of both directions, of whose arrays there are pairs, but for dy."""
+    recurrent = (weights.recurrent for weights in all_weights)
+    _backward_steps(choice, [*zip(all_gates, recurrent, all_cells, dh, dc, strict=True)], dy, lanes[0], lengths)
+
+
+def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
+    """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's."""
     import cupy
 
     if choice.kernel == half_layouts.BACKWARD:
-        _backward_half(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
+        _backward_half(choice, directions, dy, lane, lengths)
         return
+    (gates, recurrent, cells, dh, dc), *others = directions
     steps, batch, _ = gates.shape
-    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, _or_null(dy), dh, dc, _or_null(lengths))
+    arrays: tuple[Any, ...] = (gates, recurrent, cells, dy, dh, dc, lengths)
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    _launch(choice, arrays, sizes)
+    _launch(choice, arrays, sizes, second=others[0] if others else ())
 
 
-def _backward_half(choice: planner.Choice, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths) -> None:
-    """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next."""
+def _backward_half(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
+    """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next. A
+    second direction's stretches are as far from its end as the first one's are."""
     import cupy
 
-    steps, batch, _ = gates.shape
+    steps, batch, _ = directions[0][0].shape
     a_step = 4 * int(np.prod(half_layouts.exchange_shape(1, batch, lane.width)))
-    stretch = max(1, EXCHANGE_BYTES // a_step)
-    exchange = cupy.empty(half_layouts.exchange_shape(min(steps, stretch), batch, lane.width), np.uint32)
+    stretch = max(1, EXCHANGE_BYTES // (a_step * len(directions)))
+    shape = half_layouts.exchange_shape(min(steps, stretch), batch, lane.width)
+    exchanges = [cupy.empty(shape, np.uint32) for _ in directions]
+    dy_width = 0 if dy is None else dy.shape[2]
     for part in windows(steps, stretch, lane.reverse):
-        _empty_words(exchange)
-        part_dy = None if dy is None else dy[part]
-        arrays = (gates[part], weights.recurrent, cells[part.start : part.stop + 1], _or_null(part_dy), dh, dc)
-        numbers = (part.stop - part.start, batch, lane.width, 0 if dy is None else dy.shape[2])
-        _launch(choice, (*arrays, _or_null(lengths), exchange), (*numbers, lane.first, lane.reverse, part.start))
+        all_arrays: list[tuple] = []
+        parts = (part, slice(steps - part.stop, steps - part.start))
+        for t, exchange, (gates, recurrent, cells, dh, dc) in zip(parts, exchanges, directions, strict=False):
+            _empty_words(exchange)
+            part_dy = None if dy is None else dy[t]
+            all_arrays.append((gates[t], recurrent, cells[t.start : t.stop + 1], part_dy, dh, dc, exchange))
+        (*first, exchange), *others = all_arrays
+        sizes = (part.stop - part.start, batch, lane.width, dy_width, lane.first, lane.reverse, part.start)
+        second, second_sizes = (others[0], (parts[1].start,)) if others else ((), ())
+        _launch(choice, (*first, lengths, exchange), sizes, second=second, second_sizes=second_sizes)
 
 
-def _launch(choice: planner.Choice, arrays: tuple, sizes: tuple, of_options: tuple = ()) -> None:
-    """``of_options`` is what the kernel takes beside with the switch OPTIONS."""
-    with_options = bool(of_options)
+def _launch(
+    choice: planner.Choice,
+    arrays: tuple,
+    sizes: tuple,
+    of_options: tuple = (),
+    *,
+    second: tuple = (),
+    second_sizes: tuple = (),
+) -> None:
+    """``arrays`` may have None in it; ``of_options`` is what the kernel takes beside with the switch OPTIONS,
+    ``second`` and ``second_sizes`` with BIDIRECTIONAL."""
+    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second)}
+    features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
+    blocks = choice.directions * choice.groups * choice.blocks
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, "float32", with_options, tiles=choice.tiles)
+        function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
-        function((choice.groups,), (threads,), (*arrays, *of_options, *int32s(*sizes)))
+        _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.schedule == "cluster":
         function = kernel(choice.kernel, "float32", tiles=choice.tiles)
-        grid, block = cluster_layouts.geometry(choice.tiles, choice.groups)
-        function((grid,), (block,), (*arrays, *(np.int32(size) for size in sizes)))
+        blocks, threads = cluster_layouts.geometry(choice.tiles, choice.groups)
+        _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), sizes)
         return
     shared = planner.shared_bytes_of(choice)
     arithmetic = choice.arithmetic or "float32"
-    features = () if arithmetic in HALF_DTYPES else (with_options,)
     function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
-    arguments = (*arrays, alarm.word, *of_options, *int32s(*sizes, choice.blocks, choice.share))
-    function((choice.groups * choice.blocks,), (32 * planner.WARPS,), arguments, shared_mem=shared)
+    grid, block = (blocks, 1, 1), (32 * planner.WARPS, 1, 1)
+    numbers = (*second_sizes, *sizes, choice.blocks, choice.share)
+    _ask(function, grid, block, (*arrays, alarm.word, *second), of_options, numbers, shared)
     alarm.look()
+
+
+def _ask(
+    function: Kernel, grid: Extent, block: Extent, arrays: tuple, of_options: tuple, sizes: tuple, shared: int = 0
+) -> None:
+    """A launch with these arguments in a row."""
+    if of_options:  # a struct among them
+        typed = (*map(_or_null, arrays), *of_options, *int32s(*sizes))
+        function(grid, block, typed, shared_mem=shared)
+    else:
+        function.launch(grid, block, arrays, sizes, shared)
 
 
 def _alarm() -> Alarm:

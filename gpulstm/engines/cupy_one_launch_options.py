@@ -29,18 +29,35 @@ _OPTIONS = np.dtype(
 )  # as the compiler lays out the struct Options: the tests compare
 
 
-def not_held(options: Options, *, layer_norm: bool, projection: bool) -> str:
-    """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none."""
+def not_held(options: Options, *, steps: int, layer_norm: bool, peephole: bool, projection: str = "") -> str:
+    """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none.
+
+    Layer norm has kernels of its own, which hold no other option but weight drop, and come with launches around them.
+    ``projection`` says why there is one that is not folded into weight_hh.
+    """
     found = []
-    if layer_norm:
-        found.append("layer_norm (it adds up over all hidden units twice in each step)")
+    if layer_norm and steps == 1:
+        found.append("a single step with layer_norm (which is fewer launches in the loop)")
+    if layer_norm and (others := _beside_layer_norm(options, peephole)):
+        found.append(f"layer_norm together with {' and '.join(others)}")
     if projection:
-        found.append("proj_size (its product needs all hidden units once more in each step)")
+        found.append(f"proj_size ({projection})")
     if options.cell_clip is not None:
         found.append("cell_clip")
     if options.activations != PLAIN.activations:
         found.append("activations other than sigmoid, tanh, tanh")
     return ", ".join(found)
+
+
+def _beside_layer_norm(options: Options, peephole: bool) -> list[str]:
+    found = ["peephole"] if peephole else []
+    found += [name for name in ("coupled", "recurrent_dropout") if getattr(options, name)]
+    return [*found, "zoneout"] if any(options.zoneout) else found
+
+
+def not_plain(*, layer_norm: bool) -> str:
+    """What a layer with options has beyond the plain one, for the planner."""
+    return planner.LAYER_NORM if layer_norm else "options"
 
 
 def forward_steps(
@@ -54,7 +71,7 @@ def forward_steps(
     """
     steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
-    arrays = (gates, weights.recurrent, null(weights.bias), cells, hiddens, y, null(lengths))
+    arrays = (gates, weights.recurrent, weights.bias, cells, hiddens, y, lengths)
     more = (h, null(weights.peephole), arguments(draws, lane))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
     cupy_one_launch._launch(choice, arrays, sizes, more)
@@ -69,7 +86,7 @@ def backward_steps(
 
     steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
-    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, null(dy), dh, dc, null(lengths))
+    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, dy, dh, dc, lengths)
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     more = (null(weights.peephole), null(d_peephole), arguments(draws, lane))

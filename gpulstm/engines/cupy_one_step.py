@@ -4,16 +4,12 @@ A model that is asked for one step at a time, such as one that generates text, w
 no products and no copies of states, only three arrays and a launch.
 """
 
-import numpy as np
-
 from ..arrays import dtype_name
 from ..cuda import planner
-from ..cuda.launch import int32s
 from ..cuda.modules import kernel
 from ..parameters import State, Weights
 from . import Lane
 
-NULL = np.uintp(0)  # stands for an array that there is none of
 WARPS = 4  # of a block, one for each hidden unit
 SEQUENCES = 4  # of a warp, unless there is but one
 
@@ -23,8 +19,8 @@ def takes_one_step(x, batch: int) -> bool:
     return planner.one_step(batch, dtype_name(x)) is not None
 
 
-def one_step(x, weights: Weights, before: State | None, index: int, y, lane: Lane | None, after: State) -> None:
-    """One layer in one direction: y and ``after`` from x and ``before``, which is zeros if None.
+def one_step(x, weights: Weights, before: tuple | None, index: int, y, lane: Lane | None, after: State) -> None:
+    """One layer in one direction: y and ``after`` from x and ``before``, (h, c), which is zeros if None.
 
     x (..., inputs), the axes before are the batch; states (layers * directions, batch, hidden), of which this is number
     ``index``; y (..., all directions), of which ``lane`` names the columns, or None for both. All are C-contiguous.
@@ -32,11 +28,12 @@ def one_step(x, weights: Weights, before: State | None, index: int, y, lane: Lan
     inputs = x.shape[-1]
     batch = x.size // inputs
     hidden, several = after.c.shape[-1], batch > 1
-    h_before, c_before = (NULL, NULL) if before is None else before
-    arrays = (x, weights.input, weights.recurrent, NULL if weights.bias is None else weights.bias, h_before, c_before)
+    h_before, c_before = (None, None) if before is None else before
+    arrays = (x, weights.input, weights.recurrent, weights.bias, h_before, c_before, y, after.h, after.c)
     columns = (0, 0) if lane is None else (y.shape[-1], lane.first)
-    kernel("lstm_one_step_forward", dtype_name(x), several)(
-        (-(-hidden // WARPS), -(-batch // SEQUENCES) if several else 1),
-        (32 * WARPS,),
-        (*arrays, NULL if y is None else y, after.h, after.c, *int32s(batch, inputs, hidden, *columns, index)),
+    kernel("lstm_one_step_forward", dtype_name(x), several).launch(
+        (-(-hidden // WARPS), -(-batch // SEQUENCES) if several else 1, 1),
+        (32 * WARPS, 1, 1),
+        arrays,
+        (batch, inputs, hidden, *columns, index),
     )

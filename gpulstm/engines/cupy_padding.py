@@ -20,9 +20,9 @@ def without_padding(x, lengths):
 
 def state_of_running(running, empty, state, lengths) -> None:
     """``state`` of the sequences that have a step is ``running``, and of the others ``empty``, or zeros if None. All
-    are (batch, features) and C-contiguous, and may be the same."""
+    are (batch, features), or (1, batch, features), C-contiguous, and may be the same."""
     arrays = running, NULL if empty is None else empty, state, lengths
-    kernel("state_of_running", dtype_name(state))(*one_thread_per(state.size), (*arrays, *int32s(*state.shape)))
+    kernel("state_of_running", dtype_name(state))(*one_thread_per(state.size), (*arrays, *int32s(*state.shape[-2:])))
 
 
 def clear_inputs(hiddens, lengths, reverse: bool) -> None:

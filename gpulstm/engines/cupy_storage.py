@@ -30,9 +30,11 @@ def moved(array: Any) -> Any:
 
 def contiguous(array: Any) -> Any:
     """The array itself, or a C-contiguous copy."""
+    if array.flags.c_contiguous:
+        return array
     import cupy
 
-    return array if array.flags.c_contiguous else cupy.ascontiguousarray(moved(array)).view(array.dtype)
+    return cupy.ascontiguousarray(moved(array)).view(array.dtype)
 
 
 def where(condition: Any, a: Any, b: Any = None) -> Any:

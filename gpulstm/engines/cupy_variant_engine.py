@@ -3,7 +3,8 @@
 The time steps run in one launch where `gpulstm.cuda.planner` says so (`gpulstm.engines.cupy_one_launch_options`), else
 in a loop. Its kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They
 are the same for all options but layer norm: the others are launch arguments. A step is one product and one kernel,
-forward and backward, and with a projection one more of each. See `gpulstm.engines` for what each function takes.
+forward and backward, and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
+See `gpulstm.engines` for what each function takes.
 """
 
 from typing import Any, NamedTuple
@@ -14,12 +15,22 @@ from ..arrays import dtype_name
 from ..cuda import planner
 from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
-from ..cuda.launch import one_thread_per
+from ..cuda.launch import int32s, one_thread_per
 from ..cuda.modules import kernel
+from ..cuda.packed import Series
 from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from ..options import Options
 from ..parameters import Weights
-from . import Lane, cupy_engine, cupy_one_launch, cupy_one_launch_options, inputs_of, slots, windows
+from . import (
+    Lane,
+    cupy_engine,
+    cupy_one_launch,
+    cupy_one_launch_layer_norm,
+    cupy_one_launch_options,
+    inputs_of,
+    slots,
+    windows,
+)
 from .cupy_engine import column_sum, empty, or_null, zeros
 from .cupy_masks import (
     draw_arguments,
@@ -75,8 +86,9 @@ class CupyVariantEngine:
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
 
-    def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths) -> Saved:
-        call = _Call(self.draws, x, weights, lane, lengths, keep=True)
+    def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths, *, begin: Any = None) -> Saved:
+        """``begin`` is `cupy_engine.forward_from`'s."""
+        call = _Call(self.draws, x, weights, lane, lengths, keep=True, begin=begin)
         rows, hidden = x.shape[:2], call.hidden
         choice = call.choose(planner.FORWARD, x)
         hiddens = cupy_one_launch.history(choice, (rows[0] + 1, rows[1], lane.width), x)
@@ -101,8 +113,10 @@ class CupyVariantEngine:
         copy(c, saved.cells[last])
         return saved
 
-    def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
-        call = _Call(self.draws, x, weights, lane, lengths, keep=False)
+    def inference(
+        self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, begin: Any = None
+    ) -> None:
+        call = _Call(self.draws, x, weights, lane, lengths, keep=False, begin=begin)
         choice = call.choose(planner.FORWARD, x)
         # A thread reads p before it writes gates, and has done with them when it writes c*, and with that when it
         # writes m: they can all stand in the same memory.
@@ -153,6 +167,10 @@ class CupyVariantEngine:
         dh_star = empty((*x.shape[:2], lane.width), x) if call.projected else None
         if choice.schedule == "loop":
             _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
+        elif call.normed:
+            dropped = weights._replace(recurrent=saved.recurrent)
+            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells)
+            cupy_one_launch_layer_norm.backward_steps(choice, *tape, dropped, dy, dh, dc, gradient.norm, lane, lengths)
         else:
             dropped = weights._replace(recurrent=saved.recurrent)
             cupy_one_launch_options.backward_steps(
@@ -183,7 +201,9 @@ class CupyVariantEngine:
 class _Call:
     """What all launches of one call have in common: sizes, geometry, and arguments that no step changes."""
 
-    def __init__(self, draws: Draws, x, weights: Weights, lane: Lane, lengths, *, keep: bool) -> None:
+    def __init__(
+        self, draws: Draws, x, weights: Weights, lane: Lane, lengths, *, keep: bool, begin: Any = None
+    ) -> None:
         import cupy
 
         real = x.dtype.type
@@ -191,11 +211,12 @@ class _Call:
         self.steps, self.batch, _ = x.shape
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
-        self.lengths = or_null(lengths)
+        self.has_peephole = weights.peephole is not None
+        self.lengths = lengths
         self.weights = tuple(or_null(weights[field]) for field in range(PEEPHOLE, len(weights)))
 
         options, training = draws.options, draws.training
-        self.draws, self.keep = draws, keep
+        self.draws, self.keep, self.begin = draws, keep, begin
         self.activation = _activation_arguments(options, real)
         dropout = options.recurrent_dropout if training else 0.0
         on_hidden = options.recurrent_dropout_on == "hidden"
@@ -207,15 +228,18 @@ class _Call:
 
         # (grid, block). The cell has a column of blocks for each sequence; of one block where layer norm sums a row.
         threads = min(THREADS, -(-self.hidden // 32) * 32)
-        self.cell_geometry = (self.batch, 1 if self.normed else -(-self.hidden // threads)), (threads,)
+        self.cell_geometry = (self.batch, 1 if self.normed else -(-self.hidden // threads), 1), (threads, 1, 1)
         self.output_geometry = one_thread_per(self.batch * lane.width)
 
     def choose(self, direction: str, x) -> planner.Choice:
         """The schedule of a pass over x."""
         of_step = self.draws.options.of_step(training=self.draws.training)
-        not_held = cupy_one_launch_options.not_held(of_step, layer_norm=self.normed, projection=self.projected)
+        projection = "which is not folded into weight_hh" if self.projected else ""
+        has: dict[str, Any] = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
+        not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
-        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, "options")
+        not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
+        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
 
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
@@ -240,39 +264,51 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     output: Any = kernel("lstm_variant_output_forward", call.dtype) if call.projected else None
     c_star = at.cells if call.normed and at.c_star is None else at.c_star
     arrays = (inputs, or_null(at.r), at.gates, or_null(weights.bias), *call.weights, at.cells, or_null(c_star))
-    arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), call.lengths)
+    arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), or_null(call.lengths))
     of_output = (*call.sizes(lane.width, y.shape[2], lane.first), *call.draw, *call.of_hidden)
     widths = (0 if c_star is None else c_star.shape[-1], 0 if at.m is None else at.m.shape[-1], y.shape[2], lane.first)
     of_cell = (*call.sizes(hidden, *widths), *call.activation, np.int32(call.keep))
     of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
+    ask = Series(cell, *call.cell_geometry, (*arrays, *int32s(*[0] * 7), *of_cell), len(arrays), 7)
+    ask_output: Any = None
+    if call.projected:
+        of_step = (h_star, h, y, or_null(at.h_in), or_null(call.lengths))
+        ask_output = Series(output, *call.output_geometry, (*of_step, *int32s(0, 0, 0), *of_output), len(of_step), 3)
     for t in call.times():
         before, after = slots(t, lane.reverse) if call.keep else (0, 0)
         product_slot = t if call.keep or not call.normed else 0
         following = t - 1 if lane.reverse else t + 1 if t + 1 < call.steps else -1
         star_slot = after if c_star is at.cells else t
-        moment = (np.int32(t), np.int32(first_time + t), np.int32(following))
-        places = (np.int32(product_slot), np.int32(before), np.int32(after), np.int32(star_slot))
         step_h = h_in if at.h_in is None else rows_of(h_in, t * batch, batch, itemsize)
         step_product = rows_of(products, product_slot * batch, batch, itemsize)
         gemm(step_h, recurrent, step_product, transpose_b=True, accumulate=not call.normed)
-        cell(*call.cell_geometry, (*arrays, *moment, *places, *of_cell))
+        ask(t, first_time + t, following, product_slot, before, after, star_slot)
         if call.projected:
             step_m = rows_of(m, t * batch, batch, itemsize)
             gemm(step_m, projection, projected, transpose_b=True)
-            output(*call.output_geometry, (h_star, h, y, or_null(at.h_in), call.lengths, *moment, *of_output))
+            ask_output(t, first_time + t, following)
 
 
 def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
     """products = x @ W_ih^T, window by window."""
     for window in windows(call.steps, cupy_engine.window(call.batch), call.lane.reverse):
         call.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
+    if call.begin is not None:
+        call.begin(products)
 
 
 def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, hiddens, y, first_time: int) -> None:
     """All steps forward, as `_run` does."""
-    _multiply_inputs(call, x, weights, at.gates)
+    inputs = at.p if call.normed else at.gates
+    _multiply_inputs(call, x, weights, inputs)
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
+    if call.normed:
+        r = at.r if call.keep else None
+        cupy_one_launch_layer_norm.forward_steps(
+            choice, at.p, at.gates, weights, h, hiddens, cells, r, at.norms, y, call.lane, call.lengths, first_time
+        )
+        return
     cupy_one_launch_options.forward_steps(
         choice, call.draws, at.gates, weights, h, hiddens, cells, y, call.lane, call.lengths, first_time, call.keep
     )
@@ -295,22 +331,26 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
     output: Any = kernel("lstm_variant_output_backward", call.dtype) if call.projected else None
     arrays = tuple(map(or_null, (saved.gates, saved.p, saved.r, saved.norms)))
     arrays += (*call.weights, saved.cells, *map(or_null, (star, dm, dc, d_peephole, d_norm)))
-    of_hidden = (dh, product, or_null(dy), call.lengths)
+    of_hidden = (dh, product, or_null(dy), or_null(call.lengths))
     of_cell = (*call.sizes(hidden, *dy_columns, call.projected), *call.activation)
     of_cell += (*call.draw, *call.of_cell, *call.of_hidden)
     of_output = (*call.sizes(lane.width, *dy_columns), *call.draw, *call.of_hidden)
+    before_it = (*arrays, *of_hidden)
+    ask = Series(cell, *call.cell_geometry, (*before_it, *int32s(0, 0, 0, 0), *of_cell), len(before_it), 4)
+    ask_output: Any = None
+    if call.projected:
+        of_step = (dh_star, *of_hidden)
+        ask_output = Series(output, *call.output_geometry, (*of_step, *int32s(0, 0), *of_output), len(of_step), 2)
     later = NO_STEP
     for t in reversed(call.times()):
         before, after = slots(t, lane.reverse)
-        moment = (np.int32(t), np.int32(later))
-        places = (np.int32(before), np.int32(after if star is saved.cells else t))
         if call.projected:
-            output(*call.output_geometry, (dh_star, *of_hidden, *moment, *of_output))
+            ask_output(t, later)
             gemm(rows_of(dh_stars, t * batch, batch, itemsize), projection, dm_matrix)
-        cell(*call.cell_geometry, (*arrays, *of_hidden, *moment, *places, *of_cell))
+        ask(t, later, before, after if star is saved.cells else t)
         gemm(rows_of(dr, t * batch, batch, itemsize), recurrent, product_matrix)
         later = t
-    last = (dh, product, call.lengths, np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)
+    last = (dh, product, or_null(call.lengths), np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)
     kernel("lstm_variant_initial_gradient", call.dtype)(*call.output_geometry, last)
 
 

@@ -4,43 +4,53 @@ A fresh page costs more than the arithmetic on it: the system clears it, one fau
 itself is kept, for each thread, up to `LIMIT` bytes. Results are arrays of their own, as everywhere.
 """
 
+import math
 import threading
 
 import numpy as np
 
 LIMIT = 256 * 2**20  # bytes of a thread
+LINE = 64  # bytes of a cache line: vectors that lie across two are read twice, and NumPy's arrays begin anywhere
 
 
 class _Kept(threading.local):
     def __init__(self) -> None:
-        self.scratch = np.empty(0, np.float32)
-        self.free: list[np.ndarray] = []  # the latest last
+        self.scratch = np.empty(0, np.uint8)
+        self.free: list[np.ndarray] = []  # of bytes, the latest last
 
 
 _kept = _Kept()
 
 
-def scratch(count: int) -> np.ndarray:
-    """At least ``count`` floats, whose contents last until the thread asks again."""
-    if _kept.scratch.size >= count:
-        return _kept.scratch
-    found = np.empty(count, np.float32)
-    if found.nbytes <= LIMIT:
-        _kept.scratch = found
-    return found
+def scratch(count: int, dtype: np.dtype) -> np.ndarray:
+    """At least ``count`` numbers, whose contents last until the thread asks again."""
+    size = count * dtype.itemsize
+    found = _kept.scratch
+    if found.size < size:
+        found = _aligned(size)
+        if size <= LIMIT:
+            _kept.scratch = found
+    return found[: found.size // dtype.itemsize * dtype.itemsize].view(dtype)
 
 
-def take(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of floats with any contents."""
-    count = int(np.prod(shape))
+def take(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array with any contents."""
+    size = math.prod(shape) * dtype.itemsize
     for index, array in enumerate(_kept.free):
-        if array.size == count:
-            return _kept.free.pop(index).reshape(shape)
-    return np.empty(shape, np.float32)
+        if array.size == size:
+            return _kept.free.pop(index).view(dtype).reshape(shape)
+    return _aligned(size).view(dtype).reshape(shape)
 
 
 def give_back(*arrays: np.ndarray) -> None:
     """Arrays that `take` gave and nobody reads any more."""
-    _kept.free += [array.reshape(-1) for array in arrays]
+    _kept.free += [array.reshape(-1).view(np.uint8) for array in arrays]
     while sum(array.nbytes for array in _kept.free) > LIMIT:
         _kept.free.pop(0)
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Bytes that begin with a cache line."""
+    found = np.empty(size + LINE, np.uint8)
+    first = -found.ctypes.data % LINE
+    return found[first : first + size]

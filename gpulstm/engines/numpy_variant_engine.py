@@ -1,6 +1,7 @@
 """The LSTM's options on NumPy arrays: `gpulstm.variants` step by step, behind an engine's functions.
 
-Unlike the plain LSTM's engine this one makes temporaries in the time loop.
+Unlike the plain LSTM's engine this one makes temporaries in the time loop. A projection alone goes through that one
+where `gpulstm.engines.folded_on_cpu` says so.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ def main() -> int:
     if loaded is None:
         print(f"{path} was compiled, and is not used: {library.why_not()}", file=sys.stderr)
         return 1
-    print(f"compiled {path}: NumPy arrays in float32 go through it from now on, with {loaded.threads} threads")
+    print(f"compiled {path}: NumPy arrays go through it from now on, with {loaded.threads} threads")
     return 0
 
 

@@ -1,7 +1,24 @@
-// Vectors of floats as wide as the processor's registers, and the two functions of an LSTM that need more than + and *.
+// Vectors of numbers as wide as the processor's registers, and the two functions of an LSTM that need more than + and *.
+//
+// Everything here is compiled twice: with FLOAT64 numbers are double, otherwise float.
 #pragma once
 
 #include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#ifdef FLOAT64
+typedef double real;
+typedef long long integer;  // as wide as a number
+#define REAL_BYTES 8
+#define NAME(of) of##_float64
+#else
+typedef float real;
+typedef int integer;
+#define REAL_BYTES 4
+#define NAME(of) of##_float32
+#endif
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
@@ -13,43 +30,89 @@
 #define VECTOR_BYTES 16
 #define ROWS 2
 #endif
-#define LANES (VECTOR_BYTES / 4)
+#define LANES (VECTOR_BYTES / REAL_BYTES)
 #define PANEL (4 * LANES)  // columns of a tile
 
-typedef float vec __attribute__((vector_size(VECTOR_BYTES)));
-typedef int ivec __attribute__((vector_size(VECTOR_BYTES)));
-typedef float unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
+typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
 
-INLINE vec load(const float* from) { return *(const unaligned_vec*)from; }
-INLINE void store(float* to, vec v) { *(unaligned_vec*)to = v; }
+INLINE vec load(const real* from) { return *(const unaligned_vec*)from; }
+INLINE void store(real* to, vec v) { *(unaligned_vec*)to = v; }
 
 // The first `count` lanes; the others are zero, and are left alone.
-INLINE vec load_part(const float* from, long count) {
+INLINE vec load_part(const real* from, long count) {
     if (count == LANES) return load(from);
     vec v = {0};
-    memcpy(&v, from, count * sizeof(float));
+    memcpy(&v, from, count * sizeof(real));
     return v;
 }
-INLINE void store_part(float* to, vec v, long count) {
+INLINE void store_part(real* to, vec v, long count) {
     if (count == LANES) {
         store(to, v);
     } else {
-        memcpy(to, &v, count * sizeof(float));
+        memcpy(to, &v, count * sizeof(real));
     }
 }
 
 // mask ? a : b, lane by lane; a mask is the outcome of a comparison.
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
+// The smaller and the larger of two, and b where one is NaN: what one instruction of x86 does, and compilers do not see.
+#if defined(__AVX512F__)
+#define OF_X86(operation, a, b) BY_TYPE(_mm512_##operation, a, b)
+#elif defined(__AVX__)
+#define OF_X86(operation, a, b) BY_TYPE(_mm256_##operation, a, b)
+#elif defined(__SSE2__)
+#define OF_X86(operation, a, b) BY_TYPE(_mm_##operation, a, b)
+#endif
+#ifdef FLOAT64
+#define BY_TYPE(operation, a, b) operation##_pd(a, b)
+#else
+#define BY_TYPE(operation, a, b) operation##_ps(a, b)
+#endif
+#ifdef OF_X86
+INLINE vec smaller(vec a, vec b) { return (vec)OF_X86(min, a, b); }
+INLINE vec larger_of(vec a, vec b) { return (vec)OF_X86(max, a, b); }
+#else
+INLINE vec smaller(vec a, vec b) { return choose((ivec)(a < b), a, b); }
+INLINE vec larger_of(vec a, vec b) { return choose((ivec)(a > b), a, b); }
+#endif
+
 // x, but not beyond the bound on either side; a NaN is neither above nor below.
-INLINE vec within(vec x, float bound) {
+INLINE vec within(vec x, real bound) {
     const vec zero = {0}, high = zero + bound;
-    x = choose(x > high, high, x);
-    return choose(x < -high, -high, x);
+    return larger_of(-high, smaller(high, x));
 }
 
+#ifdef FLOAT64
+// tanh(x) = e / (e + 2) with e = exp(2x) - 1. With 2x = k ln 2 + r and |r| <= ln(2) / 2, e is 2^k (exp(r) - 1) + 2^k - 1,
+// and exp(r) - 1 a polynomial: Taylor's, whose first term left out is less than 2e-17 of it. What is left is rounding.
+INLINE void fraction(vec x, vec* numerator, vec* denominator) {
+    const vec z = 2.0 * within(x, 20.0);  // from 20 on tanh is 1
+    const double shift = 0x1.8p52;        // a sum with it has no room for fractions: its last bits are an integer
+    const vec shifted = z * 0x1.71547652b82fep0 + shift, k = shifted - shift;
+    const vec r = (z - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;  // ln 2 in two parts, the first times k exact
+    vec p = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    p = p * (r * r) + r;
+    const vec power = (vec)(((ivec)shifted << 52) + (1023LL << 52));  // 2^k
+    *numerator = p * power + (power - 1.0);
+    *denominator = *numerator + 2.0;
+}
+#else
 // tanh(x) = x P(x^2) / Q(x^2), with coefficients that make the largest relative error for |x| <= 9 as small as such
 // fractions can have it, 1.3e-9: what is left is rounding, at most half a dozen units in the last place.
 INLINE void fraction(vec x, vec* numerator, vec* denominator) {
@@ -66,6 +129,7 @@ INLINE void fraction(vec x, vec* numerator, vec* denominator) {
     *numerator = y * p;
     *denominator = q;
 }
+#endif
 
 INLINE vec tanh_of(vec x) {
     vec p, q;

@@ -1,4 +1,4 @@
-"""Compiles, finds and loads `lstm.c`.
+"""Compiles, finds and loads the LSTM for a CPU.
 
 A library is kept for each source, processor and set of options, so that none is ever used on a processor that it was
 not made for, and a new version of this package does not meet an old one.
@@ -11,10 +11,25 @@ import platform
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-SOURCES = ("lstm.c", "product.h", "team.h", "lanes.h")
+import numpy as np
+
+COMPILED = ("float32.c", "float64.c")
+SOURCES = (
+    *COMPILED,
+    "lstm.c",
+    "forward.h",
+    "backward.h",
+    "options.h",
+    "layer.h",
+    "draws.h",
+    "product.h",
+    "team.h",
+    "lanes.h",
+)
 OPTIONS = (
-    "-O3",
+    "-O2",  # what is to be unrolled says so; -O3 takes twice as long, for nothing that can be measured
     "-march=native",
     "-std=gnu11",  # vectors as a type are GNU C, which Clang speaks too
     "-fopenmp",
@@ -23,44 +38,96 @@ OPTIONS = (
     "-fno-math-errno",
     "-fno-trapping-math",
 )
+DTYPES = ("float32", "float64")
 SWITCH = "GPULSTM_CPU"
 """Environment variable: "numpy" leaves the compiled LSTM alone, "native" wants it or an error."""
 
-_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+_POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
+_UINT32, _UINT64 = ctypes.c_uint32, ctypes.c_uint64
+
+
+class Options(ctypes.Structure):
+    """`Options` of layer.h."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in "peephole hidden_factor state record d_peephole".split()),
+        ("seed", _UINT64),
+        *((name, _UINT32) for name in "stream first_time zone_h zone_c candidate".split()),
+        ("coupled", _INT),
+        *((name, _DOUBLE) for name in "zone_h_share zone_c_share candidate_scale clip".split()),
+    ]
 
 
 class Forward(ctypes.Structure):
-    """`Forward` of lstm.c."""
+    """`Forward` of layer.h."""
 
     _fields_ = [
         *((name, _POINTER) for name in "x input recurrent bias gates cells hiddens y lengths scratch".split()),
+        ("options", ctypes.POINTER(Options)),
         *((name, _LONG) for name in "steps batch inputs hidden y_width first_time".split()),
         *((name, _INT) for name in "keep reverse threads".split()),
     ]
 
 
 class Backward(ctypes.Structure):
-    """`Backward` of lstm.c."""
+    """`Backward` of layer.h."""
 
     _fields_ = [
         *((name, _POINTER) for name in "gates cells hiddens x input recurrent dy dh dc dx".split()),
         *((name, _POINTER) for name in "d_input d_recurrent d_bias lengths scratch".split()),
+        ("options", ctypes.POINTER(Options)),
         *((name, _LONG) for name in "steps batch inputs hidden dy_width window".split()),
         *((name, _INT) for name in "reverse add_to_dx add_to_weights threads".split()),
     ]
 
 
+class Product(ctypes.Structure):
+    """`Product` of lstm.c."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in "a b out scratch".split()),
+        *((name, _LONG) for name in "rows columns depth a_by_row a_by_column b_by_row b_by_column out_by_row".split()),
+        *((name, _INT) for name in "add threads".split()),
+    ]
+
+
+class Dropout(ctypes.Structure):
+    """`Dropout` of draws.h."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("out", "in")),
+        *((name, _LONG) for name in "rows columns batch".split()),
+        ("seed", _UINT64),
+        *((name, _UINT32) for name in "stream first_time threshold".split()),
+        ("threads", _INT),
+        ("scale", _DOUBLE),
+    ]
+
+
+class Functions:
+    """The functions of lstm.c for one dtype."""
+
+    def __init__(self, found: ctypes.CDLL, dtype: str) -> None:
+        def function(name: str, result: type | None, *arguments: type) -> Any:
+            there = getattr(found, f"lstm_{name}_{dtype}")
+            there.argtypes, there.restype = arguments, result
+            return there
+
+        self.forward = function("forward", None, ctypes.POINTER(Forward))
+        self.backward = function("backward", None, ctypes.POINTER(Backward))
+        self.drop = function("drop", None, ctypes.POINTER(Dropout))
+        self.product = function("product", None, ctypes.POINTER(Product))
+        self.forward_scratch = function("forward_scratch", _LONG, _LONG, _LONG, _LONG)
+        self.backward_scratch = function("backward_scratch", _LONG, _LONG, _LONG, _INT)
+        self.product_scratch = function("product_scratch", _LONG, _LONG, _INT)
+
+
 class Library:
-    """The functions of lstm.c, and how many threads they may use."""
+    """The functions for each dtype, and how many threads they may use."""
 
     def __init__(self, path: Path) -> None:
         found = ctypes.CDLL(str(path))  # while its functions run, other Python threads do too
-        self.forward, self.backward = found.lstm_forward, found.lstm_backward
-        self.forward.argtypes, self.forward.restype = (ctypes.POINTER(Forward),), None
-        self.backward.argtypes, self.backward.restype = (ctypes.POINTER(Backward),), None
-        self.forward_scratch, self.backward_scratch = found.lstm_forward_scratch, found.lstm_backward_scratch
-        self.forward_scratch.argtypes, self.forward_scratch.restype = (_LONG, _LONG, _LONG), _LONG
-        self.backward_scratch.argtypes, self.backward_scratch.restype = (_LONG, _LONG, _INT), _LONG
+        self.of = {np.dtype(name): Functions(found, name) for name in DTYPES}
         self.threads: int = found.lstm_threads()
         if hasattr(os, "register_at_fork"):  # OpenMP's threads do not come along, and waiting for them would not end
             os.register_at_fork(after_in_child=self._stay_alone)
@@ -124,7 +191,8 @@ def build() -> Path:
     # Compiled beside its place and moved there whole: another process may be doing the same, or load it meanwhile.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         half = Path(folder, "lstm.so")
-        command = [compiler, *OPTIONS, "-o", str(half), str(Path(__file__).with_name("lstm.c"))]
+        sources = [str(Path(__file__).with_name(name)) for name in COMPILED]
+        command = [compiler, *OPTIONS, "-o", str(half), *sources]
         ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode:
             raise RuntimeError(f"{' '.join(command)}\nfailed:\n{ran.stderr.strip()}")

@@ -6,49 +6,65 @@
 
 #define DEPTH 384    // terms of a sum that are added up before it goes back to memory
 #define BLOCK 48     // rows that are gone through at once; of a transposed operand, three cache lines of each column
+#define AHEAD 32     // terms by which a panel is asked for early: the processor itself looks no further than a page
 #define TRANSPOSE 16 // columns that are turned at once, while their lines are in the cache
 
 // A matrix in memory, at element (row, column) = data[row * by_row + column * by_column]. One of the two is 1.
 typedef struct {
-    const float* data;
+    const real* data;
     long by_row, by_column;
 } Matrix;
 
+INLINE void ask_for(const real* row) {
+    for (int v = 0; v < 4; ++v) __builtin_prefetch(row + v * LANES);  // which may lie beyond the end
+}
+
+#define COPY_SUMS(rows, to, from)                                                     \
+    _Pragma("GCC unroll 8") for (int n = 0; n < rows; ++n) {                         \
+        _Pragma("GCC unroll 4") for (int v = 0; v < 4; ++v) to[n][v] = from[n][v];   \
+    }
+
 // sums[n][v] = sum over k of a[n][k] * panel[k][v]. The loops over n and v are unrolled away.
-INLINE void tile(const int rows, const float* panel, long depth, const float* a, long by_row, long by_k,
+INLINE void tile(const int rows, const real* panel, long depth, const real* a, long by_row, long by_k,
                  vec sums[][4]) {
+    vec own[ROWS][4];  // no pointer to them, so that they are registers
 #pragma GCC unroll 8
-    for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
+    for (int n = 0; n < rows; ++n) own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
     for (long k = 0; k < depth; ++k, panel += PANEL, a += by_k) {
+        ask_for(panel + AHEAD * PANEL);
         const vec w0 = load(panel), w1 = load(panel + LANES);
         const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
-            const float x = a[n * by_row];
-            sums[n][0] += w0 * x;
-            sums[n][1] += w1 * x;
-            sums[n][2] += w2 * x;
-            sums[n][3] += w3 * x;
+            const real x = a[n * by_row];
+            own[n][0] += w0 * x;
+            own[n][1] += w1 * x;
+            own[n][2] += w2 * x;
+            own[n][3] += w3 * x;
         }
     }
+    COPY_SUMS(rows, sums, own)
 }
 
 // sums[n][g] = sum over k of a[n][g][k] * panel[k][g]: four products at once, of factors that lie `depth` apart.
-INLINE void tile_of_four(const int rows, const float* panel, long depth, const float* a, long by_row, vec sums[][4]) {
+INLINE void tile_of_four(const int rows, const real* panel, long depth, const real* a, long by_row, vec sums[][4]) {
+    vec own[ROWS][4];  // no pointer to them, so that they are registers
 #pragma GCC unroll 8
-    for (int n = 0; n < rows; ++n) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = (vec){0};
+    for (int n = 0; n < rows; ++n) own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
     for (long k = 0; k < depth; ++k, panel += PANEL) {
+        ask_for(panel + AHEAD * PANEL);
         const vec w0 = load(panel), w1 = load(panel + LANES);
         const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
-            const float* x = a + n * by_row + k;
-            sums[n][0] += w0 * x[0];
-            sums[n][1] += w1 * x[depth];
-            sums[n][2] += w2 * x[2 * depth];
-            sums[n][3] += w3 * x[3 * depth];
+            const real* x = a + n * by_row + k;
+            own[n][0] += w0 * x[0];
+            own[n][1] += w1 * x[depth];
+            own[n][2] += w2 * x[2 * depth];
+            own[n][3] += w3 * x[3 * depth];
         }
     }
+    COPY_SUMS(rows, sums, own)
 }
 
 // Calls `what(rows, ...)` with `rows` as a constant, for which the compiler keeps the sums in registers.
@@ -82,32 +98,32 @@ static inline long groups_of(long count) { return (count + ROWS - 1) / ROWS; }
 static inline long group_start(long count, long index) { return count * index / groups_of(count); }
 
 // out[k * stride + j] = from[j * by_row + k] for j < rows, and 0 up to `width`.
-static void transpose(float* out, long stride, long width, const float* from, long by_row, long rows, long depth) {
+static void transpose(real* out, long stride, long width, const real* from, long by_row, long rows, long depth) {
     for (long first = 0; first < depth; first += TRANSPOSE) {
         const long end = first + TRANSPOSE < depth ? first + TRANSPOSE : depth;
         for (long j = 0; j < rows; ++j) {
             for (long k = first; k < end; ++k) out[k * stride + j] = from[j * by_row + k];
         }
         for (long k = first; k < end; ++k) {
-            for (long j = rows; j < width; ++j) out[k * stride + j] = 0.0f;
+            for (long j = rows; j < width; ++j) out[k * stride + j] = 0;
         }
     }
 }
 
 // One panel of b: rows [k, k + depth), columns [column, column + PANEL), zero beyond `columns`.
-static void lay_out_panel(float* out, Matrix b, long k, long depth, long column, long columns) {
+static void lay_out_panel(real* out, Matrix b, long k, long depth, long column, long columns) {
     const long count = columns - column < PANEL ? columns - column : PANEL;
     if (b.by_row == 1) {
         transpose(out, PANEL, PANEL, b.data + column * b.by_column + k, b.by_column, count, depth);
         return;
     }
     for (long i = 0; i < depth; ++i) {
-        memcpy(out + i * PANEL, b.data + (k + i) * b.by_row + column, count * sizeof(float));
-        for (long j = count; j < PANEL; ++j) out[i * PANEL + j] = 0.0f;
+        memcpy(out + i * PANEL, b.data + (k + i) * b.by_row + column, count * sizeof(real));
+        for (long j = count; j < PANEL; ++j) out[i * PANEL + j] = 0;
     }
 }
 
-INLINE void add_tile(const int rows, const float* panel, long depth, const float* a, long by_row, long by_k, float* c,
+INLINE void add_tile(const int rows, const real* panel, long depth, const real* a, long by_row, long by_k, real* c,
                      long c_by_row, int first, long count) {
     vec sums[ROWS][4];
     tile(rows, panel, depth, a, by_row, by_k, sums);
@@ -115,7 +131,7 @@ INLINE void add_tile(const int rows, const float* panel, long depth, const float
     for (int n = 0; n < rows; ++n) {
         for (int v = 0; v * LANES < count; ++v) {
             const long lanes = count - v * LANES < LANES ? count - v * LANES : LANES;
-            float* to = c + n * c_by_row + v * LANES;
+            real* to = c + n * c_by_row + v * LANES;
             store_part(to, first ? sums[n][v] : load_part(to, lanes) + sums[n][v], lanes);
         }
     }
@@ -123,26 +139,26 @@ INLINE void add_tile(const int rows, const float* panel, long depth, const float
 
 // The rows of a transposed operand in groups of ROWS, term by term: out[group][k][row], and their sums on top of
 // `sums`, if there.
-static void lay_out_rows(float* out, const float* from, long by_column, long rows, long depth, float* sums) {
-    float own[BLOCK] = {0};
+static void lay_out_rows(real* out, const real* from, long by_column, long rows, long depth, real* sums) {
+    real own[BLOCK] = {0};
     for (long k = 0; k < depth; ++k, from += by_column) {
         for (long row = 0; row < rows; row += ROWS) {
-            memcpy(out + row * depth + k * ROWS, from + row, (rows - row < ROWS ? rows - row : ROWS) * sizeof(float));
+            memcpy(out + row * depth + k * ROWS, from + row, (rows - row < ROWS ? rows - row : ROWS) * sizeof(real));
         }
         for (long row = 0; sums && row < rows; ++row) own[row] += from[row];
     }
     for (long row = 0; sums && row < rows; ++row) sums[row] += own[row];
 }
 
-// Floats of the two buffers of `multiply`.
+// Numbers of the two buffers of `multiply`.
 static long panels_size(long columns) { return (columns + PANEL - 1) / PANEL * PANEL * DEPTH; }
 #define ROWS_SIZE (BLOCK * DEPTH)
 
 // c (rows, columns) = a (rows, depth) b (depth, columns), or + c with `add`; called by all threads together. `panels`
 // is shared, `own_rows` the thread's own. Each sum goes over k in an order that does not depend on who computes it. Of
 // a transposed a, `row_sums` (rows,), if there, gets the sums of its rows on top, which are at hand here.
-static void multiply(Team* team, int id, long rows, long columns, long depth, Matrix a, Matrix b, float* c,
-                     long c_by_row, int add, float* row_sums, float* panels, float* own_rows) {
+NOINLINE void multiply(Team* team, int id, long rows, long columns, long depth, Matrix a, Matrix b, real* c,
+                       long c_by_row, int add, real* row_sums, real* panels, real* own_rows) {
     const long count = (columns + PANEL - 1) / PANEL;
     const long first_row = share(rows, id, team->size), end_row = share(rows, id + 1, team->size);
     for (long k = 0; k < depth; k += DEPTH) {
@@ -154,7 +170,7 @@ static void multiply(Team* team, int id, long rows, long columns, long depth, Ma
         barrier(team);
         for (long row = first_row; row < end_row; row += BLOCK) {
             const long block = end_row - row < BLOCK ? end_row - row : BLOCK;
-            const float* from = a.data + row * a.by_row + k * a.by_column;
+            const real* from = a.data + row * a.by_row + k * a.by_column;
             long by_row = a.by_row, by_k = 1, by_group = ROWS * by_row;
             if (a.by_column != 1) {
                 lay_out_rows(own_rows, from, a.by_column, block, here, row_sums ? row_sums + row : 0);
@@ -165,10 +181,10 @@ static void multiply(Team* team, int id, long rows, long columns, long depth, Ma
             }
             for (long p = 0; p < count; ++p) {
                 const long there = columns - p * PANEL < PANEL ? columns - p * PANEL : PANEL;
-                const float* panel = panels + p * PANEL * DEPTH;
+                const real* panel = panels + p * PANEL * DEPTH;
                 for (long group = 0; group * ROWS < block; ++group) {
                     const long some = block - group * ROWS < ROWS ? block - group * ROWS : ROWS;
-                    float* to = c + (row + group * ROWS) * c_by_row + p * PANEL;
+                    real* to = c + (row + group * ROWS) * c_by_row + p * PANEL;
                     WITH_ROWS(some, add_tile, panel, here, from + group * by_group, by_row, by_k, to, c_by_row,
                               k == 0 && !add, there)
                 }

@@ -1,5 +1,6 @@
 """Checks a launch as strictly as CUDA and CuPy are lax: geometry, and the type of every argument."""
 
+import ctypes
 import numbers
 
 import numpy as np
@@ -85,6 +86,32 @@ def check(built: Built, kernel: str, kinds: tuple[str, ...], args, array_type: t
     return checked
 
 
+def unpack(built: Built, kernel: str, kinds: tuple[str, ...], table: int) -> list:
+    """The same of arguments that the driver is handed as a table of their addresses: nothing says their types, so what
+    lies there is read as the kernel would read it.
+
+    Raises InvalidMemory for a pointer that leads nowhere.
+    """
+    read = []
+    for i, (parameter, kind) in enumerate(zip(built.kernels[kernel].parameters, kinds, strict=True)):
+        where, size = f"{kernel}: {parameter.name}", _size_of(kind)
+        data = ctypes.string_at(ctypes.c_void_p.from_address(table + 8 * i).value or 0, size)
+        if kind.startswith("struct:"):
+            read.append(_structure_of(where, kind, data))
+        elif kind[0] == "*":
+            address = int.from_bytes(data, "little")
+            read.append(_pointer_inside(where, kind[1:], address) if address else Pointer(0, 0, None))
+        else:
+            read.append(np.frombuffer(data, np.dtype(kind))[0])
+    return read
+
+
+def _size_of(kind: str) -> int:
+    if kind.startswith("struct:"):
+        return int(kind.removeprefix("struct:").split(",")[0])
+    return 8 if kind[0] == "*" else np.dtype(kind).itemsize
+
+
 def _pointer(where: str, kind: str, value, array_type: type) -> Pointer:
     if isinstance(value, np.uintp) and value == 0:
         return Pointer(0, 0, None)
@@ -140,8 +167,13 @@ def _structure(where: str, kind: str, value, array_type: type) -> Structure:
             f"{where}: the struct has {int(size)} bytes with members (kind, offset, count) {places}, got a dtype of "
             f"{value.dtype.itemsize} bytes with {given}"
         )
-    data, pointers = value.tobytes(), {}
-    for name, element, offset, count in (member.split(":") for member in members):
+    return _structure_of(where, kind, value.tobytes())
+
+
+def _structure_of(where: str, kind: str, data: bytes) -> Structure:
+    """The struct with these bytes, if its pointers lead somewhere."""
+    pointers = {}
+    for name, element, offset, count in (member.split(":") for member in kind.split(",")[1:]):
         for at in range(int(offset), int(offset) + 8 * int(count) * (element[0] == "*"), 8):
             index = (at - int(offset)) // 8
             address = int.from_bytes(data[at : at + 8], "little")

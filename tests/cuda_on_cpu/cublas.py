@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from . import capture, memory, state
-from .device import get_cublas_handle
+from .device import check_stream, get_cublas_handle
 from .ndarray import quiet
 
 CUBLAS_OP_N = 0
@@ -211,6 +211,7 @@ class Library:
         own = self._handles[handle]
         if own["device"] != state.current().device:
             raise CUBLASError(f"{name}: the handle is of device {own['device']}")
+        check_stream(own["stream"], name)
         _check(name, (transa, transb), (m, n, k), lda, ldb, ldc)
         held = [A, B, C]
         if capture.begun_by(own["stream"]) is not None:

@@ -70,9 +70,11 @@ class Stream:
     """Work is done when it is asked for, so a stream has nothing to order; unless it captures, see capture.py."""
 
     _entered: list["Stream"] = []
+    _alive: "weakref.WeakSet[Stream]" = weakref.WeakSet()
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None) -> None:
         self.ptr = 0 if null else id(self)
+        Stream._alive.add(self)
         self._blocks = not non_blocking
 
     def __enter__(self):
@@ -105,6 +107,12 @@ class Stream:
 
 
 _null = Stream(null=True)
+
+
+def require_stream(ptr: int) -> None:
+    """Raises what the driver would for a stream that is not there."""
+    if ptr not in [stream.ptr for stream in Stream._alive]:
+        raise driver.CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: {ptr!r} is not the ptr of a stream")
 
 
 class Event:
@@ -148,8 +156,16 @@ def get_version():
     return 0
 
 
+def check_stream(stream, what) -> None:
+    """Raises unless ``stream`` is the current one: on a GPU nothing would order what else is asked for there."""
+    current = get_current_stream().ptr
+    if stream != current:
+        raise RuntimeError(f"{what} is asked for on stream {stream:#x}, while {current:#x} is the current one")
+
+
 def memset_async(ptr, value, size, stream):
     """``size`` bytes become ``value``, at once or when the graph runs, if one live array holds all of them."""
+    check_stream(stream, "memsetAsync")
     state.current().memory["memsetAsync"] += 1
     if size:
         _rows(ptr, size, size, 1, "memsetAsync")
@@ -172,6 +188,7 @@ def memcpy_async(dst, src, size, kind, stream):
 def memcpy_2d_async(dst, dpitch, src, spitch, width, height, kind, stream):
     """``height`` rows of ``width`` bytes, each pitch apart from the one before."""
     what = "memcpyAsync" if height == 1 else "memcpy2DAsync"
+    check_stream(stream, what)
     if kind not in (MEMCPY_DEVICE_TO_HOST, MEMCPY_DEVICE_TO_DEVICE):
         raise ValueError(f"{what}: kind must be memcpyDeviceToHost or memcpyDeviceToDevice, 2 or 3, got {kind!r}")
     if min(dpitch, spitch) < width:

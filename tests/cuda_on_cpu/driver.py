@@ -1,6 +1,7 @@
-"""``cupy.cuda.driver``: how many blocks of a kernel the pretended device holds at once."""
+"""``cupy.cuda.driver``: launches with arguments that the caller has laid out, and how many blocks the device holds."""
 
 import itertools
+import threading
 import weakref
 
 from . import state
@@ -12,6 +13,7 @@ NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_...
 PORTABLE_CLUSTER, LARGEST_CLUSTER = 8, 16
 _functions: "weakref.WeakValueDictionary[int, Function]" = weakref.WeakValueDictionary()
 _numbers = itertools.count(0xF000, 16)
+_thread = threading.local()  # ``devices``: those whose context is bound to the thread
 
 
 class CUDADriverError(RuntimeError):
@@ -24,8 +26,13 @@ class Function:
     def __init__(self, raw_kernel) -> None:
         self.ptr = next(_numbers)
         self._raw_kernel = weakref.ref(raw_kernel)
+        self.device = state.current().device  # whose memory has its machine code
         self.attributes: dict[int, int] = {}
         _functions[self.ptr] = self
+
+    @property
+    def raw_kernel(self):
+        return self._raw_kernel()
 
     @property
     def static_shared_bytes(self) -> int:
@@ -39,6 +46,61 @@ def funcSetAttribute(f, attribute, value):  # noqa: N802 - CuPy's name
     if attribute != NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
         raise CUDADriverError(f"the stand-in does not know the attribute {attribute!r} of a function")
     _functions[f].attributes[attribute] = value
+
+
+def launchKernel(  # noqa: N802 - CuPy's name; and as there, no argument has one
+    f,
+    grid_dim_x,
+    grid_dim_y,
+    grid_dim_z,
+    block_dim_x,
+    block_dim_y,
+    block_dim_z,
+    shared_mem_bytes,
+    stream,
+    kernel_params,
+    extra,
+    /,
+):
+    """cuLaunchKernel. The grid and the block must be what CUDA takes: nothing here is made at least 1."""
+    if extra:
+        raise NotImplementedError("the stand-in has no other way to pass arguments than kernel_params")
+    grid, block = (grid_dim_x, grid_dim_y, grid_dim_z), (block_dim_x, block_dim_y, block_dim_z)
+    _launch(f, grid, block, shared_mem_bytes, stream, kernel_params, cooperative=False)
+
+
+def launchCooperativeKernel(  # noqa: N802 - CuPy's name
+    f,
+    grid_dim_x,
+    grid_dim_y,
+    grid_dim_z,
+    block_dim_x,
+    block_dim_y,
+    block_dim_z,
+    shared_mem_bytes,
+    stream,
+    kernel_params,
+    /,
+):
+    """cuLaunchCooperativeKernel."""
+    grid, block = (grid_dim_x, grid_dim_y, grid_dim_z), (block_dim_x, block_dim_y, block_dim_z)
+    _launch(f, grid, block, shared_mem_bytes, stream, kernel_params, cooperative=True)
+
+
+def bind_context():
+    """What CuPy does before it launches, and who calls the driver has to see to: here only RawKernel does it."""
+    _thread.devices = {*getattr(_thread, "devices", ()), state.current().device}
+
+
+def _launch(f, grid, block, shared_mem, stream, table, *, cooperative):
+    if f not in _functions:
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: {f!r} is not the ptr of a kernel")
+    device = state.current().device
+    if device not in getattr(_thread, "devices", ()):
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_CONTEXT: device {device}'s context is not bound to this thread")
+    if _functions[f].device != device:
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_HANDLE: a kernel of device {_functions[f].device}, not of {device}")
+    _functions[f].raw_kernel.launch_by_driver(grid, block, table, shared_mem, cooperative, stream)
 
 
 def check_clusters(function: Function, size: int, grid: tuple[int, int, int]) -> None:

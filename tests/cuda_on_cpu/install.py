@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gpulstm.cuda import own_cublas, planner
+from gpulstm.cuda import folding, own_cublas, planner
 
 from . import cublas, device, driver, functions, ndarray, raw, state
 from .compilation import MODES
@@ -29,6 +29,7 @@ def cupy_on_cpu(
     shared_memory_optin: int = 227 * 1024,
     compute_capability: str = "90",
     schedules: tuple[str, ...] = ("loop",),
+    folded: bool | None = False,
 ) -> Iterator[ModuleType]:
     """``import cupy`` gives the stand-in, until the end; gives the stand-in module.
 
@@ -42,7 +43,8 @@ def cupy_on_cpu(
     them, and ``compute_capability``.
 
     ``schedules`` are those that `gpulstm.cuda.planner` may choose from: by itself it would hardly ever take the loop
-    for what is small enough to be run here.
+    for what is small enough to be run here. ``folded`` is what `gpulstm.cuda.folding` is forced to: by itself it
+    would leave the kernels of projections aside.
     """
     block_order = thread_order if block_order is None else block_order
     if mode not in MODES:
@@ -57,7 +59,7 @@ def cupy_on_cpu(
     modules = _modules()
     sys.modules.update(modules)
     try:
-        with planner.only(*schedules), own_cublas.loaded_as(cublas.Library()):
+        with planner.only(*schedules), folding.forced(folded), own_cublas.loaded_as(cublas.Library()):
             yield modules["cupy"]
     finally:
         _taken_out()
@@ -131,7 +133,10 @@ CUBLAS = (
     *("CUBLAS_OP_N", "CUBLAS_OP_T", "CUBLAS_COMPUTE_32F", "CUBLAS_COMPUTE_32F_FAST_TF32", "CUBLAS_GEMM_DEFAULT"),
 )
 SUBMODULES = ("runtime", "device", "stream", "compiler")
-DRIVER = ("occupancyMaxActiveBlocksPerMultiprocessor", "funcSetAttribute", "CUDADriverError")
+DRIVER = (
+    *("launchKernel", "launchCooperativeKernel", "funcSetAttribute"),
+    *("occupancyMaxActiveBlocksPerMultiprocessor", "CUDADriverError"),
+)
 ATTRIBUTES = ("cublas", "driver")  # modules too, but `import cupy.cuda.cublas` does not find them in CuPy either
 
 

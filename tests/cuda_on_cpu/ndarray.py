@@ -35,8 +35,17 @@ class ndarray:  # noqa: N801 - CuPy's name
     __array_ufunc__ = None  # NumPy's operators leave the work to ours, which refuse NumPy arrays
     __hash__ = None
 
-    def __init__(self, values: np.ndarray, allocation: memory.Allocation) -> None:
+    def __init__(self, shape, dtype=float) -> None:
+        """A new array on the current device, full of garbage. CuPy's constructor has more arguments."""
+        dtype = np.dtype(dtype)
+        shape = _shape(shape)
+        allocation = memory.Allocation(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+        self._hold(np.ndarray(shape, dtype, allocation.bytes), allocation)
+        _spoil(self._values)
+
+    def _hold(self, values: np.ndarray, allocation: memory.Allocation) -> "ndarray":
         self._values, self._allocation = values, allocation
+        return self
 
     # What it is
     shape = property(lambda self: self._values.shape)
@@ -63,7 +72,7 @@ class ndarray:  # noqa: N801 - CuPy's name
     T = property(lambda self: self._view(self._values.T))
 
     def _view(self, values: np.ndarray) -> "ndarray":
-        return ndarray(values, self._allocation)
+        return ndarray.__new__(ndarray)._hold(values, self._allocation)
 
     def reshape(self, *shape, order="C"):
         reshaped = self._values.reshape(*shape, order=order)
@@ -186,13 +195,20 @@ def owned(values) -> ndarray:
 
 def uninitialised(shape, dtype, order="C") -> ndarray:
     """A new array on the current device, full of garbage."""
-    dtype = np.dtype(dtype)
-    shape = (int(shape),) if np.ndim(shape) == 0 else tuple(int(n) for n in shape)
-    allocation = memory.Allocation(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-    values = np.ndarray(shape, dtype, allocation.bytes, order=order)
-    garbage = memory.GARBAGE[dtype.kind]
-    values.fill(garbage if dtype.kind in "fcbV" else np.array(garbage).astype(dtype))
-    return ndarray(values, allocation)
+    result = ndarray(shape, dtype)
+    if order == "F":
+        values = result._values.reshape(-1).reshape(_shape(shape), order="F")
+        return result._view(values)
+    return result
+
+
+def _shape(shape) -> tuple[int, ...]:
+    return (int(shape),) if np.ndim(shape) == 0 else tuple(int(n) for n in shape)
+
+
+def _spoil(values: np.ndarray) -> None:
+    garbage = memory.GARBAGE[values.dtype.kind]
+    values.fill(garbage if values.dtype.kind in "fcbV" else np.array(garbage).astype(values.dtype))
 
 
 def values_of(a: ndarray) -> np.ndarray:

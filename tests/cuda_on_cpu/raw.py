@@ -2,7 +2,7 @@
 
 import warnings
 
-from . import arguments, capture, driver, launcher, memory, state
+from . import arguments, capture, device, driver, launcher, memory, state
 from .compilation import CompileError, build
 from .device import CompileException, get_current_stream
 from .ndarray import ndarray
@@ -37,24 +37,40 @@ class RawKernel:
     def __init__(self, code, name, options=(), *, enable_cooperative_groups=False) -> None:
         self.code, self.name, self.options = code, name, options
         self.enable_cooperative_groups = enable_cooperative_groups
-        self._dynamic_limit = arguments.DEFAULT_SHARED_BYTES
         self.kernel = driver.Function(self)
         self._build()
+        self._dynamic_limit = max(0, arguments.DEFAULT_SHARED_BYTES - self.shared_size_bytes)
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        now = state.current()
         built = self._build()
         grid, block, shared_mem = arguments.geometry(self.name, grid, block, shared_mem, self._dynamic_limit)
-        if self.enable_cooperative_groups:
+        cooperative = bool(self.enable_cooperative_groups)
+        if cooperative:
             grid = self._resident(grid, block, shared_mem)
-        kinds = launcher.kinds(built, now.mode)[self.name]
-        checked = arguments.check(built, self.name, kinds, args, ndarray)
-        cooperative, cluster = bool(self.enable_cooperative_groups), built.kernels[self.name].cluster
+        checked = arguments.check(built, self.name, self._kinds(built), args, ndarray)
+        driver.bind_context()
+        self._launch(built, grid, block, checked, shared_mem, cooperative, get_current_stream().ptr)
+
+    def launch_by_driver(self, grid, block, table, shared_mem, cooperative, stream):
+        """As the driver does it: ``table`` is the address of the arguments' addresses, and no grid is made smaller."""
+        built = self._build()
+        grid, block, shared_mem = arguments.geometry(self.name, grid, block, shared_mem, self._dynamic_limit)
+        if cooperative and grid[0] * grid[1] * grid[2] > self._most_blocks(block, shared_mem):
+            raise driver.CUDADriverError(f"CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: {self.name}: grid {grid}")
+        device.require_stream(stream)
+        checked = arguments.unpack(built, self.name, self._kinds(built), table)
+        state.current().packed[self.name] += 1
+        self._launch(built, grid, block, checked, shared_mem, cooperative, stream)
+
+    def _kinds(self, built):
+        return launcher.kinds(built, state.current().mode)[self.name]
+
+    def _launch(self, built, grid, block, checked, shared_mem, cooperative, stream):
+        now, cluster = state.current(), built.kernels[self.name].cluster
         if cooperative and cluster > 1:
             raise NotImplementedError(f"{self.name}: the stand-in has no cooperative launches of clusters")
         driver.check_clusters(self.kernel, cluster, grid)
         one = launcher.Launch(built, self.name, grid, block, checked, shared_mem, cooperative, cluster)
-        stream = get_current_stream().ptr
         if capture.begun_by(stream) is not None:
             pointers = arguments.pointers_of(checked)
             for pointer in pointers:
@@ -82,12 +98,16 @@ class RawKernel:
             raise driver.CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: {what}")
         self._dynamic_limit = bytes
 
-    def _resident(self, grid, block, shared_mem):
-        """The grid, made smaller as CuPy does it if the device cannot hold all its blocks at once."""
+    def _most_blocks(self, block, shared_mem):
+        """As many as the device can hold at once."""
         per_multiprocessor = driver.occupancyMaxActiveBlocksPerMultiprocessor(
             self.kernel.ptr, block[0] * block[1] * block[2], shared_mem
         )
-        limit = per_multiprocessor * state.current().gpu.multiprocessors
+        return per_multiprocessor * state.current().gpu.multiprocessors
+
+    def _resident(self, grid, block, shared_mem):
+        """The grid, made smaller as CuPy does it if the device cannot hold all its blocks at once."""
+        limit = self._most_blocks(block, shared_mem)
         if grid[0] * grid[1] * grid[2] <= limit:
             return grid
         if grid[1:] != (1, 1):

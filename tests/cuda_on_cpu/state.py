@@ -29,6 +29,7 @@ class State:
     gpu: Gpu = field(default_factory=Gpu)
     device: int = 0
     launches: Counter = field(default_factory=Counter)  # kernel name -> launches
+    packed: Counter = field(default_factory=Counter)  # of those, the ones through the driver
     gemms: Counter = field(default_factory=Counter)  # "sgemm", "dgemm", "gemmEx" -> calls
     math_modes: dict = field(default_factory=dict)  # of each device's cuBLAS handle
     memory: Counter = field(default_factory=Counter)  # "memcpyAsync", "memsetAsync" -> calls; "new" -> allocations
@@ -38,6 +39,7 @@ class State:
 
     def reset_counts(self) -> None:
         self.launches.clear()
+        self.packed.clear()
         self.gemms.clear()
         self.memory.clear()
         self.graphs.clear()

@@ -106,15 +106,19 @@ def test_the_likeliest_text_is_the_same_each_time(trained):
     assert topics.decoded(drawn[0]) != topics.decoded(drawn[1])
 
 
-def test_a_beam_finds_text_as_likely_as_the_greedy_one(trained):
-    """And what it says of its likelihood is what the model says of the whole text."""
+def test_beams_find_text_as_likely_as_the_greedy_ones(trained):
+    """On average: a beam may lose the greedy text on its way, and then end below it. And what it says of its likelihood
+    is what the model says of the whole text."""
+    gains = []
+    for prompt in (PROMPT, "When ", "If ", "This "):
 
-    def log_probability(tokens):
-        numbers = np.concatenate([topics.encoded(PROMPT), tokens])
-        logits = trained.model(numbers[:-1, None])[len(PROMPT) - 1 :]
-        return -len(tokens) * float(nn.cross_entropy(logits, numbers[len(PROMPT) :, None])[0])
+        def log_probability(tokens, prompt=prompt):
+            numbers = np.concatenate([topics.encoded(prompt), tokens])
+            logits = trained.model(numbers[:-1, None])[len(prompt) - 1 :]
+            return -len(tokens) * float(nn.cross_entropy(logits, numbers[len(prompt) :, None])[0])
 
-    greedy = gl.generate(trained.model, topics.encoded(PROMPT), 40, temperature=0)[0]
-    (best,) = gl.beam_search(trained.model, topics.encoded(PROMPT), 40, width=8)
-    assert best.log_probability == pytest.approx(log_probability(np.array(best.tokens)), rel=1e-4)
-    assert best.log_probability >= log_probability(greedy) - 1e-3
+        greedy = gl.generate(trained.model, topics.encoded(prompt), 40, temperature=0)[0]
+        (best,) = gl.beam_search(trained.model, topics.encoded(prompt), 40, width=8)
+        assert best.log_probability == pytest.approx(log_probability(np.array(best.tokens)), rel=1e-4)
+        gains.append(best.log_probability - log_probability(greedy))
+    assert np.mean(gains) > 0

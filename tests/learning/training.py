@@ -1,4 +1,4 @@
-"""`gpulstm.fit` on both engines of NumPy arrays: seed 0 with NumPy, all others with the LSTM compiled for the CPU, which
+"""`gpulstm.fit` on both engines of NumPy arrays: seed 0 with NumPy, all others with the LSTM compiled for CPUs, which
 takes less time. What is learnt is then looked at through NumPy."""
 
 from collections.abc import Iterator
@@ -6,13 +6,12 @@ from contextlib import contextmanager
 
 import gpulstm as gl
 from tests import native_library
-from tests.cuda_on_cpu.compilation import CACHE
 
 
 @contextmanager
 def compiled_lstm() -> Iterator[None]:
     """Within it NumPy arrays go through the compiled LSTM, or through NumPy as before where it does not compile."""
-    compiled = native_library.compiled(CACHE.with_name("native"))
+    compiled = native_library.compiled()
     try:
         library = compiled.__enter__()
     except RuntimeError:  # no compiler, or none for this source; tests/test_native.py says so

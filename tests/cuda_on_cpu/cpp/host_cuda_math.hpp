@@ -3,10 +3,11 @@
 
 namespace host_cuda {
 
-// What cvt.f32.f16 and cvt.rn.f16.f32 do.
+// What cvt.f32.f16 and cvt.rn.f16.f32 do. A NaN loses its sign, since the first is an addition in machine code.
 inline float float_of_f16(unsigned short bits) {
     const unsigned sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
-    if (rest >= 0x7c00u) return from_bits<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+    if (rest > 0x7c00u) return from_bits<float>(0x7fffffffu);
+    if (rest == 0x7c00u) return from_bits<float>(sign | 0x7f800000u);
     const float scaled = from_bits<float>(rest << 13) * 5.192296858534828e33f;  // 2^112 moves the bias from 15 to 127
     return sign ? -scaled : scaled;
 }

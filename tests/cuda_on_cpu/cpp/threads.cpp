@@ -113,8 +113,20 @@ void wait_until_ready(Lock& lock, ThreadBlock& own, Thread& thread, size_t where
 }
 
 // Called with the block's lock held, which always comes before the cluster's.
-void leave_cluster(ThreadBlock& own) {
+void leave_block(ThreadBlock& own) {
+    Block& block = own.block;
+    const unsigned before = block.releases;
+    block.leave(task->thread);
+    if (block.releases != before) {
+        for (pthread_cond_t& condition : own.released) pthread_cond_broadcast(&condition);
+    }
+    check(block);
+}
+
+// Both at once: a thread that is gone and still counts as arrived would let the others pass one arrival too early.
+void leave_block_and_cluster(ThreadBlock& own) {
     Lock lock(own.cluster->mutex);
+    leave_block(own);
     own.cluster->cluster.leave(own.block, task->thread);
     pthread_cond_broadcast(&own.cluster->passed);
 }
@@ -131,13 +143,11 @@ void run_task() {
     task->launch->call(task->launch->args);
     changed();
     Lock lock(task->block->mutex);
-    const unsigned before = block.releases;
-    block.leave(task->thread);
-    if (block.releases != before) {
-        for (pthread_cond_t& condition : task->block->released) pthread_cond_broadcast(&condition);
+    if (task->block->cluster) {
+        leave_block_and_cluster(*task->block);
+    } else {
+        leave_block(*task->block);
     }
-    check(block);
-    if (task->block->cluster) leave_cluster(*task->block);
 }
 
 void* run_thread(void* place) {

@@ -1,0 +1,85 @@
+"""Layer norm in the schedules with one launch for all time steps: what is launched, forward and backward.
+
+The kernels are `kernels/lstm_resident_layer_norm_*.cu` and `lstm_persistent_layer_norm_*.cu`. What layer norm does to
+the products of x does not depend on the steps' order, so it is done for all of them before and after
+(`kernels/lstm_layer_norm_inputs.cu`). What they leave for the backward pass is what the loop leaves, and each takes
+what the other one left.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import dtype_name
+from ..cuda import layer_norm_layouts, planner
+from ..cuda.launch import THREADS
+from ..cuda.modules import kernel
+from ..cuda.planner import Choice
+from ..parameters import Weights
+from . import Lane, cupy_engine, cupy_one_launch
+
+
+def forward_steps(
+    choice: Choice, p, gates, weights: Weights, h, hiddens, cells, r, norms, y, lane: Lane, lengths, first_time: int
+) -> None:
+    """All steps. p (steps, batch, 4*hidden) is W_ih x, and ``weights.recurrent`` has its mask on it.
+
+    h (batch, hidden) becomes the final state. In training p and r become norm(p) and norm(r), gates, of their shape,
+    the activated gates, norms (steps, batch, 4) what they were normalised by, and hiddens and cells are histories as in
+    `cupy_one_launch_options.forward_steps`. In inference r and norms are None, gates may be p, cells is the state, and
+    the resident schedule leaves hiddens alone.
+    """
+    import cupy
+
+    steps, batch, columns = p.shape
+    null, keep = cupy_one_launch._or_null, norms is not None
+    geometry = (steps * batch,), (min(THREADS, -(-columns // 32) * 32),)
+    of_inputs = (p, gates, weights.gain_input, null(weights.bias), null(norms), np.int32(columns))
+    kernel("lstm_layer_norm_inputs_forward", dtype_name(p))(*geometry, of_inputs)
+    sums = cupy_engine.column_sum(weights.recurrent)
+    arrays: tuple[Any, ...] = (gates, weights.recurrent, sums, weights.gain_recurrent, weights.gain_cell)
+    arrays += (weights.bias_cell, cells, h, hiddens, r, norms, y, lengths)
+    if choice.schedule == "persistent":
+        handed = cupy.empty(layer_norm_layouts.forward_words(steps, batch, lane.width), np.uint32)
+        cupy_one_launch._empty_words(handed)
+        arrays = (*arrays, handed)
+    sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
+    cupy_one_launch._launch(choice, arrays, sizes)
+
+
+def backward_steps(
+    choice: Choice, p, r, norms, gates, cells, weights: Weights, dy, dh, dc, d_norm, lane: Lane, lengths
+) -> None:
+    """Turns activated gates into gradients of the pre-activations, norm(p) and norm(r) into those of the products, in
+    place, and dh and dc into the initial state's; d_norm (batch, 10*hidden) is added to."""
+    import cupy
+
+    steps, batch, columns = gates.shape
+    null = cupy_one_launch._or_null
+    arrays: tuple[Any, ...] = (gates, r, norms, weights.recurrent, weights.gain_recurrent, weights.gain_cell)
+    arrays += (weights.bias_cell, cells, dy, dh, dc, d_norm, lengths)
+    if choice.schedule == "persistent":
+        handed = cupy.empty(layer_norm_layouts.backward_words(choice, steps, batch), np.uint32)
+        cupy_one_launch._empty_words(handed)
+        arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32), handed)
+    sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
+    cupy_one_launch._launch(choice, arrays, sizes)
+
+    d_norm[0, :columns] += _gain_gradient(gates, p, lengths)
+    geometry = (steps * batch,), (min(THREADS, -(-columns // 32) * 32),)
+    of_inputs = (gates, p, weights.gain_input, norms, null(lengths), np.int32(batch), np.int32(columns))
+    kernel("lstm_layer_norm_inputs_backward", dtype_name(p))(*geometry, of_inputs)
+
+
+def _gain_gradient(gates, p, lengths):
+    """(4*hidden,) the gradient of gain_input."""
+    import cupy
+
+    steps, batch, columns = p.shape
+    rows = steps * batch
+    slabs = min(-(-rows // cupy_engine.SLAB_ROWS), 65535)
+    sums = cupy.empty((slabs, columns), p.dtype)
+    arrays = (gates, p, cupy_one_launch._or_null(lengths), sums)
+    numbers = (np.int64(rows), np.int32(batch), np.int32(columns), np.int64(-(-rows // slabs)))
+    kernel("lstm_layer_norm_gain_gradient", dtype_name(p))((-(-columns // 32), slabs), (32, 8), (*arrays, *numbers))
+    return sums[0] if slabs == 1 else cupy_engine.column_sum(sums)

@@ -1,0 +1,139 @@
+"""Calls of the compiled functions on NumPy arrays: arguments, memory, and how many threads a call is worth."""
+
+import ctypes
+
+import numpy as np
+
+from .. import philox
+from ..masks import Draws
+from ..native import library
+from ..parameters import Weights
+from . import Lane, native_memory
+from . import cpu_window as window
+
+WORK_OF_A_THREAD = 32 * 1024  # multiplications of a step that another thread is worth waking up for
+DRAWS_OF_A_THREAD = 16 * 1024  # numbers of a dropout mask, likewise
+
+
+def call_forward(
+    x,
+    weights: Weights,
+    gates,
+    cells,
+    hiddens,
+    y,
+    lane: Lane,
+    lengths,
+    first_time: int,
+    keep: bool,
+    options: library.Options | None = None,
+) -> None:
+    """`Forward` of layer.h has the arguments."""
+    native = loaded()
+    functions = native.of[x.dtype]
+    steps, batch, inputs = x.shape
+    scratch = native_memory.scratch(functions.forward_scratch(batch, inputs, lane.width), x.dtype)
+    lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
+    functions.forward(
+        library.Forward(
+            *map(address, (x, weights.input, weights.recurrent, weights.bias, gates, cells, hiddens)),
+            address(y) + lane.first * y.itemsize,
+            *map(address, (lengths, scratch)),
+            None if options is None else ctypes.pointer(options),
+            steps,
+            batch,
+            inputs,
+            lane.width,
+            y.shape[2],
+            first_time,
+            keep,
+            lane.reverse,
+            _threads(native, batch, inputs, lane.width),
+        )
+    )
+
+
+def call_backward(
+    gates,
+    cells,
+    hiddens,
+    x,
+    weights: Weights,
+    dy,
+    dh,
+    dc,
+    dx,
+    add_to_dx: bool,
+    lane: Lane,
+    lengths,
+    gradient: Weights,
+    options: library.Options | None = None,
+) -> None:
+    """`Backward` of layer.h has the arguments; ``gradient`` holds a `numpy_engine.Sum` for each weight."""
+    native = loaded()
+    functions = native.of[x.dtype]
+    steps, batch, inputs = x.shape
+    threads = _threads(native, batch, inputs, lane.width)
+    scratch = native_memory.scratch(functions.backward_scratch(inputs, lane.width, threads), x.dtype)
+    lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
+    is_first = gradient.input.total is None
+    sums = [None if found is None else found.array(cleared=found is gradient.bias) for found in gradient[:3]]
+    functions.backward(
+        library.Backward(
+            *map(address, (gates, cells, hiddens, x, weights.input, weights.recurrent)),
+            None if dy is None else address(dy) + lane.first * dy.itemsize,
+            *map(address, (dh, dc, dx, *sums, lengths, scratch)),
+            None if options is None else ctypes.pointer(options),
+            steps,
+            batch,
+            inputs,
+            lane.width,
+            0 if dy is None else dy.shape[2],
+            window(batch),
+            lane.reverse,
+            add_to_dx,
+            not is_first,
+            threads,
+        )
+    )
+
+
+def masked_copy(source, target, draws: Draws, stream: int, probability: float, *, batch: int, first_time: int) -> None:
+    """target = source * dropout mask, or the mask itself for None. Both (..., columns) contiguous; they may be the
+    same array.
+
+    With all leading axes taken together, row r draws for sequence ``r % batch`` at time ``first_time + r // batch``.
+    """
+    native = loaded()
+    columns = target.shape[-1]
+    native.of[target.dtype].drop(
+        library.Dropout(
+            address(target),
+            address(source),
+            target.size // columns,
+            columns,
+            batch,
+            draws.seed or 0,
+            stream,
+            first_time,
+            philox.threshold(probability),
+            max(1, min(native.threads, target.size // DRAWS_OF_A_THREAD)),
+            1 / (1 - probability),
+        )
+    )
+
+
+def loaded() -> library.Library:
+    found = library.load()
+    if found is None:
+        raise RuntimeError(f"the compiled LSTM is gone: {library.why_not()}")
+    return found
+
+
+def address(array) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def _threads(native: library.Library, batch: int, inputs: int, hidden: int) -> int:
+    work = 4 * hidden * (hidden + inputs) * batch
+    return max(1, min(native.threads, work // WORK_OF_A_THREAD, -(-hidden // 16) * batch))

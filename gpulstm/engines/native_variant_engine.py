@@ -1,0 +1,178 @@
+"""The LSTM's options on NumPy arrays, compiled: `gpulstm/native/options.h`. See `gpulstm.engines` for what each
+function takes, and `not_held` for what stays with `numpy_variant_engine`; what is too small goes there too.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import philox
+from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
+from ..native import library
+from ..options import PLAIN, Options
+from ..parameters import Weights
+from . import Lane, native_engine, native_memory, numpy_engine
+from .native_calls import address, call_backward, call_forward, masked_copy
+from .native_engine import pays
+from .numpy_ragged import Ragged
+from .numpy_variant_engine import NumpyVariantEngine
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs."""
+
+    gates: np.ndarray  # (time, batch, 4*hidden) activated
+    cells: np.ndarray  # (time + 1, batch, hidden)
+    hiddens: np.ndarray  # (time + 1, batch, hidden), with the mask of recurrent dropout on them
+    weights: Weights  # with the mask of weight drop on weight_hh
+    factor: np.ndarray | None  # (batch, hidden), the mask of recurrent dropout
+    record: np.ndarray | None  # (time, batch, hidden) of bits: what each step drew, and what cell_clip held
+
+
+class Gradient(NamedTuple):
+    """The weights' gradient so far, without the mask of weight drop."""
+
+    sums: Weights  # of `numpy_engine.Sum`
+    of_sequences: np.ndarray | None  # (batch, 3*hidden): of the peepholes, sequence by sequence
+
+
+def not_held(options: Options, *, layer_norm: bool, projection: bool) -> str:
+    """Which of a layer's options the compiled LSTM does not hold, in words; empty if there is none."""
+    found = ["layer_norm"] if layer_norm else []
+    if projection:
+        found.append("proj_size")
+    if options.activations != PLAIN.activations:
+        found.append("activations other than sigmoid, tanh, tanh")
+    return ", ".join(found)
+
+
+class NativeVariantEngine:
+    """An engine for one call's random draws."""
+
+    GATE_BUFFER_BYTES = native_engine.GATE_BUFFER_BYTES
+    window = staticmethod(native_engine.window)
+    contiguous = staticmethod(native_engine.contiguous)
+    empty = staticmethod(native_engine.empty)
+    zeros = staticmethod(native_engine.zeros)
+    wide_zeros = staticmethod(native_engine.wide_zeros)
+    assign = staticmethod(native_engine.assign)
+    rounded = staticmethod(native_engine.rounded)
+    without_padding = staticmethod(native_engine.without_padding)
+    dropped = staticmethod(native_engine.dropped)
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+        self.small = NumpyVariantEngine(draws)
+
+    def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths) -> Any:
+        steps, batch, _ = x.shape
+        if not pays(lane.first_time + steps, batch):
+            return self.small.forward(x, weights, h, c, y, lane, lengths)
+        weights = self._with_weight_drop(weights, lane)
+        factor = self._hidden_factor(h, lane)
+        record = native_memory.take((steps, batch, lane.width), np.dtype(np.uint8)) if self._records() else None
+        gates = native_memory.take((steps, batch, 4 * lane.width), x.dtype)
+        cells, hiddens = (native_memory.take((steps + 1, batch, lane.width), x.dtype) for _ in "ch")
+        first, last = (-1, 0) if lane.reverse else (0, -1)
+        # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
+        h_in = h if factor is None else h * factor
+        cells[first], hiddens[first] = c, h_in if lengths is None else np.where(lengths[:, None] > 0, h_in, 0)
+        options = self._options(weights, factor, record, lane)
+        options.state = address(h)
+        call_forward(x, weights, gates, cells, hiddens, y, lane, lengths, 0, keep=True, options=options)
+        c[...] = cells[last]
+        if ragged := Ragged.of(lengths, steps, lane.reverse):
+            ragged.clear_inputs(hiddens)
+        return Saved(gates, cells, hiddens, weights, factor, record)
+
+    def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
+        steps, batch, _ = x.shape
+        if pays(first_time + steps, batch):
+            options = self._options(weights, None, None, lane)
+            call_forward(x, weights, gates, c, h, y, lane, lengths, first_time, keep=False, options=options)
+        else:
+            self.small.inference(x, weights, h, c, y, lane, gates, lengths, first_time)
+
+    def start_gradient(self, x, weights: Weights, lane: Lane) -> Any:
+        steps, batch, _ = x.shape
+        if not pays(steps, batch):  # a longer sequence has its first stretch of steps large enough, too
+            return self.small.start_gradient(x, weights, lane)
+        of_sequences = None if weights.peephole is None else np.zeros((batch, 3 * lane.width), x.dtype)
+        return Gradient(numpy_engine.start_gradient(x, weights, lane), of_sequences)
+
+    def backward(
+        self, saved, x, weights: Weights, dy, dh, dc, dx, add_to_dx: bool, lane: Lane, lengths, gradient
+    ) -> None:
+        if not isinstance(saved, Saved):
+            self.small.backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)
+            return
+        options = self._options(saved.weights, saved.factor, saved.record, lane)
+        options.d_peephole = address(gradient.of_sequences)
+        how = (dy, dh, dc, dx, add_to_dx, lane, lengths, gradient.sums, options)
+        call_backward(saved.gates, saved.cells, saved.hiddens, x, saved.weights, *how)
+        taken = [saved.gates, saved.cells, saved.hiddens, *(a for a in saved[-2:] if a is not None)]
+        native_memory.give_back(*taken, *([saved.weights.recurrent] if self._drops_weights() else []))
+
+    def finish_gradient(self, gradient, lane: Lane) -> Weights:
+        if not isinstance(gradient, Gradient):
+            return self.small.finish_gradient(gradient, lane)
+        found = Weights(*(None if a is None else a.array() for a in gradient.sums))
+        if self._drops_weights():
+            self._drop_weights(found.recurrent, found.recurrent, lane)
+        of_sequences = gradient.of_sequences
+        return found if of_sequences is None else found._replace(peephole=of_sequences.sum(axis=0))
+
+    def _options(self, weights: Weights, factor, record, lane: Lane) -> library.Options:
+        """What the compiled functions want to know, `state` and `d_peephole` apart."""
+        options, training = self.draws.options, self.draws.training
+        thresholds = [philox.threshold(zone) if training else 0 for zone in options.zoneout]
+        shares = [0.0 if training else zone for zone in options.zoneout]
+        candidate = self._dropout_on("candidate")
+        return library.Options(
+            address(weights.peephole),
+            address(factor),
+            None,
+            address(record),
+            None,
+            self.draws.seed or 0,
+            lane.stream,
+            lane.first_time,
+            *thresholds,
+            philox.threshold(candidate),
+            options.coupled,
+            *shares,
+            1 / (1 - candidate),
+            options.cell_clip or 0.0,
+        )
+
+    def _records(self) -> bool:
+        options = self.draws.options
+        return bool(any(options.zoneout) or self._dropout_on("candidate") or options.cell_clip)
+
+    def _dropout_on(self, what: str) -> float:
+        """The probability of recurrent dropout there, in training."""
+        options = self.draws.options
+        acts = self.draws.training and options.recurrent_dropout_on == what
+        return options.recurrent_dropout if acts else 0.0
+
+    def _hidden_factor(self, h, lane: Lane):
+        probability = self._dropout_on("hidden")
+        if not probability:
+            return None
+        factor = native_memory.take(h.shape, h.dtype)
+        masked_copy(None, factor, self.draws, lane.stream, probability, batch=len(h), first_time=WHOLE_SEQUENCE)
+        return factor
+
+    def _drops_weights(self) -> bool:
+        return bool(self.draws.training and self.draws.options.weight_drop)
+
+    def _with_weight_drop(self, weights: Weights, lane: Lane) -> Weights:
+        if not self._drops_weights():
+            return weights
+        target = native_memory.take(weights.recurrent.shape, weights.recurrent.dtype)
+        self._drop_weights(weights.recurrent, target, lane)
+        return weights._replace(recurrent=target)
+
+    def _drop_weights(self, source, target, lane: Lane) -> None:
+        stream, probability = WEIGHT_STREAM + lane.stream, self.draws.options.weight_drop
+        masked_copy(source, target, self.draws, stream, probability, batch=len(source), first_time=0)

@@ -1,0 +1,126 @@
+// The backward pass: step by step from the last one, then the products over all steps.
+#pragma once
+
+#include "options.h"
+
+INLINE void plain_gradients(const Backward* p, const StepBack* at, const int rows, vec sums[][4], const long count) {
+    const long hidden = p->hidden, batch = p->batch, units = batch * hidden, unit = at->unit;
+    for (int n = 0; n < rows; ++n) {
+        const long s = at->sequence + n, place = s * hidden + unit;
+        vec dh = load_part(p->dh + place, count);
+        if (ran(p, at, s)) dh = (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]);
+        if (at->last) {
+            store_part(p->dh + place, dh, count);
+            continue;
+        }
+        const long row = at->step * batch + s;
+        real* gates = p->gates + row * 4 * hidden + unit;
+        if (p->lengths && at->step >= p->lengths[s]) {
+            const vec zero = {0};
+            for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, zero, count);
+            store_part(p->dh + place, dh, count);
+            continue;
+        }
+        if (p->dy) dh += load_part(p->dy + row * p->dy_width + unit, count);
+        const vec i = load_part(gates, count), f = load_part(gates + hidden, count);
+        const vec g = load_part(gates + 2 * hidden, count), o = load_part(gates + 3 * hidden, count);
+        const vec c_before = load_part(p->cells + (at->step + p->reverse) * units + place, count);
+        const vec tanh_c = tanh_of(load_part(p->cells + (at->step + !p->reverse) * units + place, count));
+        const vec dc = load_part(p->dc + place, count) + dh * o * (1.0f - tanh_c * tanh_c);
+        const vec da[4] = {dc * g * i * (1.0f - i), dc * c_before * f * (1.0f - f), dc * i * (1.0f - g * g),
+                           dh * tanh_c * o * (1.0f - o)};
+        store_part(p->dc + place, dc * f, count);
+        for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
+    }
+}
+
+NOINLINE void gradients_of(const Backward* p, const StepBack* at, int rows, vec sums[][4], long count) {
+    if (p->options && count == LANES) {
+        option_gradients(p, at, rows, sums, LANES);
+    } else if (p->options) {
+        option_gradients(p, at, rows, sums, count);
+    } else if (count == LANES) {
+        plain_gradients(p, at, rows, sums, LANES);
+    } else {
+        plain_gradients(p, at, rows, sums, count);
+    }
+}
+
+// dh = W_hh^T da of the step that was computed last.
+INLINE void recurrent_tile_back(const int rows, const real* panel, long hidden, const real* da, vec sums[][4]) {
+    tile_of_four(rows, panel, hidden, da, 4 * hidden, sums);
+}
+
+static void backward_steps(const Backward* p, const real* panels, const Place* place) {
+    const long hidden = p->hidden, own = place->end - place->first;
+    StepBack at = {.later = -1};
+    for (long count = 0; count <= p->steps; ++count) {
+        at.last = count == p->steps;
+        at.step = p->reverse ? count : p->steps - 1 - count;
+        for (long b = place->first_block; b < place->end_block; ++b) {
+            for (long group = 0; group < groups_of(own); ++group) {
+                const long some = group_start(own, group + 1) - group_start(own, group);
+                vec sums[ROWS][4];
+                at.sequence = place->first + group_start(own, group);
+                at.unit = b * LANES;
+                if (at.later >= 0) {
+                    const real* da = p->gates + (at.later * p->batch + at.sequence) * 4 * hidden;
+                    WITH_ROWS(some, recurrent_tile_back, panels + b * hidden * PANEL, hidden, da, sums)
+                }
+                gradients_of(p, &at, some, sums, lanes_of(hidden, b));
+            }
+        }
+        at.later = at.step;
+        barrier(place->team);
+    }
+}
+
+static long backward_room(long inputs, long hidden, int threads) {
+    const long panels = larger(panels_size(inputs), panels_size(hidden));
+    return blocks_of(hidden) * hidden * PANEL + panels + threads * (long)ROWS_SIZE;
+}
+
+static void backward(const Backward* p) {
+    const long hidden = p->hidden, blocks = blocks_of(hidden), rows = p->steps * p->batch;
+    real* weights = p->scratch;
+    real* panels = weights + blocks * hidden * PANEL;
+    real* all_rows = panels + larger(panels_size(p->inputs), panels_size(hidden));
+    Team team = {1, 0, 0}, teams[MOST_THREADS] = {{1, 0, 0}};
+#pragma omp parallel num_threads(p->threads)
+    {
+        const int id = omp_get_thread_num();
+#pragma omp single
+        team.size = omp_get_num_threads();
+        real* own_rows = all_rows + id * (long)ROWS_SIZE;
+        for (long b = share(blocks, id, team.size); b < share(blocks, id + 1, team.size); ++b) {
+            real* panel = weights + b * hidden * PANEL;
+            const long count = lanes_of(hidden, b);
+            for (long k = 0; k < hidden; ++k) {
+                for (int gate = 0; gate < 4; ++gate) {
+                    const real* from = p->recurrent + (gate * hidden + k) * hidden + b * LANES;
+                    store(panel + k * PANEL + gate * LANES, load_part(from, count));
+                }
+            }
+        }
+        const Place place = place_of(teams, id, team.size, p->batch, hidden);
+        barrier(&team);
+        backward_steps(p, weights, &place);
+
+        const Matrix da = {p->gates, 4 * hidden, 1}, input = {p->input, p->inputs, 1};
+        multiply(&team, id, rows, p->inputs, 4 * hidden, da, input, p->dx, p->inputs, p->add_to_dx, 0, panels,
+                 own_rows);
+        const long windows = (p->steps + p->window - 1) / p->window;
+        for (long count = 0; count < windows; ++count) {  // the last window in time first, as the steps went
+            const long first = (p->reverse ? count : windows - 1 - count) * p->window;
+            const long last = p->steps - first < p->window ? p->steps : first + p->window;
+            const long here = (last - first) * p->batch, row = first * p->batch;
+            const Matrix turned = {p->gates + row * 4 * hidden, 1, 4 * hidden};
+            const Matrix x = {p->x + row * p->inputs, p->inputs, 1};
+            const Matrix h = {p->hiddens + (row + p->reverse * p->batch) * hidden, hidden, 1};
+            const int add = count > 0 || p->add_to_weights;
+            multiply(&team, id, 4 * hidden, p->inputs, here, turned, x, p->d_input, p->inputs, add, p->d_bias, panels,
+                     own_rows);
+            multiply(&team, id, 4 * hidden, hidden, here, turned, h, p->d_recurrent, hidden, add, 0, panels, own_rows);
+        }
+    }
+}

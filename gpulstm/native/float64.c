@@ -1,0 +1,2 @@
+#define FLOAT64
+#include "lstm.c"

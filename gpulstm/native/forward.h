@@ -1,0 +1,180 @@
+// The forward pass: stretches of steps, first the products with their inputs, then step by step.
+#pragma once
+
+#include "options.h"
+
+// Where a call keeps what it works with, in its scratch memory.
+typedef struct {
+    real *recurrent, *input, *bias;  // a panel for each block: (hidden, PANEL), (inputs, PANEL), (PANEL,)
+    real* states;                    // without `keep` two times (batch, hidden): h before and after a step
+} Room;
+
+static Room room_of(const Forward* p) {
+    const long blocks = blocks_of(p->hidden);
+    Room room = {p->scratch, 0, 0, 0};
+    room.input = room.recurrent + blocks * p->hidden * PANEL;
+    room.bias = room.input + blocks * p->inputs * PANEL;
+    room.states = room.bias + blocks * PANEL;
+    return room;
+}
+
+static long forward_room(long batch, long inputs, long hidden) {
+    return blocks_of(hidden) * (hidden + inputs + 1) * PANEL + 2 * batch * hidden;
+}
+
+// Steps whose gates stay in a thread's cache between the product with the inputs and the step itself.
+static long stretch_of(long steps, long batch, long hidden) {
+    const long fit = STRETCH_BYTES / (batch * 4 * hidden * REAL_BYTES), few = (ROWS_AT_ONCE + batch - 1) / batch;
+    const long stretch = larger(larger(fit, few), 1);
+    return stretch < steps ? stretch : steps;
+}
+
+// The block's gate rows of a weight (4*hidden, depth), side by side: panel[k][gate][lane].
+static void lay_out_gates(real* panel, const real* weight, long hidden, long depth, long block) {
+    for (int gate = 0; gate < 4; ++gate) {
+        const real* from = weight + (gate * hidden + block * LANES) * depth;
+        transpose(panel + gate * LANES, PANEL, LANES, from, depth, lanes_of(hidden, block), depth);
+    }
+}
+
+// gates = W_ih x + b for some rows of x, each of which is a sequence at a step.
+INLINE void input_tile(const int rows, const real* panel, const real* bias, long inputs, const real* x, real* gates,
+                       long hidden, long count) {
+    vec sums[ROWS][4];
+    tile(rows, panel, inputs, x, inputs, 1, sums);
+    for (int n = 0; n < rows; ++n) {
+        for (int gate = 0; gate < 4; ++gate) {
+            store_part(gates + (4 * n + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
+        }
+    }
+}
+
+// Where the gates of a step are: without `keep` the buffer has room for one stretch of steps.
+static real* gates_of(const Forward* p, long step, long first) {
+    return p->gates + (p->keep ? step : step - first) * p->batch * 4 * p->hidden;
+}
+
+// The plain LSTM's cell, from the recurrent part of the pre-activations. `count` is a constant where it is LANES.
+INLINE void plain_cells(const Forward* p, const Step* at, const int rows, vec sums[][4], const long count) {
+    const long hidden = p->hidden;
+    for (int n = 0; n < rows; ++n) {
+        const long s = at->sequence + n, place = s * hidden + at->unit;
+        real* gates = at->gates + s * 4 * hidden + at->unit;
+        vec c = load_part(at->c_before + place, count), h, y = {0};
+        if (runs(p, at, s)) {
+            vec i = (sums[n][0] + load_part(gates, count)) * 0.5f;
+            vec f = (sums[n][1] + load_part(gates + hidden, count)) * 0.5f;
+            vec o = (sums[n][3] + load_part(gates + 3 * hidden, count)) * 0.5f;
+            vec g = sums[n][2] + load_part(gates + 2 * hidden, count);
+            two_tanhs(&i, &f);  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
+            two_tanhs(&o, &g);
+            i = i * 0.5f + 0.5f;
+            f = f * 0.5f + 0.5f;
+            o = o * 0.5f + 0.5f;
+            c = f * c + i * g;
+            y = h = o * tanh_of(c);
+            if (p->keep) {
+                store_part(gates, i, count);
+                store_part(gates + hidden, f, count);
+                store_part(gates + 2 * hidden, g, count);
+                store_part(gates + 3 * hidden, o, count);
+            }
+        } else {
+            h = load_part(at->h_before + place, count);
+        }
+        store_part(at->c_after + place, c, count);
+        store_part(at->h_after + place, h, count);
+        store_part(p->y + (at->step * p->batch + s) * p->y_width + at->unit, y, count);
+    }
+}
+
+// Not part of the tiles, of which there is one for each number of rows: it is as fast, and compiled once.
+NOINLINE void cells_of(const Forward* p, const Step* at, int rows, vec sums[][4], long count) {
+    if (p->options && count == LANES) {
+        option_cells(p, at, rows, sums, LANES);
+    } else if (p->options) {
+        option_cells(p, at, rows, sums, count);
+    } else if (count == LANES) {
+        plain_cells(p, at, rows, sums, LANES);
+    } else {
+        plain_cells(p, at, rows, sums, count);
+    }
+}
+
+INLINE void recurrent_tile(const int rows, const real* panel, long hidden, const real* h, vec sums[][4]) {
+    tile(rows, panel, hidden, h, hidden, 1, sums);
+}
+
+static void forward_steps(const Forward* p, const Room* room, const Place* place) {
+    const long hidden = p->hidden, inputs = p->inputs, batch = p->batch, units = batch * hidden;
+    const long own = place->end - place->first;  // sequences
+    const long stretch = stretch_of(p->steps, batch, hidden), stretches = (p->steps + stretch - 1) / stretch;
+    long parity = 0;
+    for (long count = 0; count < stretches; ++count) {
+        const long first = (p->reverse ? stretches - 1 - count : count) * stretch;
+        const long here = p->steps - first < stretch ? p->steps - first : stretch;
+        // The rows of the whole batch follow each other over all steps; those of a part begin anew at each step.
+        const long runs = own == batch ? 1 : here, rows = own == batch ? here * batch : own;
+        for (long b = place->first_block; b < place->end_block; ++b) {
+            for (long run = 0; run < runs; ++run) {
+                for (long group = 0; group < groups_of(rows); ++group) {
+                    const long row = run * batch + place->first + group_start(rows, group);
+                    const long some = group_start(rows, group + 1) - group_start(rows, group);
+                    const real* x = p->x + (first * batch + row) * inputs;
+                    real* gates = gates_of(p, first, first) + row * 4 * hidden + b * LANES;
+                    WITH_ROWS(some, input_tile, room->input + b * inputs * PANEL, room->bias + b * PANEL, inputs, x,
+                              gates, hidden, lanes_of(hidden, b))
+                }
+            }
+        }
+        for (long within = 0; within < here; ++within, parity ^= 1) {
+            const long step = first + (p->reverse ? here - 1 - within : within);
+            const long before = step + p->reverse, after = step + !p->reverse;
+            Step at = {.step = step, .gates = gates_of(p, step, first)};
+            at.h_before = p->keep ? p->hiddens + before * units : room->states + parity * units;
+            at.h_after = p->keep ? p->hiddens + after * units : room->states + (1 - parity) * units;
+            at.c_before = p->keep ? p->cells + before * units : p->cells;
+            at.c_after = p->keep ? p->cells + after * units : p->cells;
+            for (long b = place->first_block; b < place->end_block; ++b) {
+                for (long group = 0; group < groups_of(own); ++group) {
+                    const long some = group_start(own, group + 1) - group_start(own, group);
+                    vec sums[ROWS][4];
+                    at.sequence = place->first + group_start(own, group);
+                    at.unit = b * LANES;
+                    WITH_ROWS(some, recurrent_tile, room->recurrent + b * hidden * PANEL, hidden,
+                              at.h_before + at.sequence * hidden, sums)
+                    cells_of(p, &at, some, sums, lanes_of(hidden, b));
+                }
+            }
+            barrier(place->team);
+        }
+    }
+}
+
+// Without `keep` h and c become the final states.
+static void forward(const Forward* p) {
+    const long hidden = p->hidden, units = p->batch * hidden, blocks = blocks_of(hidden);
+    const Room room = room_of(p);
+    Team team = {1, 0, 0}, teams[MOST_THREADS] = {{1, 0, 0}};
+#pragma omp parallel num_threads(p->threads)
+    {
+        const int id = omp_get_thread_num();
+#pragma omp single
+        team.size = omp_get_num_threads();
+        for (long b = share(blocks, id, team.size); b < share(blocks, id + 1, team.size); ++b) {
+            lay_out_gates(room.recurrent + b * hidden * PANEL, p->recurrent, hidden, hidden, b);
+            lay_out_gates(room.input + b * p->inputs * PANEL, p->input, hidden, p->inputs, b);
+            for (int gate = 0; gate < 4; ++gate) {
+                vec bias = {0};
+                if (p->bias) bias = load_part(p->bias + gate * hidden + b * LANES, lanes_of(hidden, b));
+                store(room.bias + b * PANEL + gate * LANES, bias);
+            }
+        }
+        if (id == 0 && !p->keep) memcpy(room.states, p->hiddens, units * sizeof(real));
+        const Place place = place_of(teams, id, team.size, p->batch, hidden);
+        barrier(&team);
+        forward_steps(p, &room, &place);
+        barrier(&team);
+        if (id == 0 && !p->keep) memcpy(p->hiddens, room.states + p->steps % 2 * units, units * sizeof(real));
+    }
+}

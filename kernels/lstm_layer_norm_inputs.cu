@@ -1,0 +1,110 @@
+// What layer norm does to the products of x, p = W_ih x, for all time steps at once: it does not depend on h. The
+// kernels that run all time steps in one launch (lstm_*_layer_norm_*.cu) come between forward and backward here.
+//
+//     n = (p - mean) / sqrt(variance + epsilon)       gates = gain * n + bias        mean and variance over 4*hidden
+//     d = dgates * gain        dp = (d - mean(d) - n * mean(d * n)) / sqrt(variance + epsilon)
+//     dgain = sum of dgates * n over time and batch
+//
+// forward and backward: one block owns one row, a thread every blockDim.x-th element of it. gain_gradient: as
+// column_sum does it, a block owns COLUMNS_PER_BLOCK columns and a slab of rows, a thread every ROW_LANES-th row of one
+// column; then a tree. All sums have an order that depends on the shape alone.
+//
+// Bytes per element, in units of sizeof(real): forward reads 3, two of them from cache, writes 1, in training 2;
+// backward reads 4, two of them from cache, writes 1; gain_gradient reads 2.
+#include "block_sums.cuh"
+
+#define NORM_EPSILON real(1e-5)
+#define COLUMNS_PER_BLOCK 32
+#define ROW_LANES 8
+
+extern "C" __global__ void lstm_layer_norm_inputs_forward(
+    real* p,              // (rows, columns) products of x, rows = steps * batch; with norms n in place
+    real* gates,          // (rows, columns) receives gain * n + bias; may be p where norms is null
+    const real* gain,     // (columns,)
+    const real* bias,     // (columns,) or null
+    real* norms,          // (rows, 4) in training: the first of each row receives 1/std; else null
+    int columns) {        // 4*hidden
+    __shared__ real partial[1][MAX_WARPS];
+    const long long first = (long long)blockIdx.x * columns;
+
+    real mean[1] = {real(0)};
+    for (int column = threadIdx.x; column < columns; column += blockDim.x) mean[0] += p[first + column];
+    block_sums(mean, partial);
+    mean[0] /= real(columns);
+
+    real scale[1] = {real(0)};
+    for (int column = threadIdx.x; column < columns; column += blockDim.x) {
+        const real distance = p[first + column] - mean[0];
+        scale[0] += distance * distance;
+    }
+    block_sums(scale, partial);
+    scale[0] = real(1) / sqrt(scale[0] / real(columns) + NORM_EPSILON);
+
+    for (int column = threadIdx.x; column < columns; column += blockDim.x) {
+        const real normal = (p[first + column] - mean[0]) * scale[0];
+        if (norms != nullptr) p[first + column] = normal;
+        gates[first + column] = gain[column] * normal + (bias == nullptr ? real(0) : bias[column]);
+    }
+    if (norms != nullptr && threadIdx.x == 0) norms[4 * (long long)blockIdx.x] = scale[0];
+}
+
+extern "C" __global__ void lstm_layer_norm_inputs_backward(
+    const real* __restrict__ gates,  // (rows, columns) gradients of the pre-activations
+    real* __restrict__ p,            // (rows, columns) n; becomes dp, zero where a sequence is over
+    const real* __restrict__ gain,   // (columns,)
+    const real* __restrict__ norms,  // (rows, 4) the first of each row is 1/std
+    const int* __restrict__ lengths, // (batch,) steps that a sequence has, or null
+    int batch,
+    int columns) {
+    __shared__ real partial[2][MAX_WARPS];
+    const long long row = blockIdx.x, first = row * columns;
+    if (lengths != nullptr && row / batch >= lengths[row % batch]) {
+        for (int column = threadIdx.x; column < columns; column += blockDim.x) p[first + column] = real(0);
+        return;
+    }
+    real along[2] = {real(0), real(0)};  // sums of d, and of d * n
+    for (int column = threadIdx.x; column < columns; column += blockDim.x) {
+        const real d = gates[first + column] * gain[column];
+        along[0] += d;
+        along[1] += d * p[first + column];
+    }
+    block_sums(along, partial);
+    along[0] /= real(columns);
+    along[1] /= real(columns);
+    const real scale = norms[4 * row];
+    for (int column = threadIdx.x; column < columns; column += blockDim.x) {
+        const real d = gates[first + column] * gain[column];
+        p[first + column] = scale * (d - along[0] - p[first + column] * along[1]);
+    }
+}
+
+extern "C" __global__ void lstm_layer_norm_gain_gradient(
+    const real* __restrict__ gates,  // (rows, columns) gradients of the pre-activations
+    const real* __restrict__ p,      // (rows, columns) n
+    const int* __restrict__ lengths, // (batch,) steps that a sequence has, or null: what is beyond does not count
+    real* __restrict__ sums,         // (slabs, columns), slabs = gridDim.y
+    long long rows,
+    int batch,
+    int columns,
+    long long rows_per_slab) {
+    __shared__ real lanes[ROW_LANES][COLUMNS_PER_BLOCK];
+    const int lane = threadIdx.y;
+    const int column = blockIdx.x * COLUMNS_PER_BLOCK + threadIdx.x;
+    const long long first = blockIdx.y * rows_per_slab;
+    const long long end = first + rows_per_slab < rows ? first + rows_per_slab : rows;
+
+    real sum = real(0);
+    if (column < columns)
+        for (long long row = first + lane; row < end; row += ROW_LANES) {
+            if (lengths != nullptr && row / batch >= lengths[row % batch]) continue;
+            sum += gates[row * columns + column] * p[row * columns + column];
+        }
+    lanes[lane][threadIdx.x] = sum;
+    __syncthreads();
+
+    for (int half = ROW_LANES / 2; half > 0; half /= 2) {
+        if (lane < half) lanes[lane][threadIdx.x] += lanes[lane + half][threadIdx.x];
+        __syncthreads();
+    }
+    if (lane == 0 && column < columns) sums[(long long)blockIdx.y * columns + column] = lanes[0][threadIdx.x];
+}

@@ -1,0 +1,46 @@
+"""The compile gate for the kernels that run both directions of a layer in one launch: no spills here either.
+
+What tells the directions apart stands in registers, where the kernels of one direction find it among their arguments.
+Each test run compiles a third of the kernels for each architecture, with tiles that take turns. The environment
+variable GPULSTM_WHOLE_GATE=1 makes it every choice of tiles for every architecture.
+"""
+
+import os
+
+import pytest
+
+from gpulstm.cuda import catalogue, planner
+from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
+from tests.test_nvrtc_gate_persistent import ARCHITECTURES
+
+OF_BOTH = [s for s in catalogue.specialisations() if s.definitions.get("BIDIRECTIONAL") == 1]
+
+
+def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
+    if os.environ.get("GPULSTM_WHOLE_GATE"):
+        return OF_BOTH
+    number, found = ARCHITECTURES.index(architecture), []
+    for i, entry in enumerate(catalogue.BIDIRECTIONAL):
+        of_entry = [s for s in OF_BOTH if s.entry == entry]
+        if (i + number) % 3 == 0:
+            found.append(of_entry[-1 - number * len(of_entry) // len(ARCHITECTURES)])
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tiles_compile_without_spills(architecture):
+    if architecture not in nvrtc_or_skip().getSupportedArchs():
+        pytest.skip(f"sm_{architecture} was left out: this NVRTC does not support it")
+    for each in compiled_for(architecture):
+        name = f"{each.entry} {each.definitions}, sm_{architecture}"
+        usage = check({each.entry}, compile_for(architecture, each.source, each.options, name), name)[each.entry]
+        threads = 64 * each.tiles[0] if "resident" in each.entry else 32 * planner.WARPS
+        assert usage.registers <= min(255, 65536 // threads), name  # or the block would not start
+
+
+def test_a_part_of_the_gate_reaches_every_kernel_in_several_arithmetics():
+    parts = [each for architecture in ARCHITECTURES for each in compiled_for(architecture)]
+    assert {each.dtype for each in parts} == {"float32", "tf32", "float16", "bfloat16"}
+    for entry in catalogue.BIDIRECTIONAL:
+        assert len({(each.dtype, each.tiles) for each in parts if each.entry == entry}) >= 2
+    assert len(OF_BOTH) == 2 * 4 + 2 * (15 + 9) + 2 * (10 + 11)
