@@ -32,10 +32,8 @@
 #define ROWS (16 * MTILES)
 #define COLUMNS (8 * NTILES)                       // sequences at a time
 #define STRIDE (COLUMNS + (NTILES % 2 ? 0 : 8))    // of a row of da: no two lanes of a fragment share a bank
-#define READERS (THREADS / COLUMNS)                // threads that collect one sequence's contributions
-#define LANES (READERS < 32 ? READERS : 32)        // of them in one warp
-#define PARTS (READERS / LANES)
-#define BATCH 4                                    // loads in flight per thread
+
+#include "contributions.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
@@ -145,47 +143,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             }
 
             if (collects) {
-                const int reader = thread % READERS, reads = thread / READERS, pieces = blocks * MTILES;
-                float sum[4] = {0, 0, 0, 0};
-                if (sequence0 + reads < end_sequence) {
-                    const long long place = (long long)(sequence0 - first_sequence + reads) * blocks * UNITS;
-                    const unsigned* source = arrivals + place;
-                    for (int first = reader; first < pieces; first += BATCH * READERS) {
-                        unsigned words[BATCH][4];
-#pragma unroll
-                        for (int b = 0; b < BATCH; ++b) {  // all of them on their way before the first is looked at
-                            const int piece = first + b * READERS;
-                            words[b][0] = words[b][1] = words[b][2] = words[b][3] = arrival_bit;
-                            if (piece < pieces) load_words(source + 4 * piece, words[b]);
-                        }
-                        patience.begin();
-#pragma unroll
-                        for (int b = 0; b < BATCH; ++b) {
-                            while (any_early(words[b], arrival_bit) && !patience.ends()) {
-                                load_words(source + 4 * (first + b * READERS), words[b]);
-                            }
-                        }
-#pragma unroll
-                        for (int b = 0; b < BATCH; ++b) {
-#pragma unroll
-                            for (int v = 0; v < 4; ++v) {
-                                if (first + b * READERS < pieces) sum[v] += __uint_as_float(words[b][v] & ~1u);
-                            }
-                        }
-                    }
-                }
-                __syncwarp();
-#pragma unroll
-                for (int v = 0; v < 4; ++v) {
-#pragma unroll
-                    for (int distance = MTILES; distance < LANES; distance *= 2) {
-                        sum[v] += __shfl_xor_sync(0xFFFFFFFFu, sum[v], distance);
-                    }
-                    // Of READERS threads with the same sequence, thread q < MTILES of each warp has units 4q .. 4q + 3.
-                    if (lane % LANES < MTILES) {
-                        parts[(reads * PARTS + reader / LANES) * UNITS + 4 * (lane % LANES) + v] = sum[v];
-                    }
-                }
+                const int reads = thread / READERS;  // a sequence
+                const long long place = (long long)(sequence0 - first_sequence + reads) * blocks * UNITS;
+                collect(arrivals + place, sequence0 + reads < end_sequence, blocks * MTILES, arrival_bit, patience,
+                        parts + reads * PARTS * UNITS);
                 __syncthreads();
                 if (owner) {
 #if OPTIONS

@@ -38,6 +38,8 @@
 #define STRIDE (ROWS + 4)                                    // of the sums of one sequence: no two lanes share a bank
 #define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
 
+#include "handed_rows.cuh"
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forward(
     float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
     const float* __restrict__ weight, // (4*hidden, hidden) W_hh
@@ -151,43 +153,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
             for (int n = 0; n < NTILES; ++n) {
                 const int sequence = sequence0 + 8 * n + g;
                 const unsigned* source = (const unsigned*)h_before + (long long)sequence * hidden;
-                unsigned h[WORDS];
+                float* out = mine + 8 * n * STRIDE;
                 const bool there = sequence < end_sequence;
-#pragma unroll
-                for (int v = 0; v < WORDS; v += 4) {  // all of them on their way before the first is looked at
-                    const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
-                    unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
-                    words[0] = words[1] = words[2] = words[3] = 0;
-                    if (there && column < hidden) load_words(source + column, words);
-                }
-                patience.begin();
-#pragma unroll
-                for (int v = 0; v < WORDS; v += 4) {
-                    const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
-                    unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
-                    while (count > 0 && any_missing(words) && !patience.ends()) load_words(source + column, words);
-                }
-                if (CHUNK < 4 && t % 2) h[0] = h[2], h[1] = h[3];
-                __syncwarp();
-
-                const unsigned high_bits = high_bits_of(&mask);
-                float d[MTILES][4];
-#pragma unroll
-                for (int m = 0; m < MTILES; ++m) d[m][0] = d[m][1] = d[m][2] = d[m][3] = 0.0f;
-#pragma unroll
-                for (int k = 0; k < KTILES; ++k) {
-                    const unsigned b[2] = {operand(h[2 * k]), operand(h[2 * k + 1])};
-                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
-#pragma unroll
-                    for (int m = 0; m < MTILES; ++m) multiply_add(d[m], w[m][k], b, b_low, high_bits);
-                }
-#pragma unroll
-                for (int m = 0; m < MTILES; ++m) {
-#pragma unroll
-                    for (int part = 0; part < 4; ++part) {
-                        mine[(8 * n + 2 * t + part % 2) * STRIDE + 16 * m + g + 8 * (part / 2)] = d[m][part];
-                    }
-                }
+                multiply_rows_when_there(source, there, count > 0, first_column, hidden, g, t, w, &mask, patience, out);
             }
             __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
 

@@ -37,6 +37,8 @@
 #define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
 #define ROUNDS ((KTILES + 3) / 4)                            // in which 32 lanes load the means and distances of a row
 
+#include "handed_rows.cuh"
+
 // Hidden units of a part: 8, 4 at the end if hidden is not a multiple of 8, and none beyond.
 __device__ __forceinline__ float units_of(int hidden, int part) {
     const int left = hidden - 8 * part;
@@ -126,43 +128,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             for (int n = 0; n < NTILES; ++n) {
                 const int sequence = sequence0 + 8 * n + g;
                 const unsigned* source = (const unsigned*)h_before + (long long)sequence * hidden;
-                unsigned h[WORDS];
+                float* out = mine + 8 * n * STRIDE;
                 const bool there = sequence < end_sequence;
-#pragma unroll
-                for (int v = 0; v < WORDS; v += 4) {  // all of them on their way before the first is looked at
-                    const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
-                    unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
-                    words[0] = words[1] = words[2] = words[3] = 0;
-                    if (there && column < hidden) load_words(source + column, words);
-                }
-                patience.begin();
-#pragma unroll
-                for (int v = 0; v < WORDS; v += 4) {
-                    const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
-                    unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
-                    while (count > 0 && any_missing(words) && !patience.ends()) load_words(source + column, words);
-                }
-                if (CHUNK < 4 && t % 2) h[0] = h[2], h[1] = h[3];
-                __syncwarp();
-
-                const unsigned high_bits = high_bits_of(&mask);
-                float d[MTILES][4];
-#pragma unroll
-                for (int m = 0; m < MTILES; ++m) d[m][0] = d[m][1] = d[m][2] = d[m][3] = 0.0f;
-#pragma unroll
-                for (int k = 0; k < KTILES; ++k) {
-                    const unsigned b[2] = {h[2 * k], h[2 * k + 1]};
-                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
-#pragma unroll
-                    for (int m = 0; m < MTILES; ++m) multiply_add(d[m], w[m][k], b, b_low, high_bits);
-                }
-#pragma unroll
-                for (int m = 0; m < MTILES; ++m) {
-#pragma unroll
-                    for (int part = 0; part < 4; ++part) {
-                        mine[(8 * n + 2 * t + part % 2) * STRIDE + 16 * m + g + 8 * (part / 2)] = d[m][part];
-                    }
-                }
+                multiply_rows_when_there(source, there, count > 0, first_column, hidden, g, t, w, &mask, patience, out);
             }
             __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
 
@@ -198,7 +166,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const bool exists = unit < hidden;
                 const float gain_r = exists ? gain[gate * hidden + unit] : 0.0f;
                 const float input = exists ? gates[of_step * 4 * hidden + gate * hidden + unit] : 0.0f;
-                const float c = exists ? cells[(keep ? (afresh(step) + reverse) * units : 0) + (long long)sequence * hidden + unit] : 0.0f;
+                const long long c_before = (keep ? (afresh(step) + reverse) * units : 0) + (long long)sequence * hidden;
+                const float c = exists ? cells[c_before + unit] : 0.0f;
                 patience.begin();
                 wait_for(row + 4 * lane, parts - 4 * lane, words, patience);
                 __syncwarp();
@@ -277,7 +246,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                     const bool next_runs = !lengths || first_time + step + 1 - 2 * reverse < lengths[sequence];
                     const float h_now = runs ? h_next : next_runs ? state[at] : 0.0f;
                     if (runs) state[at] = h_now;
-                    store_word((unsigned*)hiddens + (afresh(step) + 1 - reverse) * units + at, next_runs ? to_hand_over(h_now) : 0u);
+                    unsigned* place = (unsigned*)hiddens + (afresh(step) + 1 - reverse) * units + at;
+                    store_word(place, next_runs ? to_hand_over(h_now) : 0u);
                 }
                 if (gate == 1) y[of_step * y_width + y_offset + unit] = h_next;
                 if (gate == 2) {

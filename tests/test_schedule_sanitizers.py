@@ -233,7 +233,7 @@ class TestHandingOver:
         assert not any(self.is_noticed(direction) for direction in DIRECTIONS)
 
     def test_not_waiting_for_hidden_states(self, monkeypatch):
-        without(monkeypatch, "lstm_persistent_forward.cu", "count > 0 && any_missing(words)", 1, "false")
+        without(monkeypatch, "lstm_persistent_forward.cu", "wait && any_missing(words)", 1, "false")
         assert self.is_noticed(FORWARD)
 
     def test_waiting_for_one_word_of_four(self, monkeypatch):

@@ -1,0 +1,50 @@
+// A warp's part of W_hh h in float32 (or TF32) for 8 sequences, where other blocks hand h over: the persistent forward
+// kernels share it. They define MTILES and KTILES, and WORDS, CHUNK and STRIDE from them.
+#pragma once
+
+#include "handover.cuh"
+#include "tensor_core.cuh"
+
+// source[j] is h of this lane's sequence if it is `there`, of which the lane takes part from `first_column` on; with
+// `wait` once it has arrived. w are the warp's fragments of W_hh, lane / 4 is g, lane % 4 is t, and `out` receives row
+// r of sequence s at out[s * STRIDE + r].
+__device__ __forceinline__ void multiply_rows_when_there(
+    const unsigned* source, bool there, bool wait, int first_column, int hidden, int g, int t,
+    const unsigned (&w)[MTILES][KTILES][4], const volatile unsigned* mask, Patience& patience, float* out) {
+    unsigned h[WORDS];
+#pragma unroll
+    for (int v = 0; v < WORDS; v += 4) {  // all of them on their way before the first is looked at
+        const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
+        unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
+        words[0] = words[1] = words[2] = words[3] = 0;
+        if (there && column < hidden) load_words(source + column, words);
+    }
+    patience.begin();
+#pragma unroll
+    for (int v = 0; v < WORDS; v += 4) {
+        const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
+        unsigned(&words)[4] = *(unsigned(*)[4])(h + v);
+        while (wait && any_missing(words) && !patience.ends()) load_words(source + column, words);
+    }
+    if (CHUNK < 4 && t % 2) h[0] = h[2], h[1] = h[3];
+    __syncwarp();
+
+    const unsigned high_bits = high_bits_of(mask);
+    float d[MTILES][4];
+#pragma unroll
+    for (int m = 0; m < MTILES; ++m) d[m][0] = d[m][1] = d[m][2] = d[m][3] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < KTILES; ++k) {
+        const unsigned b[2] = {operand(h[2 * k]), operand(h[2 * k + 1])};
+        const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
+#pragma unroll
+        for (int m = 0; m < MTILES; ++m) multiply_add(d[m], w[m][k], b, b_low, high_bits);
+    }
+#pragma unroll
+    for (int m = 0; m < MTILES; ++m) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+            out[(2 * t + part % 2) * STRIDE + 16 * m + g + 8 * (part / 2)] = d[m][part];
+        }
+    }
+}
