@@ -59,6 +59,7 @@ STEPS = {
         Step("compare-gpu", "compare.py", ("--device", "gpu"), 8, has_seconds=True),
         Step("first_call", "first_call.py", (), 1, least=60, most=300),
         Step("options", "options.py", (), 1, has_seconds=True),
+        Step("directions", "directions.py", (), 0.5, has_seconds=True),
         *(
             Step(
                 f"layouts-{dtype}-{schedule}",
@@ -73,6 +74,7 @@ STEPS = {
     "cpu": (
         Step("first_call", "first_call.py", ("--only", "import", "compile"), 1, most=120),
         Step("compare-cpu", "compare.py", ("--device", "cpu"), 8, has_seconds=True, needs="torch"),
+        Step("options-cpu", "options.py", ("--device", "cpu"), 1, has_seconds=True, needs="torch"),
     ),
 }
 

@@ -7,9 +7,10 @@ See benchmarks/README.md.
 """
 
 import argparse
-import json
 import sys
+import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
-from benchmarks.options import in_turn_on  # noqa: E402
+from benchmarks import files  # noqa: E402
+from benchmarks.options import ROUNDS, in_turn_on  # noqa: E402
 from gpulstm.cuda import both_directions  # noqa: E402
 
 HIDDEN, BATCHES, STEPS = (32, 64, 128, 256, 512, 1024), (1, 8, 32, 64, 128), 512
@@ -45,25 +47,28 @@ def main() -> int:
     arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
     arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     arguments.add_argument("--steps", type=int, default=STEPS)
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     given = arguments.parse_args()
     import cupy
 
     from benchmarks.gpu import Gpu
 
-    gpu, rows = Gpu(), []
-    for kind in given.kind:
-        for hidden in given.hidden:
-            for batch in given.batch:
-                for row in measured(cupy, kind, batch, hidden, given.steps, in_turn_on(gpu)):
-                    rows.append(row)
-                    print(LINE.format(**row), flush=True)
+    gpu, start = Gpu(), time.perf_counter()
+    rows: list[dict] = []
+    left: list[list] = []
+    document = {"machine": gpu.machine(), "steps": given.steps, "left": left, "rows": rows}
+    for kind, hidden, batch in product(given.kind, given.hidden, given.batch):
+        if time.perf_counter() - start > given.seconds:
+            left.append([kind, hidden, batch])
+            continue
+        for row in measured(cupy, kind, batch, hidden, given.steps, in_turn_on(gpu, ROUNDS)):
+            rows.append(row)
+            print(LINE.format(**row), flush=True)
+        files.write(given.out, document)
     slower = slower_than_apart(rows)
     for row in slower:
         print("slower than one after the other: {kind} H {hidden} N {batch}".format(**row))
-    if given.out:
-        given.out.write_text(
-            json.dumps({"machine": gpu.machine(), "steps": given.steps, "rows": rows}, indent=1) + "\n"
-        )
+    files.write(given.out, document)
     return 1 if slower else 0
 
 
