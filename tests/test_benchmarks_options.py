@@ -1,6 +1,12 @@
 """benchmarks/options.py measures every option beside the plain LSTM; here in made-up times."""
 
-from benchmarks import options
+import json
+import sys
+from itertools import product
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+
+from benchmarks import gpu, options
 from gpulstm.cuda import planner
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import cupy_on_cpu
@@ -38,3 +44,21 @@ def test_a_little_more_is_not_too_dear():
     with_layer_norm = {**row, "option": "layer norm", "forward_ratio": 1.5}
     assert options.too_dear([with_layer_norm]) == []
     assert options.too_dear([{**with_layer_norm, "forward_ratio": 1.51}])
+
+
+def test_the_command(monkeypatch, tmp_path):
+    """As on a GPU, but for its clock; what the clock is asked for has to be what it takes."""
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    monkeypatch.setattr(gpu, "Gpu", lambda: SimpleNamespace(machine=lambda: {"gpu": "none"}))
+    monkeypatch.setattr(options, "in_turn_on", create_autospec(options.in_turn_on, return_value=made_up))
+    out = tmp_path / "options.json"
+    arguments = ["--out", str(out), "--hidden", "20", "--batch", "2", "3", "--steps", "2", "--without", "peephole"]
+    with cupy_on_cpu(multiprocessors=132, schedules=planner.AUTOMATIC, folded=None):
+        monkeypatch.setattr(sys, "argv", ["options.py", *arguments])
+        assert options.main() == 1  # made up so that each option is slower than the one before
+        found = json.loads(out.read_text())
+        kept = [name for name in options.OPTIONS if name != "peephole"]
+        assert [(row["batch"], row["option"]) for row in found["rows"]] == [*product((2, 3), kept)]
+        monkeypatch.setattr(sys, "argv", ["options.py", *arguments, "--seconds", "-1"])
+        assert options.main() == 0
+    assert json.loads(out.read_text()) == found | {"rows": [], "left": [[20, 2], [20, 3]]}
