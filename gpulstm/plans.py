@@ -62,7 +62,8 @@ def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.
     why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
     not_held = cupy_one_launch_options.not_held(of_step, steps=len(call.x), **has)
-    return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, "options")
+    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, not_plain)
 
 
 def _named(choice: planner.Choice) -> planner.Choice:

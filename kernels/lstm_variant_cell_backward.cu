@@ -26,7 +26,7 @@
 // writes 4 gates + 1 dc + 1 dh. With peepholes 3 + 3 more. With LAYERNORM it also reads 8 + 8 (from cache), writes 8,
 // and adds onto 10 sums: 10 + 10; dn and da_o go through memory once more.
 //
-// LAYERNORM  as in the forward kernel
+// LAYERNORM, REPLAYED  as in the forward kernel
 #include "activation.cuh"
 #include "block_sums.cuh"
 #include "lstm_variant_hidden.cuh"
@@ -71,10 +71,14 @@ extern "C" __global__ void lstm_variant_cell_backward(
     real cell_beta,
     real limit,                  // of what goes into an activation, or 0
     int coupled,
+#if REPLAYED
+    const unsigned int* draw,    // (4,) instead of the four numbers that follow
+#else
     unsigned int seed_low,
     unsigned int seed_high,
     unsigned int stream,
     unsigned int first_time,
+#endif
     unsigned int candidate_threshold,
     real candidate_scale,
     unsigned int zone_c_threshold,
@@ -92,7 +96,11 @@ extern "C" __global__ void lstm_variant_cell_backward(
     real* p = normal_input + row * 4 * hidden;
     real* r = normal_recurrent + row * 4 * hidden;
 #endif
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
     const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
     const HiddenBackward output = {
         dh, product, dy, lengths, step, later_step, batch, hidden, dy_width, dy_offset,
         draws, {zone_h_threshold, zone_h_share}, {dropout_threshold, dropout_scale}};

@@ -20,6 +20,8 @@
 // Weights, biases and gains come from cache: up to 4 + 3 + 8 + 2 per unit.
 //
 // LAYERNORM  the products of x and h come apart, and each is normalised over its 4*hidden, c* over its hidden
+// REPLAYED   for a captured graph, whose launches have the same arguments in each replay: where random words come from
+//            is read from memory, 16 bytes, which replay_arguments.cu writes before
 #include "activation.cuh"
 #include "block_sums.cuh"
 #include "lstm_variant_hidden.cuh"
@@ -69,10 +71,14 @@ extern "C" __global__ void lstm_variant_cell_forward(
     real limit,                  // of what goes into an activation, or 0
     int coupled,
     int keep,                    // training: activated gates are written
+#if REPLAYED
+    const unsigned int* draw,    // (4,) instead of the four numbers that follow
+#else
     unsigned int seed_low,
     unsigned int seed_high,
     unsigned int stream,
     unsigned int first_time,
+#endif
     unsigned int candidate_threshold,
     real candidate_scale,
     unsigned int zone_c_threshold,
@@ -88,7 +94,11 @@ extern "C" __global__ void lstm_variant_cell_forward(
     const real* c_before = cells + ((long long)cell_from * batch + sequence) * hidden;
     real* c_after = cells + ((long long)cell_to * batch + sequence) * hidden;
     real* to_project = m == nullptr ? nullptr : m + row * m_width;
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
     const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
     const HiddenForward output = {
         h, y, h_in, lengths, step, time, next_step, batch, hidden, y_width, y_offset,
         draws, {zone_h_threshold, zone_h_share}, {dropout_threshold, dropout_scale}};

@@ -1,5 +1,7 @@
-// One time step's hidden state behind its projection, forward and backward, and the end of backpropagation.
-// lstm_variant_hidden.cuh has the equations. One thread owns one feature of one sequence.
+// One time step's hidden state behind its projection, forward and backward; what the first step's product reads; and
+// the end of backpropagation. lstm_variant_hidden.cuh has the equations. One thread owns one feature of one sequence.
+//
+// REPLAYED  for a captured graph: as in lstm_variant_cell_forward.cu
 #include "lstm_variant_hidden.cuh"
 
 // h* is m @ weight_hr.T. Bytes per feature, in units of sizeof(real): reads 1 (+ 1 h with zoneout); writes 1 h + 1 y, and
@@ -17,10 +19,14 @@ extern "C" __global__ void lstm_variant_output_forward(
     int width,
     int y_width,
     int y_offset,
+#if REPLAYED
+    const unsigned int* draw,  // (4,) instead of the four numbers that follow
+#else
     unsigned int seed_low,
     unsigned int seed_high,
     unsigned int stream,
     unsigned int first_time,
+#endif
     unsigned int zone_threshold,
     real zone_share,
     unsigned int dropout_threshold,
@@ -29,9 +35,14 @@ extern "C" __global__ void lstm_variant_output_forward(
     if (index >= (long long)batch * width) return;
     const int sequence = int(index / width);
     const bool running = lengths == nullptr || time < lengths[sequence];
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
+    const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
     const HiddenForward hidden = {
         h, y, h_in, lengths, step, time, next_step, batch, width, y_width, y_offset,
-        {seed_low, seed_high, stream, first_time}, {zone_threshold, zone_share}, {dropout_threshold, dropout_scale}};
+        draws, {zone_threshold, zone_share}, {dropout_threshold, dropout_scale}};
     hidden.put(sequence, int(index % width), running, h_star[index]);
 }
 
@@ -49,10 +60,14 @@ extern "C" __global__ void lstm_variant_output_backward(
     int width,
     int dy_width,
     int dy_offset,
+#if REPLAYED
+    const unsigned int* draw,  // (4,) instead of the four numbers that follow
+#else
     unsigned int seed_low,
     unsigned int seed_high,
     unsigned int stream,
     unsigned int first_time,
+#endif
     unsigned int zone_threshold,
     real zone_share,
     unsigned int dropout_threshold,
@@ -62,9 +77,14 @@ extern "C" __global__ void lstm_variant_output_backward(
     if (index >= features) return;
     const int sequence = int(index / width);
     const bool running = lengths == nullptr || step < lengths[sequence];
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
+    const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
     const HiddenBackward hidden = {
         dh, product, dy, lengths, step, later_step, batch, width, dy_width, dy_offset,
-        {seed_low, seed_high, stream, first_time}, {zone_threshold, zone_share}, {dropout_threshold, dropout_scale}};
+        draws, {zone_threshold, zone_share}, {dropout_threshold, dropout_scale}};
     dh_star[step * features + index] = hidden.take(sequence, int(index % width), running);
 }
 
@@ -77,16 +97,60 @@ extern "C" __global__ void lstm_variant_initial_gradient(
     int first_step,       // 0, or in reverse the last
     int batch,
     int width,
+#if REPLAYED
+    const unsigned int* draw,  // (4,) instead of the four numbers that follow
+#else
     unsigned int seed_low,
     unsigned int seed_high,
     unsigned int stream,
     unsigned int first_time,
+#endif
     unsigned int dropout_threshold,
     real dropout_scale) {
     const long long index = flat_thread_index();
     if (index >= (long long)batch * width) return;
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
+    const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
     const HiddenBackward hidden = {
         dh, product, nullptr, lengths, 0, first_step, batch, width, 0, 0,
-        {seed_low, seed_high, stream, first_time}, {0, real(0)}, {dropout_threshold, dropout_scale}};
+        draws, {0, real(0)}, {dropout_threshold, dropout_scale}};
     dh[index] = hidden.total(int(index / width), int(index % width));
+}
+
+// What the product of a stretch's first step reads: h as it is by then, with its mask. Bytes per feature, in units of
+// sizeof(real): reads 1, writes 1.
+extern "C" __global__ void lstm_variant_first_input(
+    const real* h,       // (batch, width)
+    real* h_in,          // (steps, batch, width)
+    const int* lengths,  // (batch,) steps that a sequence has, or null
+    int first_step,      // 0, or in reverse the last
+    int batch,
+    int width,
+#if REPLAYED
+    const unsigned int* draw,  // (4,) instead of the four numbers that follow
+#else
+    unsigned int seed_low,
+    unsigned int seed_high,
+    unsigned int stream,
+    unsigned int first_time,
+#endif
+    unsigned int dropout_threshold,
+    real dropout_scale) {
+    const long long index = flat_thread_index();
+    if (index >= (long long)batch * width) return;
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
+    const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
+    // Zero where the step does nothing: 0 * NaN would spoil the weights' gradient.
+    const int sequence = int(index / width);
+    const Dropout dropout = {dropout_threshold, dropout_scale};
+    real state = h[index];
+    if (lengths != nullptr && first_step >= lengths[sequence]) state = real(0);
+    else if (dropout.is_on()) state *= dropout.factor(philox(draws, int(index % width), sequence, WHOLE_SEQUENCE).x0);
+    h_in[(long long)first_step * (batch * (long long)width) + index] = state;
 }

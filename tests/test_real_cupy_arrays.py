@@ -136,6 +136,8 @@ CASES = {
     "loop, tf32": (train, "loop", small_problem(1, hidden=6, steps=3, batch=2), {"tf32": True}),
     "loop, bfloat16": (train, "loop", half_problem("bfloat16", hidden=6, steps=3, batch=2, layers=2), {}),
     "graph": (train, "graph", small_problem(1, hidden=6, steps=3, batch=2, directions=2), {}),
+    "graph, bfloat16": (train, "graph", half_problem("bfloat16", hidden=6, steps=3, batch=2), {}),
+    "graph, tf32": (train, "graph", small_problem(1, hidden=6, steps=3, batch=2), {"tf32": True}),
     "resident": (train, "resident", small_problem(1, hidden=6, steps=3, batch=3, directions=2), {}),
     "persistent": (train, "persistent", small_problem(1, hidden=12, steps=3, batch=3), {}),
     "persistent, tf32": (train, "persistent", small_problem(1, hidden=12, steps=3, batch=3), {"tf32": True}),

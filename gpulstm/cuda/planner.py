@@ -12,7 +12,8 @@
 The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float64": arrays of float32 whose owner
 allows products in TF32 are "tf32".
 
-- **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes.
+- **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes,
+  but for options in 16 bits, where that is predicted to be faster (`gpulstm.cuda.graph_layouts`).
 - **step**: a single step of few sequences in inference, both products included, in one launch
   (`kernels/lstm_one_step_forward.cu`).
 
@@ -31,7 +32,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import cluster_layouts, half_layouts, layer_norm_layouts
+from . import cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -39,12 +40,10 @@ WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
 STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights less often
-GRAPH_STEPS, FEWEST_GRAPH_STEPS = 32, 4  # what comes on top of a graph, some ten copies, is little for each of 32 steps
-GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so large that 4 do not fit keep the CPU waiting
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-LAYER_NORM = "layer norm"
+LAYER_NORM = graph_layouts.LAYER_NORM
 SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 
 UNMEASURED = ("cluster", "graph")
@@ -159,8 +158,7 @@ def choose(
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
     ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM` or
-    "tf32": a graph holds none of that, and a cluster no options. With layer norm the kernels are others
-    (`gpulstm.cuda.layer_norm_layouts`).
+    "tf32": a cluster holds no options. With layer norm the kernels are others (`gpulstm.cuda.layer_norm_layouts`).
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -193,17 +191,24 @@ def _choose(
                 obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
     if not_plain == LAYER_NORM:
         found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
-    loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
+    products = 8.0 * batch * hidden * hidden
+    loop = loop_microseconds(direction, products, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
         best, why_not = None, f"one launch for all steps does not hold {not_held}"
-    of_graph = _graph_obstacle(batch, hidden, dtype, not_plain)
-    if "graph" in allowed and not of_graph and (best is None or loop < best.microseconds):
-        return Choice("graph", "the loop's launches, captured once and replayed", microseconds=loop)
+    if "graph" in allowed:
+        of_graph = graph_layouts.obstacle(batch, hidden, dtype, not_plain)
+        if not of_graph:
+            line = _microseconds_on_the_gpu(direction, products, dtype)
+            graph = graph_layouts.microseconds(line, direction == BACKWARD, batch, hidden, dtype, not_plain)
+            if (best is None or graph < best.microseconds) and ("loop" not in allowed or graph < loop):
+                reason = f"the loop's launches, captured once and replayed; {graph:.1f} {graph_layouts.PREDICTED}"
+                return Choice("graph", reason, microseconds=graph)
+            of_graph = f"copies more than it saves, {graph:.0f} us a step to {loop:.0f}"
+        why_not += f"; graph {of_graph}"
     if "loop" not in allowed:
         if best is None:
-            why_not += f"; graph {of_graph}" if "graph" in allowed else ""
             why_not += f"; step takes {ONE_STEP.reason}" if "step" in allowed else ""
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
         return best
@@ -256,24 +261,6 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
         return f"needs compute capability 8.0, and this device has {device.capability / 10:.1f}"
     if not device.cooperative:
         return "needs all blocks of a launch to run at the same time, which this device cannot promise"
-    return ""
-
-
-def graph_steps(batch: int, hidden: int, dtype: str) -> int:
-    """Time steps that one graph of this layer runs."""
-    row = 7 * hidden * (4 if dtype == "float32" else 8)  # gates, c, h and y of one sequence
-    return min(GRAPH_STEPS, GRAPH_BYTES // max(1, batch * row))
-
-
-def _graph_obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
-    if not_plain:
-        return f"does not hold {not_plain}"
-    if dtype not in REAL_OF_DTYPE:
-        return f"is for {' and '.join(REAL_OF_DTYPE)}, not {dtype}"
-    if batch == 0:
-        return "has no sequence to run"
-    if graph_steps(batch, hidden, dtype) < FEWEST_GRAPH_STEPS:
-        return "is for steps whose launches take longer than their arithmetic"
     return ""
 
 
@@ -376,9 +363,13 @@ def loop_microseconds(direction: str, products: float, dtype: str, pairs: int = 
 
     ``products`` are floating-point operations; ``pairs`` of a product and a kernel make a step.
     """
+    return max(22.0 * pairs, _microseconds_on_the_gpu(direction, products, dtype, pairs))
+
+
+def _microseconds_on_the_gpu(direction: str, products: float, dtype: str, pairs: int = 1) -> float:
     launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
     teraflops *= CUBLAS_TERAFLOPS.get(dtype, 51) / 51
-    return max(22.0 * pairs, launches * pairs + products / (1e6 * teraflops))
+    return launches * pairs + products / (1e6 * teraflops)
 
 
 def _up(a: int, b: int) -> int:

@@ -118,7 +118,7 @@ def forward_from(
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, True, tf32=tf32)
     elif choice.schedule == "graph":
-        cupy_graph.forward_steps(_run, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
+        cupy_graph.forward_steps(_run, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True, tf32=tf32)
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
     _end(saved, before, h, c, lane, lengths)
@@ -186,7 +186,8 @@ def inference(
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
         return
     if choice.schedule == "graph":
-        cupy_graph.forward_steps(_run, weights, h[None], c[None], y, lane, gates, lengths, first_time, keep=False)
+        states = h[None], c[None]
+        cupy_graph.forward_steps(_run, weights, *states, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
         return
     if choice.schedule != "persistent":
         cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
@@ -278,7 +279,8 @@ def backward(
     if choice.schedule == "loop":
         _backward_steps(_adding(x, tf32), gates, cells, weights, dy, dh, dc, lane, lengths)
     elif choice.schedule == "graph":
-        cupy_graph.backward_steps(_backward_steps, _adding(x, tf32), gates, cells, weights, dy, dh, dc, lane, lengths)
+        given = gates, cells, weights, dy, dh, dc, lane, lengths
+        cupy_graph.backward_steps(_backward_steps, _adding(x, tf32), *given, tf32=tf32)
     else:
         cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
     _multiply_gradients(saved, x, weights, dx, add_to_dx, lane, gradient, tf32)

@@ -1,9 +1,10 @@
 """The LSTM's options on CuPy arrays: cuBLAS for the products, our kernels for the rest.
 
 The time steps run in one launch where `gpulstm.cuda.planner` says so (`gpulstm.engines.cupy_one_launch_options`), else
-in a loop. Its kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They
-are the same for all options but layer norm: the others are launch arguments. A step is one product and one kernel,
-forward and backward, and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
+in a loop, which may be replayed as a graph (`gpulstm.engines.cupy_graph_options`). Its kernels are
+`kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They are the same for all
+options but layer norm: the others are launch arguments. A step is one product and one kernel, forward and backward,
+and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
 See `gpulstm.engines` for what each function takes.
 """
 
@@ -16,14 +17,14 @@ from ..cuda import planner
 from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import int32s, one_thread_per
-from ..cuda.modules import kernel
 from ..cuda.packed import Series
-from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
+from ..masks import WHOLE_SEQUENCE, Draws
 from ..options import Options
 from ..parameters import Weights
 from . import (
     Lane,
     cupy_engine,
+    cupy_graph_options,
     cupy_one_launch,
     cupy_one_launch_layer_norm,
     cupy_one_launch_options,
@@ -34,8 +35,10 @@ from . import (
 from .cupy_engine import column_sum, empty, or_null, zeros
 from .cupy_masks import (
     draw_arguments,
+    drop_weights,
     dropout_arguments,
     masked_copy,
+    with_weight_drop,
     zoneout_arguments,
 )
 
@@ -43,6 +46,7 @@ ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "so
 """As in `kernels/activation.cuh`."""
 
 THREADS = 256  # of a block, at most: block_sums.cuh has room for no more
+LOOPS = ("loop", "graph")  # the same launches
 NO_STEP = 2**31 - 1  # instead of a later step, where there is none
 PEEPHOLE = Weights._fields.index("peephole")  # behind it: gain_input, gain_recurrent, gain_cell, bias_cell
 
@@ -101,12 +105,12 @@ class CupyVariantEngine:
             p=empty((*rows, 4 * hidden), x) if call.normed else None,
             r=empty((*rows, 4 * hidden), x) if call.normed else None,
             norms=empty((*rows, 4), x) if call.normed else None,
-            recurrent=_with_weight_drop(weights.recurrent, self.draws, lane),
+            recurrent=with_weight_drop(weights.recurrent, self.draws, lane),
         )
         first, last = (-1, 0) if lane.reverse else (0, -1)
         copy(saved.cells[first], c)
         _first_h_in(saved.h_in, h, self.draws, lane, lengths)
-        if choice.schedule == "loop":
+        if choice.schedule in LOOPS:
             _run(call, x, weights, saved, h, y, 0)
         else:
             _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
@@ -131,7 +135,7 @@ class CupyVariantEngine:
             norms=None,
             recurrent=weights.recurrent,
         )
-        if choice.schedule == "loop":
+        if choice.schedule in LOOPS:
             _run(call, x, weights, shared, h, y, first_time)
             return
         hiddens = h  # the resident schedule hands nothing on through memory
@@ -165,8 +169,12 @@ class CupyVariantEngine:
         call = _Call(self.draws, x, weights, lane, lengths, keep=True)
         choice = call.choose(planner.BACKWARD, x)
         dh_star = empty((*x.shape[:2], lane.width), x) if call.projected else None
-        if choice.schedule == "loop":
-            _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
+        if choice.schedule in LOOPS:
+            given = call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm
+            if choice.schedule == "graph":
+                cupy_graph_options.backward_steps(_run_backward, *given)
+            else:
+                _run_backward(*given)
         elif call.normed:
             dropped = weights._replace(recurrent=saved.recurrent)
             tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells)
@@ -190,7 +198,7 @@ class CupyVariantEngine:
 
     def finish_gradient(self, gradient: Gradient, lane: Lane) -> Weights:
         total, hidden = gradient.total, gradient.total.input.shape[0] // 4
-        _drop_weights(total.recurrent, total.recurrent, self.draws, lane)
+        drop_weights(total.recurrent, total.recurrent, self.draws, lane)
         if gradient.peephole is not None:
             total = total._replace(peephole=column_sum(gradient.peephole))
         if gradient.norm is not None:
@@ -198,7 +206,7 @@ class CupyVariantEngine:
         return total
 
 
-class _Call:
+class _Call(cupy_graph_options.Staged):
     """What all launches of one call have in common: sizes, geometry, and arguments that no step changes."""
 
     def __init__(
@@ -239,7 +247,9 @@ class _Call:
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
         not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
-        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
+        choice = planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
+        self.schedule = choice.schedule
+        return choice
 
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
@@ -250,18 +260,26 @@ class _Call:
 
 def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> None:
     """All steps forward. ``at`` is where their results go; in inference it has one slot for c and for h's products."""
-    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, x.itemsize
+    _multiply_inputs(call, x, weights, at.p if call.normed else at.gates)
+    if call.schedule == "graph":
+        cupy_graph_options.forward_steps(_steps, call, weights, at, h, y, first_time)
+    else:
+        _steps(call, weights, at, h, y, first_time)
+
+
+def _steps(call: _Call, weights: Weights, at: Saved, h, y, first_time: int) -> None:
+    """`_run` after the products of x."""
+    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, h.itemsize
     inputs = at.p if call.normed else at.gates
-    _multiply_inputs(call, x, weights, inputs)
     products, recurrent = matrix(at.r if call.normed else inputs), matrix(at.recurrent)
     h_in = matrix(h if at.h_in is None else at.h_in)
     m: Any = None if at.m is None else matrix(at.m)._replace(columns=hidden)
-    h_star = empty(h.shape, x) if call.projected else None
+    h_star = call.room("h_star", h.shape, h) if call.projected else None
     projection: Any = matrix(weights.projection) if call.projected else None
     projected: Any = matrix(h_star) if call.projected else None
 
-    cell = kernel("lstm_variant_cell_forward", call.dtype, call.normed)
-    output: Any = kernel("lstm_variant_output_forward", call.dtype) if call.projected else None
+    cell = call.kernel("lstm_variant_cell_forward", call.normed)
+    output: Any = call.kernel("lstm_variant_output_forward") if call.projected else None
     c_star = at.cells if call.normed and at.c_star is None else at.c_star
     arrays = (inputs, or_null(at.r), at.gates, or_null(weights.bias), *call.weights, at.cells, or_null(c_star))
     arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), or_null(call.lengths))
@@ -319,16 +337,16 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
     products, and dh and dc the initial state's."""
     batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, dh.itemsize
     dr, recurrent = matrix(saved.r if call.normed else saved.gates), matrix(saved.recurrent)
-    product = empty(dh.shape, dh)  # (batch, width) of a step's dr and weight_hh, which the step before it reads
-    dm = empty((batch, hidden), dh) if call.projected or call.normed else None
+    product = call.room("product", dh.shape, dh)  # (batch, width) of dr and weight_hh, which the step before it reads
+    dm = call.room("dm", (batch, hidden), dh) if call.projected or call.normed else None
     product_matrix = matrix(product)
     if call.projected:
         dh_stars, projection, dm_matrix = matrix(dh_star), matrix(weights.projection), matrix(dm)
     star = saved.c_star if call.draws.options.zoneout[1] else saved.cells
     dy_columns = (0 if dy is None else dy.shape[2], lane.first)
 
-    cell = kernel("lstm_variant_cell_backward", call.dtype, call.normed)
-    output: Any = kernel("lstm_variant_output_backward", call.dtype) if call.projected else None
+    cell = call.kernel("lstm_variant_cell_backward", call.normed)
+    output: Any = call.kernel("lstm_variant_output_backward") if call.projected else None
     arrays = tuple(map(or_null, (saved.gates, saved.p, saved.r, saved.norms)))
     arrays += (*call.weights, saved.cells, *map(or_null, (star, dm, dc, d_peephole, d_norm)))
     of_hidden = (dh, product, or_null(dy), or_null(call.lengths))
@@ -351,7 +369,7 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
         gemm(rows_of(dr, t * batch, batch, itemsize), recurrent, product_matrix)
         later = t
     last = (dh, product, or_null(call.lengths), np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)
-    kernel("lstm_variant_initial_gradient", call.dtype)(*call.output_geometry, last)
+    call.kernel("lstm_variant_initial_gradient")(*call.output_geometry, last)
 
 
 def _activation_arguments(options: Options, real: type) -> tuple:
@@ -372,22 +390,6 @@ def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
     if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
         target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
         masked_copy(target, target, draws, lane.stream, probability, **place)
-
-
-def _with_weight_drop(recurrent, draws: Draws, lane: Lane):
-    if not (draws.training and draws.options.weight_drop):
-        return recurrent
-    target = empty(recurrent.shape, recurrent)
-    _drop_weights(recurrent, target, draws, lane)
-    return target
-
-
-def _drop_weights(source, target, draws: Draws, lane: Lane) -> None:
-    """target = source * mask of weight drop, if there is any."""
-    probability = draws.options.weight_drop
-    if draws.training and probability:
-        stream, rows = WEIGHT_STREAM + lane.stream, source.shape[0]
-        masked_copy(source, target, draws, stream, probability, batch=rows, first_time=0)
 
 
 def _norm_gradients(total, hidden: int) -> dict:
