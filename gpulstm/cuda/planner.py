@@ -5,7 +5,8 @@
   or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
-  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device.
+  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device; in float32 also layers whose weights come from
+  L2 in part, in each step (`gpulstm.cuda.wide_layouts`).
 - **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
   states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
 
@@ -31,7 +32,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import cluster_layouts, half_layouts, layer_norm_layouts
+from . import cluster_layouts, half_layouts, layer_norm_layouts, wide_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -188,9 +189,15 @@ def _choose(
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
-            found += layouts(direction, batch, hidden, dtype, device)
-            if not any(choice.schedule == schedule for choice in found):
-                obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+            of_schedule, with_what = layouts(direction, batch, hidden, dtype, device), ""
+            if schedule == "persistent" and not of_schedule:
+                of_schedule = _wide(direction, batch, hidden, dtype, device)
+                if of_schedule and not_plain in ("options", LAYER_NORM):
+                    of_schedule, with_what = [], f" with {not_plain}"
+            found += of_schedule
+            if not of_schedule:
+                where = f"on {device.multiprocessors} multiprocessors{with_what}"
+                obstacles[schedule] = f"does not fit hidden_size {hidden} {where}"
     if not_plain == LAYER_NORM:
         found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
     loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
@@ -209,7 +216,7 @@ def _choose(
         return best
     if best is None:
         return Choice("loop", why_not, microseconds=loop)
-    if loop < best.microseconds:
+    if loop < best.microseconds * (wide_layouts.WORTH if best.kernel in wide_layouts.TILES else 1):
         reason = f"{loop:.0f} us a step predicted, {best.schedule} {best.microseconds:.0f}"
         return Choice("loop", reason, microseconds=loop)
     return best
@@ -219,6 +226,8 @@ def shared_bytes_of(choice: Choice) -> int:
     """Dynamic shared memory of a persistent kernel's block."""
     if choice.kernel in half_layouts.TILES:
         return half_layouts.shared_bytes(choice.tiles)
+    if choice.kernel in wide_layouts.TILES:
+        return wide_layouts.shared_bytes(choice.kernel, choice.tiles)
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
 
 
@@ -231,7 +240,8 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
     groups = choice.directions * choice.groups
-    return 2 * groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
+    units = wide_layouts.UNITS if choice.kernel in wide_layouts.TILES else UNITS_PER_TILE * choice.tiles[0]
+    return 2 * groups * choice.blocks * choice.share * choice.blocks * units
 
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
@@ -320,6 +330,18 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
         where = f", {tiles[3]} of {tiles[2]} tiles of weights in shared memory" if tiles[3] else ""
         reason = _predicted(cost, f"{dtype}, {units} hidden units a block{where}")
         found.append(Choice("persistent", reason, kernel, tiles, blocks, groups, share, cost, dtype))
+    return found
+
+
+def _wide(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    """Layouts of layers that do not fit otherwise."""
+    if dtype in half_layouts.DTYPES:
+        return []
+    kernel, found = f"lstm_wide_{direction}", []
+    for layout in wide_layouts.layouts(kernel, batch, hidden, device.multiprocessors, device.shared_bytes):
+        *numbers, cost, where = layout
+        reason = f"{where}; {_predicted(cost)} from floors, not measured"
+        found.append(Choice("persistent", reason, kernel, *numbers, cost, "float32"))
     return found
 
 
