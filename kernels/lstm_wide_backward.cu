@@ -1,5 +1,5 @@
-// Backpropagation through all time steps of one LSTM layer in one launch, in float32, where the recurrent weights do not
-// fit on the chip: the twin of lstm_wide_forward.
+// Backpropagation through all time steps of one LSTM layer in one launch, in float32, where the recurrent weights do
+// not fit on the chip: the twin of lstm_wide_forward.
 //
 // The formulas are those of lstm_backward_step.cu, and the steps are coupled as in lstm_persistent_backward.cu: dh =
 // W_hh^T da is a sum over all blocks. A block makes the da of its 16 hidden units, and at once what these contribute to
@@ -61,10 +61,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
     const long long units = (long long)batch * hidden;
 
     const int there = hidden - first_unit < UNITS ? hidden - first_unit : UNITS;
-    const Fragments fragments = {weight, (unsigned)(first_unit * hidden + output), (unsigned)(hidden * hidden),
-                                 (unsigned)hidden, output < hidden ? there : 0};
+    const Fragments fragments = {weight, hidden, first_unit * hidden + output, hidden, output < hidden ? there : 0};
+    const unsigned zero = (size_t)failed % 4;  // of which the compiler knows nothing
     Weights w;
-    w.hold(fragments, shared, (unsigned)afresh(0));
+    w.hold(fragments, shared, zero);
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
     Patience patience = {0, failed};
@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
 
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += SEQUENCES) {
             // What the recurrence does not touch is fetched first.
-            if (computes) w.ask(fragments);
+            if (computes) w.ask(fragments, count & zero);
             const int unit = first_unit + thread % UNITS, column = thread / UNITS, sequence = sequence0 + column;
             const bool owner = thread < UNITS * SEQUENCES && unit < hidden && sequence < end_sequence;
             const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
@@ -140,10 +140,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
             float4 sums[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) sums[s] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            w.for_each_quad(fragments, [&](int k, const float4(&of_gates)[4]) {
+            w.for_each_quad(fragments, zero, count, [&](int k, unsigned nothing, const float4(&of_gates)[4]) {
+                const float4* of_unit = &da[0][0] + nothing;
+                unsigned bits = 0;
 #pragma unroll
                 for (int s = 0; s < SEQUENCES; ++s) {
-                    const float4 d = da[s][k];
+                    const float4 d = of_unit[s * UNITS + k];
                     const float d_gates[4] = {d.x, d.y, d.z, d.w};
 #pragma unroll
                     for (int q = 0; q < 4; ++q) {
@@ -152,7 +154,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
                         sums[s].z = fmaf(of_gates[q].z, d_gates[q], sums[s].z);
                         sums[s].w = fmaf(of_gates[q].w, d_gates[q], sums[s].w);
                     }
+                    bits |= __float_as_uint(sums[s].x) | __float_as_uint(sums[s].y);
+                    bits |= __float_as_uint(sums[s].z) | __float_as_uint(sums[s].w);
                 }
+                return bits;
             });
 
             const long long region = (long long)afresh(share) * blocks * UNITS;

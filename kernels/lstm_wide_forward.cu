@@ -11,7 +11,7 @@
 //
 // A pass of a block, over SEQUENCES sequences: ask for the first weights that are not on the chip, and for what else
 // does not depend on h; wait for h[t-1] (handover.cuh), a part of it in each thread, and put it into shared memory for
-// all warps; multiply, in float32; add up over the lanes, such that the four gates of a sequence end in four neighbouring
+// all warps; multiply, in float32; add up over the lanes, such that the four gates of a sequence end in neighbouring
 // lanes; publish h[t]. Sums are made in the same order for any SEQUENCES, KEPT and PARKED.
 //
 // Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y, and with `keep` 4 gates; each
@@ -22,9 +22,8 @@
 #include "tensor_core.cuh"  // for afresh
 #include "wide_weights.cuh"
 
-#define ROW (32 * QUADS)                                      // four neighbouring h's each, of one sequence
-#define LOADS ((SEQUENCES * ROW + THREADS - 1) / THREADS)     // of them that a thread fetches
-#define AT_ONCE (LOADS < 4 ? LOADS : 4)
+#define ROW (32 * QUADS)                                   // four neighbouring h's each, of one sequence
+#define LOADS ((SEQUENCES * ROW + THREADS - 1) / THREADS)  // of them that a thread fetches
 
 // The gate of a sequence that a lane finishes.
 struct Output {
@@ -37,13 +36,13 @@ struct Output {
     }
 };
 
-// What two lanes `distance` apart have of two sums: the lane that is the `upper` one gets the second, the other the first.
+// Of two sums of which lanes `distance` apart have parts, the `upper` lane gets the second one, the other lane the first.
 __device__ __forceinline__ float exchange_halves(bool upper, float first, float second, int distance) {
     return (upper ? second : first) + __shfl_xor_sync(0xFFFFFFFFu, upper ? first : second, distance);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
-    float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    float* gates,                      // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
     const float* __restrict__ weight, // (4*hidden, hidden) W_hh
     const float* __restrict__ bias,   // (4*hidden,) or null
     float* cells,                     // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
@@ -69,19 +68,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
 
     const int quads = hidden / 4 - lane;  // from this lane's first one on
     const int own_unit = first_unit + thread / 32;
-    const Fragments fragments = {weight, (unsigned)(own_unit * hidden + 4 * lane), (unsigned)(hidden * hidden), 128,
+    const Fragments fragments = {weight, hidden, own_unit * hidden + 4 * lane, 128,
                                  own_unit < hidden && quads > 0 ? (quads + 31) / 32 : 0};
+    const unsigned zero = (size_t)failed % 4;  // of which the compiler knows nothing
     Weights w;
-    w.hold(fragments, shared + SEQUENCES * ROW, (unsigned)afresh(0));
+    w.hold(fragments, shared + SEQUENCES * ROW, zero);
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
     Patience patience = {0, failed};
     for (int count = 0; count < steps; ++count) {
-        const int step = reverse ? steps - 1 - count : count;
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += SEQUENCES) {
-            w.ask(fragments);
+            w.ask(fragments, count & zero);
             float input = 0.0f, c = 0.0f;
             const Output early(afresh(thread), first_unit, hidden, sequence0, end_sequence);
+            const int step = reverse ? steps - 1 - count : count;
             if (early.there) {
                 const long long row = (long long)step * batch + early.sequence;
                 input = gates[row * 4 * hidden + early.gate * hidden + early.unit];
@@ -91,52 +91,55 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
             }
 
             const long long row_before = (long long)(step + reverse) * batch;
-            for (int part = 0; part < LOADS; part += AT_ONCE) {
-                unsigned words[AT_ONCE][4];
+            unsigned words[LOADS][4];
 #pragma unroll
-                for (int i = 0; i < AT_ONCE; ++i) {  // all of them on their way before the first is looked at
-                    const int which = thread + (part + i) * THREADS, from = sequence0 + which / ROW;
-                    const int column = 4 * (which % ROW);
-                    const bool there = which < SEQUENCES * ROW && from < end_sequence && column < hidden;
-                    words[i][0] = words[i][1] = words[i][2] = words[i][3] = 0;
-                    if (there) load_words((const unsigned*)hiddens + (row_before + from) * hidden + column, words[i]);
-                }
-                patience.begin();
+            for (int i = 0; i < LOADS; ++i) {  // all of them on their way before the first is looked at
+                const int which = thread + i * THREADS, from = sequence0 + which / ROW, column = 4 * (which % ROW);
+                const bool there = which < SEQUENCES * ROW && from < end_sequence && column < hidden;
+                words[i][0] = words[i][1] = words[i][2] = words[i][3] = 0;
+                if (there) load_words((const unsigned*)hiddens + (row_before + from) * hidden + column, words[i]);
+            }
+            patience.begin();
 #pragma unroll
-                for (int i = 0; i < AT_ONCE; ++i) {
-                    const int which = thread + (part + i) * THREADS, from = sequence0 + which / ROW;
-                    const unsigned* source = (const unsigned*)hiddens + (row_before + from) * hidden + 4 * (which % ROW);
-                    while (count > 0 && any_missing(words[i]) && !patience.ends()) load_words(source, words[i]);
+            for (int i = 0; i < LOADS; ++i) {
+                const int which = thread + i * THREADS, from = sequence0 + which / ROW, column = 4 * (which % ROW);
+                while (count > 0 && any_missing(words[i]) && !patience.ends()) {
+                    load_words((const unsigned*)hiddens + (row_before + from) * hidden + column, words[i]);
                 }
-                if (part == 0) __syncthreads();  // nobody reads the h of the last pass any more
+            }
+            __syncthreads();  // nobody reads the h of the last pass any more
 #pragma unroll
-                for (int i = 0; i < AT_ONCE; ++i) {
-                    const int which = thread + (part + i) * THREADS;
-                    if (which >= SEQUENCES * ROW) continue;
-                    h_now[which] = make_float4(__uint_as_float(words[i][0]), __uint_as_float(words[i][1]),
-                                               __uint_as_float(words[i][2]), __uint_as_float(words[i][3]));
-                }
+            for (int i = 0; i < LOADS; ++i) {
+                const int which = thread + i * THREADS;
+                if (which >= SEQUENCES * ROW) continue;
+                h_now[which] = make_float4(__uint_as_float(words[i][0]), __uint_as_float(words[i][1]),
+                                           __uint_as_float(words[i][2]), __uint_as_float(words[i][3]));
             }
             __syncthreads();
 
             float sums[4][SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) sums[0][s] = sums[1][s] = sums[2][s] = sums[3][s] = 0.0f;
-            w.for_each_quad(fragments, [&](int k, const float4(&of_gates)[4]) {
+            w.for_each_quad(fragments, zero, count, [&](int k, unsigned nothing, const float4(&of_gates)[4]) {
+                const float4* of_quad = h_now + lane + nothing;
+                unsigned bits = 0;
 #pragma unroll
                 for (int s = 0; s < SEQUENCES; ++s) {
-                    const float4 h = h_now[s * ROW + 32 * k + lane];
+                    const float4 h = of_quad[s * ROW + 32 * k];
 #pragma unroll
                     for (int q = 0; q < 4; ++q) {
                         sums[q][s] = fmaf(of_gates[q].x, h.x, sums[q][s]);
                         sums[q][s] = fmaf(of_gates[q].y, h.y, sums[q][s]);
                         sums[q][s] = fmaf(of_gates[q].z, h.z, sums[q][s]);
                         sums[q][s] = fmaf(of_gates[q].w, h.w, sums[q][s]);
+                        bits |= __float_as_uint(sums[q][s]);
                     }
                 }
+                return bits;
             });
 
-            // Of two lanes each keeps one half of its sums and adds what the other one has of them.
+            // Of two lanes each keeps one half of the sums, and adds what the other one has of them.
+            const int self = afresh(thread);  // what depends on it is computed again: registers are short above
             float a[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
@@ -144,9 +147,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
 #pragma unroll
                 for (int pair = 0; pair < 2; ++pair) {
                     const float first = sums[2 * pair][s], second = sums[2 * pair + 1][s];
-                    of_two[pair] = exchange_halves(lane & 1, first, second, 1);
+                    of_two[pair] = exchange_halves(self & 1, first, second, 1);
                 }
-                a[s] = exchange_halves(lane & 2, of_two[0], of_two[1], 2);
+                a[s] = exchange_halves(self & 2, of_two[0], of_two[1], 2);
             }
 #pragma unroll
             for (int distance = 4, left = SEQUENCES; distance < 32; distance *= 2) {
@@ -156,13 +159,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
                 }
                 left /= 2;
 #pragma unroll
-                for (int s = 0; s < left; ++s) a[s] = exchange_halves(lane & distance, a[2 * s], a[2 * s + 1], distance);
+                for (int s = 0; s < left; ++s) {
+                    a[s] = exchange_halves(self & distance, a[2 * s], a[2 * s + 1], distance);
+                }
             }
             a[0] += input;
 
-            // Where it belongs is computed again: registers are short above.
-            const Output out(afresh(thread), first_unit, hidden, sequence0, end_sequence);
-            const int gate = out.gate, unit = out.unit, sequence = out.sequence, first_lane = lane & ~3;
+            const Output out(self, first_unit, hidden, sequence0, end_sequence);
+            const int gate = out.gate, unit = out.unit, sequence = out.sequence, first_lane = self % 32 & ~3;
             const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
             const float tanh_a = tanhf(half * a[0]);
             const float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
@@ -173,8 +177,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
             const float c_next = fmaf(f, c, i * candidate);
             const float h_next = o * tanhf(c_next);
             if (out.there) {
-                const bool runs = !lengths || first_time + step < lengths[sequence];
-                const int now = afresh(step), before = now + reverse, after = now + 1 - reverse;
+                const int now = reverse ? steps - 1 - afresh(count) : afresh(count);
+                const bool runs = !lengths || first_time + now < lengths[sequence];
+                const int before = now + reverse, after = now + 1 - reverse;
                 const long long row = (long long)now * batch + sequence;
                 const long long from = ((long long)before * batch + sequence) * hidden + unit;
                 const long long to = ((long long)after * batch + sequence) * hidden + unit;

@@ -28,84 +28,91 @@
 #define IS_KEPT(f) (KEPT_BEFORE((f) + 1) > KEPT_BEFORE(f))
 #define NTH_STREAMED(n) ((((n) + 1) * FRAGMENTS + STREAMED - 1) / (STREAMED ? STREAMED : 1) - 1)
 
-// Four weights that nobody writes to. They go past the L1 cache, which they would only sweep out. The compiler must not
-// know that they are the same in each step: it would fetch them before the first one, and they would have no place.
+// Four weights that nobody writes to, or zeros. They go past the L1 cache, which they would only sweep out. The
+// compiler must not know that they are the same in each step: it would fetch them before the first one.
 __device__ __forceinline__ float4 read_weights(const float* source, bool there) {
     float4 w = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #ifdef __CUDA_ARCH__
-    asm volatile("{\n.reg .pred there;\nsetp.ne.s32 there, %5, 0;\n"
-                 "@there ld.global.nc.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%4];\n}"
-                 : "+f"(w.x), "+f"(w.y), "+f"(w.z), "+f"(w.w)
-                 : "l"(source), "r"((int)there));
+    asm volatile(
+        "{\n"
+        ".reg .pred there;\n"
+        "setp.ne.s32 there, %5, 0;\n"
+        "@there ld.global.nc.L1::no_allocate.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+        "}"
+        : "+f"(w.x), "+f"(w.y), "+f"(w.z), "+f"(w.w)
+        : "l"(source), "r"((int)there));
 #else
-    if (there) w = make_float4(source[0], source[1], source[2], source[3]);
+    if (there) w = *(const float4*)source;
 #endif
     return w;
 }
 
 // Where a thread's fragments are.
 struct Fragments {
-    const float* weight;  // W_hh
-    unsigned first;       // place in it of gate 0, quad 0
-    unsigned of_gate;     // floats from one gate to the next
-    unsigned of_quad;     // and from one quad to the next
-    int quads;            // that there are; beyond them all weights are zero
+    const float* weight;  // (4*hidden, hidden) W_hh
+    int hidden;
+    int first;    // place in it of gate 0, quad 0; the other gates' are hidden rows further on
+    int of_quad;  // floats from one quad to the next
+    int quads;    // that there are; beyond them all weights are zero
 
-    __device__ __forceinline__ float4 read(int gate, int quad) const {
-        return read_weights(weight + (first + gate * of_gate + quad * of_quad), quad < quads);
+    // `nothing` is zero, of which the compiler knows nothing.
+    __device__ __forceinline__ float4 read(int f, unsigned nothing) const {
+        const int gate = f % 4 + nothing, quad = f / 4 + nothing;
+        return read_weights(weight + (first + gate * hidden * hidden + quad * of_quad), quad < quads);
     }
-    // Places that are computed where they are needed: kept from step to step, they would not fit beside the weights.
-    __device__ __forceinline__ float4 read_afresh(int f) const { return read(afresh(f % 4), afresh(f / 4)); }
 };
 
 struct Weights {
     float4 kept[KEPT];
-    float4 ahead[SLOTS];
-    float4* parked;  // of this thread, the next one THREADS further on
+    float4 ahead[SLOTS];  // the next ones that are streamed, on their way
+    float4* parked;       // the first of this thread, and the next ones each THREADS further on
 
-    // `zero` is one of which the compiler knows nothing. Each fragment's place depends on what was loaded before it: with
-    // all of them on their way at once, their addresses would take more registers than there are.
+    // `zero` is one of which the compiler knows nothing. Each fragment's place depends on what was loaded before it:
+    // with all of them on their way at once, their addresses would take more registers than there are.
     __device__ __forceinline__ void hold(const Fragments& fragments, float4* shared, unsigned zero) {
         parked = shared + threadIdx.x;
 #pragma unroll 1
         for (int f = 0; f < FRAGMENTS; ++f) {
-            if (!IS_STREAMED(f) && !IS_KEPT(f)) parked[PARKED_BEFORE(f) * THREADS] = fragments.read(f % 4, f / 4);
+            if (!IS_STREAMED(f) && !IS_KEPT(f)) parked[PARKED_BEFORE(f) * THREADS] = fragments.read(f, 0);
         }
         unsigned after = 0;
 #pragma unroll
         for (int f = 0; f < FRAGMENTS; ++f) {
             if (IS_STREAMED(f) || !IS_KEPT(f)) continue;
             float4& w = kept[KEPT_BEFORE(f) % KEPT];
-            w = fragments.read(f % 4, f / 4 + after);
+            w = fragments.read(f, after);
             after = __float_as_uint(w.x) & zero;
         }
     }
 
     // Asks for the first that are streamed.
-    __device__ __forceinline__ void ask(const Fragments& fragments) {
+    __device__ __forceinline__ void ask(const Fragments& fragments, unsigned nothing) {
 #pragma unroll
-        for (int n = 0; n < DEPTH; ++n) ahead[n] = fragments.read_afresh(NTH_STREAMED(n));
+        for (int n = 0; n < DEPTH; ++n) ahead[n] = fragments.read(NTH_STREAMED(n), nothing);
     }
 
-    // use(k, w): the four gates' fragments of quad k.
+    // use(k, nothing, w) multiplies the four gates' fragments of quad k, and gives back the bits of all its sums. What
+    // is read next depends on them, in a way that comes to nothing: with the weights and states of many quads on their
+    // way at once, there would not be enough registers. The first `bits` are any that change from step to step.
     template <class Use>
-    __device__ __forceinline__ void for_each_quad(const Fragments& fragments, Use use) {
+    __device__ __forceinline__ void for_each_quad(const Fragments& fragments, unsigned zero, unsigned bits, Use use) {
 #pragma unroll
         for (int k = 0; k < QUADS; ++k) {
+            const unsigned nothing = bits & zero;
             float4 w[4];
 #pragma unroll
             for (int gate = 0; gate < 4; ++gate) {
                 const int f = 4 * k + gate, n = STREAMED_BEFORE(f);
                 if (IS_STREAMED(f)) {
                     w[gate] = ahead[n % SLOTS];
-                    if (n + DEPTH < STREAMED) ahead[n % SLOTS] = fragments.read_afresh(NTH_STREAMED(n + DEPTH));
+                    if (n + DEPTH < STREAMED) ahead[n % SLOTS] = fragments.read(NTH_STREAMED(n + DEPTH), nothing);
                 } else if (IS_KEPT(f)) {
                     w[gate] = kept[KEPT_BEFORE(f) % KEPT];
                 } else {
-                    w[gate] = parked[PARKED_BEFORE(f) * THREADS];
+                    w[gate] = parked[PARKED_BEFORE(f) * THREADS + nothing];
                 }
             }
-            use(k, w);
+            bits = use(k, nothing, w);
         }
     }
 };

@@ -189,15 +189,15 @@ def _choose(
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
-            of_schedule, with_what = layouts(direction, batch, hidden, dtype, device), ""
-            if schedule == "persistent" and not of_schedule:
-                of_schedule = _wide(direction, batch, hidden, dtype, device)
-                if of_schedule and not_plain in ("options", LAYER_NORM):
-                    of_schedule, with_what = [], f" with {not_plain}"
-            found += of_schedule
-            if not of_schedule:
-                where = f"on {device.multiprocessors} multiprocessors{with_what}"
-                obstacles[schedule] = f"does not fit hidden_size {hidden} {where}"
+            fitting = layouts(direction, batch, hidden, dtype, device)
+            why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+            if schedule == "persistent" and not fitting:
+                fitting = _wide(direction, batch, hidden, dtype, device)
+                if fitting and not_plain in ("options", LAYER_NORM):
+                    fitting, why_not = [], f"{why_not} with {not_plain}"
+            found += fitting
+            if not fitting:
+                obstacles[schedule] = why_not
     if not_plain == LAYER_NORM:
         found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
     loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
@@ -334,15 +334,11 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
 
 
 def _wide(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
-    """Layouts of layers that do not fit otherwise."""
-    if dtype in half_layouts.DTYPES:
-        return []
-    kernel, found = f"lstm_wide_{direction}", []
-    for layout in wide_layouts.layouts(kernel, batch, hidden, device.multiprocessors, device.shared_bytes):
-        *numbers, cost, where = layout
-        reason = f"{where}; {_predicted(cost)} from floors, not measured"
-        found.append(Choice("persistent", reason, kernel, *numbers, cost, "float32"))
-    return found
+    """Of layers that do not fit otherwise."""
+    kernel, size = f"lstm_wide_{direction}", (device.multiprocessors, device.shared_bytes)
+    found = wide_layouts.layouts(kernel, batch, hidden, *size) if dtype in ("float32", "tf32") else []
+    reasons = [f"{layout.where}; {_predicted(layout.microseconds)} from floors, not measured" for layout in found]
+    return [Choice("persistent", why, kernel, *of[:5], "float32") for why, of in zip(reasons, found, strict=True)]
 
 
 def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:

@@ -1,8 +1,8 @@
 """How a layer is laid out whose recurrent weights fit into the registers of a device no more. Pure arithmetic.
 
 The kernels are `kernels/lstm_wide_forward.cu` and `lstm_wide_backward.cu`: a block keeps a part of its weights in
-registers, a part in shared memory, and reads the rest from L2 in each pass over its sequences. They multiply in float32,
-where TF32 is allowed too.
+registers, a part in shared memory, and reads the rest from L2 in each pass over its sequences. They multiply in
+float32, where TF32 is allowed too.
 
 **The predictions are derived, not measured.** benchmarks/results/notes.md has the rates of one H200 that they are made
 of, and the lines fitted to the persistent kernels of float32, whose structure these have. So the planner takes such a
@@ -23,15 +23,11 @@ WORTH = 1.5
 NAMES = ("QUADS", "KEPT", "PARKED", "SEQUENCES")
 TILES: dict[str, tuple[tuple[int, ...], ...]] = {
     FORWARD: (
-        *((12, 16, 27, 1), (12, 14, 26, 2), (12, 8, 24, 4)),  # hidden up to 1536, with 227 KB of shared memory
-        *((12, 16, 11, 1), (12, 14, 10, 2), (12, 8, 8, 4)),  # with 99 KB
-        *((16, 16, 27, 1), (16, 14, 26, 2), (16, 8, 24, 4)),  # hidden up to 2048
-        *((16, 16, 11, 1), (16, 14, 10, 2), (16, 8, 8, 4)),
+        *((12, 18, 27, 1), (12, 10, 24, 4)),  # hidden up to 1536, with 227 KB of shared memory
+        *((12, 18, 11, 1), (12, 10, 8, 4)),  # with 99 KB
+        *((16, 18, 27, 1), (16, 10, 24, 4), (16, 18, 11, 1), (16, 10, 8, 4)),  # hidden up to 2048
     ),
-    BACKWARD: (
-        *((16, 16, 27, 1), (16, 14, 27, 2), (16, 12, 27, 4)),
-        *((16, 16, 11, 1), (16, 14, 11, 2), (16, 12, 11, 4)),
-    ),
+    BACKWARD: ((16, 15, 27, 1), (16, 11, 27, 4), (16, 15, 11, 1), (16, 11, 11, 4)),
 }
 
 
