@@ -1,7 +1,7 @@
 """The compile gate for the kernels that read a part of the weights from L2 in each step: no spills, no stack.
 
-Registers are full of weights in them. Each test run compiles, for every architecture, kernels that a device of it may be
-given, by its shared memory: all choices of tiles once, over the architectures. The environment variable
+Registers are full of weights in them. Each test run compiles, for every architecture, kernels that a device of it may
+be given, by its shared memory: all choices of tiles once, over the architectures. The environment variable
 GPULSTM_WHOLE_GATE=1 makes it all choices for all architectures.
 """
 
