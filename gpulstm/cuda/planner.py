@@ -5,8 +5,7 @@
   or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
-  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device; in float32 also layers whose weights come from
-  L2 in part, in each step (`gpulstm.cuda.wide_layouts`).
+  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device, or nearly so (`gpulstm.cuda.wide_layouts`).
 - **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
   states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
 
@@ -191,13 +190,12 @@ def _choose(
         else:
             fitting = layouts(direction, batch, hidden, dtype, device)
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-            if schedule == "persistent" and not fitting:
+            if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
                 fitting = _wide(direction, batch, hidden, dtype, device)
                 if fitting and not_plain in ("options", LAYER_NORM):
                     fitting, why_not = [], f"{why_not} with {not_plain}"
             found += fitting
-            if not fitting:
-                obstacles[schedule] = why_not
+            obstacles |= {} if fitting else {schedule: why_not}
     if not_plain == LAYER_NORM:
         found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
     loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
@@ -239,9 +237,8 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
 
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
-    groups = choice.directions * choice.groups
     units = wide_layouts.UNITS if choice.kernel in wide_layouts.TILES else UNITS_PER_TILE * choice.tiles[0]
-    return 2 * groups * choice.blocks * choice.share * choice.blocks * units
+    return 2 * choice.directions * choice.groups * choice.blocks * choice.share * choice.blocks * units
 
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
@@ -334,7 +331,6 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
 
 
 def _wide(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
-    """Of layers that do not fit otherwise."""
     kernel, size = f"lstm_wide_{direction}", (device.multiprocessors, device.shared_bytes)
     found = wide_layouts.layouts(kernel, batch, hidden, *size) if dtype in ("float32", "tf32") else []
     reasons = [f"{layout.where}; {_predicted(layout.microseconds)} from floors, not measured" for layout in found]

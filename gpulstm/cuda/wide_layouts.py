@@ -10,7 +10,7 @@ layout unasked only where the loop is predicted to take `WORTH` times as long.
 """
 
 from math import log2
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FORWARD, BACKWARD = "lstm_wide_forward", "lstm_wide_backward"
 UNITS = 16  # hidden units of a block, one for each of its warps forward
@@ -66,6 +66,14 @@ def shared_bytes(kernel: str, tiles: tuple[int, ...]) -> int:
 def static_shared_bytes(kernel: str, tiles: tuple[int, ...]) -> int:
     """Of the backward kernel: a step's gradients of four gates, and sums of 32 threads each."""
     return 0 if kernel == FORWARD else 16 * UNITS * Tiles(*tiles).sequences + 4 * UNITS * THREADS // 32
+
+
+def streamed_bytes(choice: Any) -> int:
+    """Of weights, that all blocks of a `planner.Choice` read from L2 in each step; 0 for other kernels."""
+    if choice.kernel not in TILES:
+        return 0
+    tiles = Tiles(*choice.tiles)
+    return choice.groups * choice.blocks * _up(choice.share, tiles.sequences) * FRAGMENT_BYTES * tiles.streamed
 
 
 def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int, shared_limit: int) -> list[WideLayout]:
