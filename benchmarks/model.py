@@ -18,7 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gpulstm.cuda import half_layouts, planner  # noqa: E402 - of this checkout, installed or not
+from gpulstm.cuda import half_layouts, planner, wide_layouts  # noqa: E402 - of this checkout, installed or not
 
 H200 = planner.Device(90, 132, 232448, True)
 FLOORS = Path(__file__).parent / "results" / "h200" / "floors.json"
@@ -52,7 +52,7 @@ class Work(NamedTuple):
 
     flops: int
     memory_bytes: int  # of device memory: gates, states and outputs; weights where they stay nowhere
-    crossing_bytes: int  # read of what other blocks made: through L2, or in a cluster through shared memory
+    crossing_bytes: int  # read through L2 of what other blocks made and of weights; in a cluster through shared memory
     launches: int
     hand_overs: int  # times that blocks wait for each other; a kernel's end is one
 
@@ -100,7 +100,8 @@ def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtyp
         words = choice.blocks * units  # each block reads all h of its sequences
     else:  # each block reads contributions to its own units from all of them, or in 16 bits all of da
         words = choice.blocks * units * (4 if in_half else 1)
-    return Work(flops, memory, words * (size if in_half else 4), 0, 1 if choice.blocks > 1 else 0)
+    crossing = words * (size if in_half else 4) + wide_layouts.streamed_bytes(choice)
+    return Work(flops, memory, crossing, 0, 1 if choice.blocks > 1 else 0)
 
 
 def around(direction: str, call: Call) -> tuple[float, float]:
@@ -143,7 +144,9 @@ class Floors:
         if dtype not in PEAKS:
             return None
         peak = PEAKS[dtype]
-        if choice.schedule == "persistent" and dtype == "float32":
+        if choice.kernel in wide_layouts.TILES:
+            peak = PEAKS["float32"]
+        elif choice.schedule == "persistent" and dtype == "float32":
             peak = "registers only, all SMs: mma_fp32_by_three_tf32"
         arithmetic = found.flops / self.median[peak] / 1e6
         moving = found.memory_bytes / self.median[MEMORY] / 1e6

@@ -7,7 +7,9 @@
 #define READERS (THREADS / COLUMNS)          // threads that collect one sequence's contributions
 #define LANES (READERS < 32 ? READERS : 32)  // of them in one warp
 #define PARTS (READERS / LANES)
+#ifndef BATCH
 #define BATCH 4                              // loads in flight per thread
+#endif
 
 // Adds up a sequence's contributions if it is `there`, `pieces` times four from `source` on, each once its lowest bit is
 // `arrival_bit`. parts[p * UNITS + u] receives unit u's sum over the readers of part p.

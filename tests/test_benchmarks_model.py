@@ -38,6 +38,22 @@ def test_the_persistent_schedule_keeps_the_weights(dtype):
         assert (found.launches, found.hand_overs) == (0, 1)
 
 
+def test_weights_that_do_not_fit_come_through_l2():
+    """H = 2048, N = 1 and 5, on an H200: 128 blocks of 512 threads with 64 fragments of 16 bytes each."""
+    for batch, passes, held in (
+        (1, 1, {FORWARD: 16 + 27, BACKWARD: 15 + 27}),
+        (5, 2, {FORWARD: 34, BACKWARD: 11 + 27}),
+    ):
+        for direction in (FORWARD, BACKWARD):
+            choice = chosen("persistent", direction, batch, 2048)
+            found = model.work(choice, direction, batch, 2048, "float32")
+            handed_over = 128 * 2048 * 4 * batch
+            weights = 128 * 512 * 16 * (64 - held[direction]) * passes
+            assert found.crossing_bytes == handed_over + weights and (found.launches, found.hand_overs) == (0, 1)
+            loop = model.work(chosen("loop", direction, batch, 2048), direction, batch, 2048, "float32")
+            assert found.flops == loop.flops and found.memory_bytes < loop.memory_bytes - 4 * 2048 * 2048 * 4
+
+
 def test_a_schedule_of_one_block_hands_nothing_over():
     found = model.work(chosen("resident", FORWARD, 8, 64), FORWARD, 8, 64, "float32")
     assert (found.crossing_bytes, found.launches, found.hand_overs) == (0, 0, 0)

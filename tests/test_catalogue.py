@@ -27,7 +27,7 @@ def test_switches_are_those_that_the_file_reads():
 def test_specialisations_are_all_different_and_complete():
     every = list(catalogue.specialisations())
     assert len(set(every)) == len(every)
-    tiled, expected = catalogue.TILES | catalogue.HALF_TILES, 0
+    tiled, expected = catalogue.ALL_TILES, 0
     for entry, (_, switches) in catalogue.KERNELS.items():
         dtypes = len(catalogue.dtypes_of(entry))
         if entry in tiled:
@@ -70,6 +70,17 @@ def test_tiles_are_those_that_the_file_reads():
         code = re.sub(r"//.*", "", text)
         given = {name for name in re.findall(r"\b[A-Z]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
         assert given == set(names) | set(catalogue.KERNELS[entry][1]), entry
+        assert len(set(choices)) == len(choices)
+
+
+def test_tiles_of_wide_kernels_are_those_that_the_shared_header_reads():
+    """Forward too: what a kernel defines itself is no tile."""
+    for entry, (names, choices) in catalogue.WIDE_TILES.items():
+        files = ("wide_weights.cuh", *(("contributions.cuh",) if "backward" in entry else ()), f"{entry}.cu")
+        text = "".join((sources.kernel_folder() / file).read_text(encoding="utf-8") for file in files)
+        code = re.sub(r"//.*", "", text)
+        given = {name for name in re.findall(r"\b[A-Z]{4,}\b", code) if not re.search(rf"#define {name}\b", code)}
+        assert given == set(names), entry
         assert len(set(choices)) == len(choices)
 
 

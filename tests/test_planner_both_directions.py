@@ -93,7 +93,7 @@ def test_why_not(batch, hidden, way, why):
 
 
 def test_a_loop_has_no_kernel_for_it():
-    one, both, why = of_both(FORWARD, 8, 2048)
+    one, both, why = of_both(FORWARD, 8, 2112)
     assert both is None and why == "loop has no kernel for it" and one.schedule == "loop"
     with planner.only("cluster"):
         assert of_both(FORWARD, 8, 128)[2] == "cluster has no kernel for it"

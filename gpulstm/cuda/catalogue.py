@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import half_layouts, sources
+from . import half_layouts, sources, wide_layouts
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
@@ -61,6 +61,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
+    "lstm_wide_forward": ("lstm_wide_forward.cu", ()),
+    "lstm_wide_backward": ("lstm_wide_backward.cu", ()),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
     "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
@@ -115,6 +117,12 @@ HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
 }
 
+# The same for kernels of float32 that read a part of the weights from L2 in each step.
+WIDE_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (wide_layouts.NAMES, choices) for kernel, choices in wide_layouts.TILES.items()
+}
+ALL_TILES = TILES | HALF_TILES | WIDE_TILES
+
 # With the switch BIDIRECTIONAL a launch runs both directions of a layer. There are kernels of those tiles whose weights
 # a device holds twice, and where registers are left for what tells the directions apart.
 BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -140,7 +148,7 @@ IN_16_BITS = (
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
 COOPERATIVE = (
-    *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES),
+    *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES, *WIDE_TILES),
     *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
 )
 
@@ -198,14 +206,14 @@ class Specialisation:
 
     @property
     def _tile_names(self) -> tuple[str, ...]:
-        return (TILES | HALF_TILES).get(self.entry, ((), ()))[0]
+        return ALL_TILES.get(self.entry, ((), ()))[0]
 
 
 def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
     if entry in HALF_TILES:
         return tuple(SWITCH_OF_DTYPE)
-    if entry in TILES:
+    if entry in ALL_TILES:
         return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
     return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
@@ -214,7 +222,7 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
     TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
-    for entry, (_, choices) in (TILES | HALF_TILES).items():
+    for entry, (_, choices) in ALL_TILES.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
@@ -224,7 +232,7 @@ def specialisations() -> Iterator[Specialisation]:
                 for tiles in BIDIRECTIONAL[entry] if both else choices:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
-        if entry in TILES or entry in HALF_TILES:
+        if entry in ALL_TILES:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):

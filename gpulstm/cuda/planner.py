@@ -5,7 +5,7 @@
   or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
-  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device.
+  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device, or nearly so (`gpulstm.cuda.wide_layouts`).
 - **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
   states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
 
@@ -32,7 +32,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts
+from . import cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts, wide_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -186,9 +186,14 @@ def _choose(
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
-            found += layouts(direction, batch, hidden, dtype, device)
-            if not any(choice.schedule == schedule for choice in found):
-                obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+            fitting = layouts(direction, batch, hidden, dtype, device)
+            why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+            if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
+                fitting = _wide(direction, batch, hidden, dtype, device)
+                if fitting and not_plain in ("options", LAYER_NORM):
+                    fitting, why_not = [], f"{why_not} with {not_plain}"
+            found += fitting
+            obstacles |= {} if fitting else {schedule: why_not}
     if not_plain == LAYER_NORM:
         found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
     products = 8.0 * batch * hidden * hidden
@@ -214,7 +219,7 @@ def _choose(
         return best
     if best is None:
         return Choice("loop", why_not, microseconds=loop)
-    if loop < best.microseconds:
+    if loop < best.microseconds * (wide_layouts.WORTH if best.kernel in wide_layouts.TILES else 1):
         reason = f"{loop:.0f} us a step predicted, {best.schedule} {best.microseconds:.0f}"
         return Choice("loop", reason, microseconds=loop)
     return best
@@ -224,6 +229,8 @@ def shared_bytes_of(choice: Choice) -> int:
     """Dynamic shared memory of a persistent kernel's block."""
     if choice.kernel in half_layouts.TILES:
         return half_layouts.shared_bytes(choice.tiles)
+    if choice.kernel in wide_layouts.TILES:
+        return wide_layouts.shared_bytes(choice.kernel, choice.tiles)
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
 
 
@@ -235,8 +242,8 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
 
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
-    groups = choice.directions * choice.groups
-    return 2 * groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
+    units = wide_layouts.UNITS if choice.kernel in wide_layouts.TILES else UNITS_PER_TILE * choice.tiles[0]
+    return 2 * choice.directions * choice.groups * choice.blocks * choice.share * choice.blocks * units
 
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
@@ -308,6 +315,13 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
         reason = _predicted(cost, f"{dtype}, {units} hidden units a block{where}")
         found.append(Choice("persistent", reason, kernel, tiles, blocks, groups, share, cost, dtype))
     return found
+
+
+def _wide(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    kernel, size = f"lstm_wide_{direction}", (device.multiprocessors, device.shared_bytes)
+    found = wide_layouts.layouts(kernel, batch, hidden, *size) if dtype in ("float32", "tf32") else []
+    reasons = [f"{layout.where}; {_predicted(layout.microseconds)} from floors, not measured" for layout in found]
+    return [Choice("persistent", why, kernel, *of[:5], "float32") for why, of in zip(reasons, found, strict=True)]
 
 
 def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import dtype_name
-from ..cuda import both_directions, catalogue, cluster_layouts, half_layouts, planner
+from ..cuda import both_directions, catalogue, cluster_layouts, half_layouts, planner, wide_layouts
 from ..cuda.copies import fill, to_host
 from ..cuda.launch import Extent, int32s
 from ..cuda.modules import kernel
@@ -214,6 +214,8 @@ def _launch(
         blocks, threads = cluster_layouts.geometry(choice.tiles, choice.groups)
         _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), sizes)
         return
+    if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
+        arrays = (arrays[0], arrays[1].copy(), *arrays[2:])
     shared = planner.shared_bytes_of(choice)
     arithmetic = choice.arithmetic or "float32"
     function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
