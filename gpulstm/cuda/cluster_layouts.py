@@ -14,7 +14,8 @@ benchmarks/results/notes.md lists, and from one assumption:
 
 from collections.abc import Iterator
 
-from .catalogue import CLUSTER_TILES
+CLUSTER_TILES = tuple((*size, sequences) for size in ((2, 1), (4, 2), (8, 4), (16, 6)) for sequences in (1, 2, 4, 8))
+"""Blocks of a cluster, `WIDTH` hidden units how many times, sequences of a cluster."""
 
 LOWEST_CAPABILITY = 90
 LARGEST = {90: 16, 100: 16}  # blocks of a cluster, by compute capability; all others have the portable size

@@ -7,7 +7,8 @@
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
   `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device.
 - **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
-  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
+  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`, and of 16 bits
+  `gpulstm.cuda.cluster_half_layouts`). Compute capability 9.0.
 
 The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float64": arrays of float32 whose owner
 allows products in TF32 are "tf32".
@@ -31,7 +32,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import cluster_layouts, half_layouts, layer_norm_layouts
+from . import cluster_half_layouts, cluster_layouts, half_layouts, layer_norm_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -216,7 +217,11 @@ def _choose(
 
 
 def shared_bytes_of(choice: Choice) -> int:
-    """Dynamic shared memory of a persistent kernel's block."""
+    """Dynamic shared memory of a persistent or a cluster kernel's block."""
+    if choice.schedule == "cluster":
+        direction = FORWARD if choice.kernel.endswith(FORWARD) else BACKWARD
+        is_half = choice.kernel in cluster_half_layouts.TILES
+        return cluster_half_layouts.shared_bytes(direction, choice.tiles) if is_half else 0
     if choice.kernel in half_layouts.TILES:
         return half_layouts.shared_bytes(choice.tiles)
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
@@ -237,17 +242,18 @@ def exchange_words(choice: Choice) -> int:
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
     in_half = dtype in half_layouts.DTYPES
-    if schedule != "persistent" and in_half:
+    if schedule not in ("persistent", "cluster") and in_half:
         return f"is for float32, not {dtype}"
     if dtype not in ("float32", "tf32") and not in_half:
-        others = "" if schedule != "persistent" else ", TF32, float16 and bfloat16"
-        return f"is for float32{others}, not {dtype}"
+        others = {"persistent": ", TF32, float16 and bfloat16", "cluster": ", float16 and bfloat16"}
+        return f"is for float32{others.get(schedule, '')}, not {dtype}"
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
         return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
     if schedule == "cluster":
-        return cluster_layouts.obstacle(hidden, device.capability, device.multiprocessors)
+        of_dtype = cluster_half_layouts if in_half else cluster_layouts
+        return of_dtype.obstacle(hidden, device.capability, device.multiprocessors)
     if in_half and hidden % half_layouts.HIDDEN_MULTIPLE:
         return f"reads eight hidden units of {dtype} at a time, and {hidden} is not a multiple of 8"
     if hidden % 4:
@@ -325,6 +331,12 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
 
 def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
     found = []
+    if dtype in half_layouts.DTYPES:
+        kernel, there = cluster_half_layouts.KERNELS[direction], device[:3]
+        for tiles, share, cost in cluster_half_layouts.layouts(direction, batch, hidden, *there):
+            reason = f"{_predicted(cost, dtype)} from floors, not measured"
+            found.append(Choice("cluster", reason, kernel, tiles, tiles[0], _up(batch, share), share, cost, dtype))
+        return found
     for tiles, cost in cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors):
         size, _, share = tiles
         reason = f"{_predicted(cost)} from floors, not measured"
