@@ -121,39 +121,25 @@ __device__ __forceinline__ void barrier_expect(unsigned long long* barrier, int 
 }
 
 // Until the phase of this parity, 0 of the first one, has ended. All blocks of a cluster run at the same time, so none
-// waits long. One that does waits for what will never come: with BOUNDED the launch ends with an error after 8 * 2^32
-// clocks, some twenty seconds. In PTX as a whole: for a loop with a way out the compiler would keep more registers.
-template <bool BOUNDED = true>
+// waits long. One that does waits for what will never come: the launch ends with an error after 8 * 2^32 clocks, some
+// twenty seconds. In PTX as a whole: for a loop with a way out the compiler would keep more registers.
 __device__ __forceinline__ void barrier_wait(unsigned long long* barrier, int parity) {
 #ifdef __CUDA_ARCH__
-    if (BOUNDED) {
-        asm volatile(
-            "{\n\t.reg .pred done, late;\n\t"
-            ".reg .u32 begun, now;\n\t"
-            "mov.u32 begun, %%clock_hi;\n"
-            "AGAIN:\n\t"
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
-            "@done bra PASSED;\n\t"
-            "mov.u32 now, %%clock_hi;\n\t"
-            "sub.u32 now, now, begun;\n\t"
-            "setp.gt.u32 late, now, 8;\n\t"
-            "@late trap;\n\t"
-            "bra AGAIN;\n"
-            "PASSED:\n\t}" ::"r"(shared_address(barrier)),
-            "r"(parity)
-            : "memory");
-    } else {
-        unsigned done;
-        do {
-            asm volatile(
-                "{\n\t.reg .pred p;\n\t"
-                "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
-                "selp.u32 %0, 1, 0, p;\n\t}"
-                : "=r"(done)
-                : "r"(shared_address(barrier)), "r"(parity)
-                : "memory");
-        } while (!done);
-    }
+    asm volatile(
+        "{\n\t.reg .pred done, late;\n\t"
+        ".reg .u32 begun, now;\n\t"
+        "mov.u32 begun, %%clock_hi;\n"
+        "AGAIN:\n\t"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
+        "@done bra PASSED;\n\t"
+        "mov.u32 now, %%clock_hi;\n\t"
+        "sub.u32 now, now, begun;\n\t"
+        "setp.gt.u32 late, now, 8;\n\t"
+        "@late trap;\n\t"
+        "bra AGAIN;\n"
+        "PASSED:\n\t}" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
 #else
     while (!host_cuda::mbarrier_passed(barrier, (unsigned)parity)) host_cuda::yield();
 #endif

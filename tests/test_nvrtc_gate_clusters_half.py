@@ -39,7 +39,9 @@ def test_tiles_compile_without_spills(architecture):
         direction = "forward" if one.entry == FORWARD else "backward"
         t = cluster_half_layouts.Tiles(*one.tiles)
         depth = t.width // 32 if direction == "forward" else t.units // 4
-        assert 4 * t.row_tiles(direction) * (depth - t.in_shared) < usage.registers <= 255, "the weights are in registers"
+        assert 4 * t.row_tiles(direction) * (depth - t.in_shared) < usage.registers <= 255, (
+            "the weights are in registers"
+        )
         assert usage.stack == 0 and usage.shared <= 1024, name
 
 

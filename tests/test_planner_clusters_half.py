@@ -79,7 +79,12 @@ def test_an_output_has_the_same_bits_in_any_batch():
         (64, 0, H200, "cluster has no sequence to run"),
         (64, 3, Device(89, 128, 101376, True), "cluster needs compute capability 9.0, and this device has 8.9"),
         (513, 3, RTX, "cluster needs clusters of 16 blocks for hidden_size 513, and this device has them of 8 at most"),
-        (200, 3, SMALL, "cluster needs clusters of 8 blocks for hidden_size 200, and this device has them of 7 at most"),
+        (
+            200,
+            3,
+            SMALL,
+            "cluster needs clusters of 8 blocks for hidden_size 200, and this device has them of 7 at most",
+        ),
         (512, 3, RTX, "cluster does not fit hidden_size 512 on 170 multiprocessors"),
     ],
 )
