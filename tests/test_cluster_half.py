@@ -19,8 +19,15 @@ from tests import backends
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.half_cases import DTYPES, half_problem
 from tests.half_cases import check as check_layer
-from tests.half_recurrence import HalfCase, backward_in_numpy, check, forward_in_numpy, half_case
-from tests.half_recurrence import run_backward, run_forward
+from tests.half_recurrence import (
+    HalfCase,
+    backward_in_numpy,
+    check,
+    forward_in_numpy,
+    half_case,
+    run_backward,
+    run_forward,
+)
 from tests.problems import assert_same_bits, infer, solve
 from tests.schedule_cases import scheduled
 

@@ -1,4 +1,4 @@
-"""The cluster kernels of 16 bits under the sanitizers; and with something taken out of them, to see that it is noticed."""
+"""The cluster kernels of 16 bits under the sanitizers; and with something taken out, to see that it is noticed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the planner says of clusters in float16 and bfloat16: which layers fit, on which devices, and what a step costs."""
+"""What the planner says of clusters in float16 and bfloat16: which layers fit on which devices, and what it costs."""
 
 import itertools
 

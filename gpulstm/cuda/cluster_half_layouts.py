@@ -81,7 +81,7 @@ class Tiles(NamedTuple):
 
 
 def shared_bytes(direction: str, tiles: tuple[int, ...]) -> int:
-    """Dynamic shared memory of a block: some of the weights, two copies of what is multiplied, and what is handed on."""
+    """Dynamic shared memory of a block: weights, two copies of what is multiplied, and what is handed on."""
     t = Tiles(*tiles)
     parked = 16 * t.in_shared * t.row_tiles(direction) * THREADS
     return parked + 2 * t.sequences * t.row_bytes(direction) + t.handed_on(direction)

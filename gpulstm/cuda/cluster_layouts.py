@@ -53,7 +53,7 @@ def layouts(direction: str, batch: int, hidden: int, multiprocessors: int) -> It
         yield tiles, rounds * (SERIAL[direction] + handing_over(size, sequences * hidden) + products)
 
 
-def handing_over(size: int, words: int) -> float:
+def handing_over(size: int, words: float) -> float:
     """Microseconds until all ``size`` blocks of a cluster have ``words`` numbers of which each made a part."""
     return 0.28 + (0.13e-3 if size <= PORTABLE else 0.25e-3) * words
 
