@@ -3,8 +3,9 @@
 //
 // A warp holds 16 * MTILES rows x 16 * KTILES columns of the weights as fragments for the tensor cores. The last
 // IN_SHARED of the KTILES stand in shared memory, where each thread reads what it wrote itself, 16 bytes at a time; the
-// rest stay in registers, 4 * MTILES * (KTILES - IN_SHARED) of a thread. There are 8 warps and not 16: so each has twice
-// as many registers, of which the weights can have more, and twice as many rows for what it reads of shared memory.
+// rest stay in registers, 4 * MTILES * (KTILES - IN_SHARED) of a thread. There are 8 warps and not 16: so each has
+// twice as many registers, of which the weights can have more, and twice as many rows for what it reads of shared
+// memory.
 //
 // A sequence is a row of words there, two numbers each, with 64 bytes behind it: so that the rows of two neighbouring
 // lane groups lie in different banks. The columns' order is permuted such that a thread reads 16 bytes for two tiles.
@@ -18,36 +19,39 @@
 #define PARKED (IN_SHARED * MTILES * THREADS)  // fragments in shared memory
 #define SEQUENCES (8 * NTILES)
 #define ROW (8 * KTILES * PARTS + 16)          // words of a sequence; PARTS warps share out a sum
-#define TOGETHER 4                             // fragments whose weights are on their way at the same time
 
-// word_of(row, word): two neighbouring columns of a row of weights, zeros outside of the matrix. This lane's first row is
-// `first_row` and its first word `first_word`. `zero` is one of which the compiler knows nothing: where a fragment stands
-// depends on what was loaded before, or addresses and halves of all of them would take more registers than there are.
-template <class WordOf>
+// words_of(row, word): four words of a row of weights from there on, zeros outside of the matrix; IN_FLIGHT pairs of
+// them are on their way at the same time. This lane's first row is `first_row` and its first word `first_word`. `zero`
+// is one of which the compiler knows nothing: where words stand depends on what was loaded before, or the addresses and
+// halves of all of them would take more registers than there are.
+template <int IN_FLIGHT, class WordsOf>
 __device__ __forceinline__ void hold_weights(unsigned (&w)[MTILES][KEPT][4], uint4* parked, int first_row,
-                                             int first_word, unsigned zero, WordOf word_of) {
-    unsigned after = 0;
+                                             int first_word, unsigned zero, WordsOf words_of) {
+    unsigned loaded = 0, after = 0;
 #pragma unroll
     for (int m = 0; m < MTILES; ++m) {
         const int row = first_row + 16 * m;
-#pragma unroll
-        for (int k = 0; k < KEPT; ++k) {
-            const int word = first_word + 16 * (k / 2) + k % 2 * 2 + (int)after;
-#pragma unroll
-            for (int part = 0; part < 4; ++part) w[m][k][part] = word_of(row + 8 * (part % 2), word + part / 2);
-            if (k % TOGETHER == TOGETHER - 1 || k == KEPT - 1) {
-                after = 0;
-#pragma unroll
-                for (int i = k / TOGETHER * TOGETHER; i <= k; ++i) {
-                    after |= (w[m][i][0] ^ w[m][i][1] ^ w[m][i][2] ^ w[m][i][3]) & zero;
-                }
-            }
+#pragma unroll 2
+        for (int pair = (KEPT + 1) / 2; pair < KTILES / 2; ++pair) {
+            const uint4 low = words_of(row, first_word + 16 * pair), high = words_of(row + 8, first_word + 16 * pair);
+            uint4* place = parked + ((2 * pair - KEPT) * MTILES + m) * THREADS;
+            place[0] = make_uint4(low.x, high.x, low.y, high.y);
+            place[MTILES * THREADS] = make_uint4(low.z, high.z, low.w, high.w);
         }
-#pragma unroll 1
-        for (int k = KEPT; k < KTILES; ++k) {
-            const int word = first_word + 16 * (k / 2) + k % 2 * 2;
-            parked[((k - KEPT) * MTILES + m) * THREADS] =
-                make_uint4(word_of(row, word), word_of(row + 8, word), word_of(row, word + 1), word_of(row + 8, word + 1));
+#pragma unroll
+        for (int pair = 0; pair < (KEPT + 1) / 2; ++pair) {
+            const int word = first_word + 16 * pair + (int)after, k = 2 * pair;
+            const uint4 low = words_of(row, word), high = words_of(row + 8, word);
+            w[m][k][0] = low.x, w[m][k][1] = high.x, w[m][k][2] = low.y, w[m][k][3] = high.y;
+            loaded |= low.x | low.y | high.x | high.y;
+            if (k + 1 < KEPT) {
+                unsigned(&next)[4] = w[m][k + 1 < KEPT ? k + 1 : 0];
+                next[0] = low.z, next[1] = high.z, next[2] = low.w, next[3] = high.w;
+                loaded |= low.z | low.w | high.z | high.w;
+            } else {
+                parked[m * THREADS] = make_uint4(low.z, high.z, low.w, high.w);
+            }
+            if (pair % IN_FLIGHT == IN_FLIGHT - 1 || pair == (KEPT - 1) / 2) after = loaded & zero;
         }
     }
 }

@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const long long units = (long long)batch * hidden;
 
     float w[CLUSTER][SLICE];  // of the block's rows and unit `group` of each block
-    // Where a weight stands depends on those before it, by a number that is zero and of which the compiler knows nothing:
+    // Where a weight stands depends on those before it, by a number that is zero, of which the compiler knows nothing:
     // with all of them on their way at once, their addresses would take more registers than there are.
     unsigned before = 0, after = 0;
     const unsigned zero = (size_t)cells % 4;

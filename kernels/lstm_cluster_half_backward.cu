@@ -1,26 +1,27 @@
 // Backpropagation through all time steps of one LSTM layer in one launch, in float16 or bfloat16: the twin of
 // lstm_cluster_half_forward.
 //
-// The formulas are those of lstm_backward_step.cu, and dh[t-1] = W_hh^T da[t]. da is rounded to 16 bits, as it is stored;
-// sums, dh and dc are float32.
+// The formulas are those of lstm_backward_step.cu, and dh[t-1] = W_hh^T da[t]. da is rounded to 16 bits, as it is
+// stored; sums, dh and dc are float32.
 //
-// Who owns what: a cluster of CLUSTER blocks owns `share` sequences, at most 8 * NTILES, and waits for no other cluster.
-// A block owns UNITS hidden units, and the rows of W_hh of their four gates. It multiplies these by da of its own units,
-// which makes a contribution to every dh, and hands to each block what that one's units get: 4 bytes for each of hidden
-// units and each sequence come to every block. da itself, of which each block would need that of all units, is twice as
-// much. A warp makes the contributions to 16 * MTILES units, and needs nothing of the other warps.
+// Who owns what: a cluster of CLUSTER blocks owns `share` sequences, at most 8 * NTILES, and waits for no other
+// cluster. A block owns UNITS hidden units, and the rows of W_hh of their four gates. It multiplies these by da of its
+// own units, which makes a contribution to every dh, and hands to each block what that one's units get: 4 bytes for
+// each of hidden units and each sequence come to every block. da itself, of which each block would need that of all
+// units, is twice as much. A warp makes the contributions to 16 * MTILES units, and needs nothing of the other warps.
 //
 // A step: one thread for each own unit and sequence (several of them for a thread, where there are more) waits for the
 // contributions, adds them up in the order of the blocks, and makes da; a barrier of the block; multiply; send the
 // contributions, of four sequences at once. There are two copies of da and two places for contributions, used in turn,
-// each place with an mbarrier that counts what has come. That is enough: who sends into a place again has received all of
-// the step in between, which this block sent after the barrier that everybody reaches when the place has been read. A
-// block that has no unit takes no part.
+// each place with an mbarrier that counts what has come. That is enough: who sends into a place again has received all
+// of the step in between, which this block sent after the barrier that everybody reaches when the place has been read.
+// A block that has no unit takes no part.
 //
 // Bytes per hidden unit and step: reads 4 gates of 2, c of 4 and dy of 2, writes 4 gates of 2; CLUSTER contributions of
 // 4 cross to the unit's block through distributed shared memory.
 //
-// hidden is at most WIDTH, a multiple of 128 and of 16 * CLUSTER. The grid has CLUSTER blocks for every `share` sequences.
+// hidden is at most WIDTH, a multiple of 128 and of 16 * CLUSTER. The grid has CLUSTER blocks for every `share`
+// sequences.
 #define UNITS (WIDTH / CLUSTER)   // of a block
 #define MTILES (WIDTH / 128)      // of a warp: 16 units each
 #define KTILES (UNITS / 4)        // 16 gates each
@@ -46,23 +47,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     int dy_offset,
     int reverse,                       // 1: the forward pass went from the last step to the first
     int share) {                       // sequences of a cluster
-    extern __shared__ uint4 dynamic[];  // [PARKED] weights, contributions, da [PLACES][SEQUENCES][ROW] words
+    extern __shared__ uint4 dynamic[];  // [PARKED] weights, contributions, da: see below
     __shared__ __align__(8) unsigned long long arrived[PLACES];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, rank = cluster_rank();
     uint4* parked = dynamic + thread;
     float* contributions = (float*)(dynamic + PARKED);  // [PLACES][CLUSTER][UNITS][SEQUENCES]
-    unsigned* da = (unsigned*)(contributions + PLACES * WIDTH * SEQUENCES);  // number 4 * u + q of a row is gate q of unit u
+    // [PLACES][SEQUENCES][ROW] words; number 4 * u + q of a row is gate q of unit u
+    unsigned* da = (unsigned*)(contributions + PLACES * WIDTH * SEQUENCES);
     const int first_unit = rank * UNITS, first_output = warp * 16 * MTILES;
     const int first_sequence = blockIdx.x / CLUSTER * share;
     const int here = batch - first_sequence < share ? batch - first_sequence : share;
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KEPT][4];
-    hold_weights(w, parked, lane / 4, lane % 4 * 4, (size_t)cells % 4, [=](int row, int word) -> unsigned {
-        const int from = first_unit + word / 2, gate = word % 2 * 2, to = first_output + row;
-        if (from >= hidden || to >= hidden) return 0;
-        const store* first = weight + ((gate * hidden + from) * hidden + to);
-        return pair_of(first[0], first[hidden * hidden]);
+    hold_weights<2>(w, parked, lane / 4, lane % 4 * 4, (size_t)cells % 4, [=](int row, int word) {
+        const int to = first_output + row;  // and of two units from here on all four gates
+        const auto pair = [=](int from, int gate) -> unsigned {
+            if (from >= hidden || to >= hidden) return 0;
+            const store* source = weight + ((gate * hidden + from) * hidden + to);  // 4 * 768^2 at most
+            return pair_of(source[0], source[hidden * hidden]);
+        };
+        const int from = first_unit + word / 2;
+        return make_uint4(pair(from, 0), pair(from, 2), pair(from + 1, 0), pair(from + 1, 2));
     });
 
     // A thread's e-th cell is number `thread + e * THREADS` of [UNITS][SEQUENCES].

@@ -3,27 +3,28 @@
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
-// Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what a
-// step computes, and the cell state, which stays in a register.
+// Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what
+// a step computes, and the cell state, which stays in a register.
 //
-// Who owns what: a cluster of CLUSTER blocks owns `share` sequences, at most 8 * NTILES, and waits for no other cluster.
-// A block owns UNITS hidden units, all four gates of each. Two warps share out the sum over h for the same 4 * MTILES
-// units: of the two, each hands half of its sums to the other one, and finishes the other half. A tile of 16 rows has
-// the four gates of four units, i and f of a unit in neighbouring rows and its g and o 8 rows below. So a lane has i and
-// g, or f and o, of a unit for two sequences; it exchanges those of one sequence with the lane that has the other two
-// gates, and both have all four gates of one cell.
+// Who owns what: a cluster of CLUSTER blocks owns `share` sequences, at most 8 * NTILES, and waits for no other
+// cluster. A block owns UNITS hidden units, all four gates of each. Two warps share out the sum over h for the same 4 *
+// MTILES units: of the two, each hands half of its sums to the other one, and finishes the other half. A tile of 16
+// rows has the four gates of four units, i and f of a unit in neighbouring rows and its g and o 8 rows below. So a lane
+// has i and g, or f and o, of a unit for two sequences; it exchanges those of one sequence with the lane that has the
+// other two gates, and both have all four gates of one cell.
 //
 // A step: wait until h has come; multiply; hand over half of the sums; a barrier of the block; finish; send h of four
-// units at once to all blocks of the cluster. There are two copies of h, used in turn, each with an mbarrier that counts
-// what has come. That is enough: who sends into a copy again has received all of the step in between, which this block
-// sent behind the barrier that its warps reach when they have read the copy. The same holds for the sums that warps hand
-// over, of which there is one copy: who writes them again has received what this block's warps sent after they had read
-// them. A warp or a block that has no unit takes no part.
+// units at once to all blocks of the cluster. There are two copies of h, used in turn, each with an mbarrier that
+// counts what has come. That is enough: who sends into a copy again has received all of the step in between, which this
+// block sent behind the barrier that its warps reach when they have read the copy. The same holds for the sums that
+// warps hand over, of which there is one copy: who writes them again has received what this block's warps sent after
+// they had read them. A warp or a block that has no unit takes no part.
 //
 // Bytes per hidden unit and step: reads 4 gates of 2, writes y of 2, with `keep` 4 gates and h of 2 and c of 4 too; h
 // crosses to CLUSTER blocks through distributed shared memory, 2 bytes each.
 //
-// hidden is at most WIDTH, a multiple of 128 and of 16 * CLUSTER. The grid has CLUSTER blocks for every `share` sequences.
+// hidden is at most WIDTH, a multiple of 128 and of 16 * CLUSTER. The grid has CLUSTER blocks for every `share`
+// sequences.
 #define UNITS (WIDTH / CLUSTER)      // of a block
 #define MTILES (UNITS / 16)          // of a warp
 #define KTILES (WIDTH / 32)
@@ -53,13 +54,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     int reverse,                       // 1: from the last step to the first
     int first_time,                    // the time of step 0, to compare with lengths
     int share) {                       // sequences of a cluster
-    extern __shared__ uint4 dynamic[];  // [PARKED] weights, float4 [4][TILES][32] sums, h [COPIES][SEQUENCES][ROW] words
+    extern __shared__ uint4 dynamic[];  // [PARKED] weights, [WARPS / 2][TILES][32] sums, h: see below
     __shared__ __align__(8) unsigned long long arrived[COPIES];
     const int thread = threadIdx.x, lane = thread % 32, rank = cluster_rank();
     const int group = thread / 64, part = thread / 32 % 2;  // two warps are a group, and each is one part of its sums
     uint4* parked = dynamic + thread;
     float4* sums = (float4*)(dynamic + PARKED) + group * TILES * 32 + lane;
-    unsigned* h_now = (unsigned*)(dynamic + PARKED + WARPS / 2 * TILES * 32);
+    unsigned* h_now = (unsigned*)(dynamic + PARKED + WARPS / 2 * TILES * 32);  // [COPIES][SEQUENCES][ROW]
     const int first_unit = rank * UNITS + group * 4 * MTILES;  // of this warp
     const int first_sequence = blockIdx.x / CLUSTER * share;
     const int here = batch - first_sequence < share ? batch - first_sequence : share;
@@ -67,12 +68,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 
     unsigned w[MTILES][KEPT][4];
     const int first_word = part * 8 * KTILES + lane % 4 * 4;
-    hold_weights(w, parked, lane / 4, first_word, (size_t)cells % 4, [=](int row, int word) -> unsigned {
-        const int unit = first_unit + row / 16 * 4 + row % 8 / 2, gate = row % 2 + row % 16 / 8 * 2, column = 2 * word;
-        if (unit >= hidden || column >= hidden) return 0;
-        const store* first = weight + ((gate * hidden + unit) * hidden + column);  // a caller's may begin at an odd number
-        return pair_of(first[0], column + 1 < hidden ? first[1] : store{0});
-    });
+    const unsigned zero = (size_t)cells % 4;
+    const auto row_of = [=](int row) {  // null for a unit that does not exist
+        const int unit = first_unit + row / 16 * 4 + row % 8 / 2, gate = row % 2 + row % 16 / 8 * 2;
+        return unit < hidden ? weight + (gate * hidden + unit) * hidden : nullptr;  // 4 * 768^2 at most
+    };
+    if (hidden % 8 == 0 && (size_t)weight % 16 == 0) {
+        hold_weights<4>(w, parked, lane / 4, first_word, zero, [=](int row, int word) {
+            const store* source = row_of(row);
+            return source && 2 * word < hidden ? *(const uint4*)(source + 2 * word) : make_uint4(0, 0, 0, 0);
+        });
+    } else {  // a caller's array may begin at an odd number
+        hold_weights<2>(w, parked, lane / 4, first_word, zero, [=](int row, int word) {
+            const store* source = row_of(row);
+            const auto pair = [=](int column) -> unsigned {
+                if (!source || column >= hidden) return 0;
+                return pair_of(source[column], column + 1 < hidden ? source[column + 1] : store{0});
+            };
+            return make_uint4(pair(2 * word), pair(2 * word + 2), pair(2 * word + 4), pair(2 * word + 6));
+        });
+    }
 
     // A warp's e-th tile is number `part * FINISHED + e` of the group's, of which a lane finishes one cell.
     const auto tile_of = [&](int e) { return made_again(part) * FINISHED + e; };
@@ -108,8 +123,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         const int column = i % ROW * 2, sequence = i / ROW;
         unsigned word = 0;
         if (sequence < here && column < hidden) {  // the first copy's
-            const store* first = hiddens + (first_slot * units + (long long)(first_sequence + sequence) * hidden + column);
-            word = pair_of(first[0], column + 1 < hidden ? first[1] : store{0});
+            const long long row = first_slot * (long long)batch + first_sequence + sequence;
+            const store* source = hiddens + (row * hidden + column);
+            word = pair_of(source[0], column + 1 < hidden ? source[1] : store{0});
         }
         h_now[i] = word;
     }
@@ -168,11 +184,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 const float got_low = __shfl_xor_sync(0xFFFFFFFFu, odd ? low[0] : low[1], 4);
                 const float got_high = __shfl_xor_sync(0xFFFFFFFFu, odd ? high[0] : high[1], 4);
                 const unsigned in_if = next_if[i][e], in_go = next_go[i][e];
-                const float a_i = (odd ? got_low : low[0]) + (real_of(first_of(in_if)) + real_of(first_of(bias_if[e])));
-                const float a_f = (odd ? low[1] : got_low) + (real_of(second_of(in_if)) + real_of(second_of(bias_if[e])));
-                const float a_g = (odd ? got_high : high[0]) + (real_of(first_of(in_go)) + real_of(first_of(bias_go[e])));
-                const float a_o = (odd ? high[1] : got_high) + (real_of(second_of(in_go)) + real_of(second_of(bias_go[e])));
-                const float in = sigmoid_of(a_i), forget = sigmoid_of(a_f), candidate = tanhf(a_g), out = sigmoid_of(a_o);
+                const float input_i = real_of(first_of(in_if)) + real_of(first_of(bias_if[e]));
+                const float input_f = real_of(second_of(in_if)) + real_of(second_of(bias_if[e]));
+                const float input_g = real_of(first_of(in_go)) + real_of(first_of(bias_go[e]));
+                const float input_o = real_of(second_of(in_go)) + real_of(second_of(bias_go[e]));
+                const float in = sigmoid_of((odd ? got_low : low[0]) + input_i);
+                const float forget = sigmoid_of((odd ? low[1] : got_low) + input_f);
+                const float candidate = tanhf((odd ? got_high : high[0]) + input_g);
+                const float out = sigmoid_of((odd ? high[1] : got_high) + input_o);
                 if (mine[e] && step < length[e]) {
                     c[e] = fmaf(forget, c[e], in * candidate);
                     h[e] = stored(out * tanhf(c[e]));
@@ -185,11 +204,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     const unsigned others = __shfl_xor_sync(0xFFFFFFFFu, pair, 16);
                     const int column = column_of(tile), word = (first_unit + tile % MTILES * 4) / 2;
                     unsigned* place = h_now + (sends_to * SEQUENCES + column) * ROW + word;
+                    const unsigned first_two = of_four < 2 ? pair : others, last_two = of_four < 2 ? others : pair;
 #pragma unroll
                     for (int target = 0; target < CLUSTER; target += 4) {
                         const int to = target + of_four;
                         if (column >= here || to * UNITS >= hidden) continue;  // which gets it if it has units
-                        send_words(place, &arrived[sends_to], to, of_four < 2 ? pair : others, of_four < 2 ? others : pair);
+                        send_words(place, &arrived[sends_to], to, first_two, last_two);
                     }
                 }
                 // What nobody waits for is written while h is on its way.

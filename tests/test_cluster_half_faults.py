@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from tests.cuda_on_cpu import LaunchError, SanitizerError
+from tests.cuda_on_cpu import LaunchError
 from tests.half_recurrence import HalfCase, check, half_case
 from tests.test_cluster_half import BACKWARD, DIRECTIONS, FORWARD, SMALL, Choice, by_hand, run, usual
 from tests.test_kernel_sanitizers import without
 
 FILES = {direction: f"lstm_cluster_half_{direction}.cu" for direction in DIRECTIONS}
-BEYOND = "heap-buffer-overflow|use-after-poison|SEGV"
 
 
 def few(direction: str) -> tuple[HalfCase, Choice]:
@@ -24,34 +23,6 @@ class TestSanitizers:
     def test_clean(self, direction, mode):
         case, choice = few(direction)
         check(*run(direction, case, choice, mode, thread_order="random", seed=1), "bfloat16")
-
-    @pytest.mark.parametrize(
-        ("direction", "line", "wrong"),
-        [
-            (FORWARD, "unit < hidden && column_of(tile) < here;", "unit < hidden && column_of(tile) <= here;"),
-            (BACKWARD, "if (from >= hidden || to >= hidden) return 0;", "if (from > hidden || to >= hidden) return 0;"),
-        ],
-    )
-    def test_addresses(self, monkeypatch, direction, line, wrong):
-        without(monkeypatch, FILES[direction], line, 1, wrong)
-        with pytest.raises(SanitizerError, match=BEYOND):
-            run(direction, *few(direction), "asan")
-
-    @pytest.mark.parametrize(
-        ("direction", "line", "replacement"),
-        [
-            (FORWARD, "__syncwarp();  // all lanes", "  // all lanes"),
-            (BACKWARD, "multiply(d, w, parked, da + (i * SEQ", "multiply(d, w, parked, da + (0 * SEQ"),
-        ],
-    )
-    def test_races(self, monkeypatch, direction, line, replacement):
-        """Sums that are written again before all lanes have read them; one copy of da instead of two."""
-        without(monkeypatch, FILES[direction], line, 1, replacement)
-        if direction == BACKWARD:
-            without(monkeypatch, FILES[direction], "da + (i * SEQUENCES + column_of(e))", 2, "da + column_of(e)")
-        with pytest.raises(SanitizerError, match="data race"):
-            for _ in range(3):  # on a busy machine threads may happen not to meet
-                run(direction, *few(direction), "tsan")
 
 
 def goes_wrong(direction: str, **settings) -> bool:
@@ -81,7 +52,6 @@ class TestHandingOver:
             (FORWARD, "if (count > 0) barrier_wait(&arrived[i], (count - 1) / COPIES & 1);"),
             (FORWARD, "__syncthreads();"),
             (BACKWARD, "barrier_wait(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);"),
-            (BACKWARD, "barrier_wait(&arrived[last], (steps - 1) / PLACES & 1);"),
             (BACKWARD, "__syncthreads();"),
         ],
     )
@@ -89,25 +59,12 @@ class TestHandingOver:
         without(monkeypatch, FILES[direction], line, 1)
         assert is_noticed(direction)
 
-    @pytest.mark.parametrize(
-        ("direction", "line", "wrong"),
-        [
-            (FORWARD, "8 * ((hidden + 3) / 4) * here", "8 * ((hidden + 7) / 4) * here"),
-            (BACKWARD, "16 * ((here + 3) / 4)", "16 * ((here + 7) / 4)"),
-        ],
-    )
-    def test_more_announced_than_comes(self, monkeypatch, direction, line, wrong):
-        without(monkeypatch, FILES[direction], line, 1, wrong)
+    def test_more_announced_than_comes(self, monkeypatch):
+        without(monkeypatch, FILES[BACKWARD], "16 * ((here + 3) / 4)", 1, "16 * ((here + 7) / 4)")
         with pytest.raises(LaunchError, match="deadlock"):
-            run(direction, *usual("float16", direction), spin_limit=100)
+            run(BACKWARD, *usual("float16", BACKWARD), spin_limit=100)
 
     def test_one_copy_of_h_instead_of_two(self, monkeypatch):
         without(monkeypatch, FILES[FORWARD], "h_now + (i * SEQUENCES", 1, "h_now + (0 * SEQUENCES")
         without(monkeypatch, FILES[FORWARD], "h_now + (sends_to * SEQUENCES", 1, "h_now + (0 * SEQUENCES")
         assert is_noticed(FORWARD)
-
-    @pytest.mark.parametrize("direction", DIRECTIONS)
-    def test_lengths_forgotten(self, monkeypatch, direction):
-        without(monkeypatch, FILES[direction], "step < length[e]) {", 1, "true) {")
-        with pytest.raises(AssertionError, match="is off by"):
-            check(*run(direction, *few(direction)), "bfloat16")

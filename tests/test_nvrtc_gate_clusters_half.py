@@ -17,9 +17,9 @@ FORWARD, BACKWARD = cluster_half_layouts.KERNELS.values()
 ARCHITECTURES = (90, 100, 120)
 ALL = [s for s in catalogue.specialisations() if s.entry in cluster_half_layouts.TILES]
 TIGHTEST = {
-    90: [(FORWARD, "float16", (8, 512, 9, 2)), (BACKWARD, "bfloat16", (8, 512, 8, 2))],
-    100: [(FORWARD, "bfloat16", (16, 768, 13, 2))],
-    120: [(BACKWARD, "float16", (8, 384, 2, 2))],
+    90: [(FORWARD, "float16", (8, 512, 9, 2))],
+    100: [(BACKWARD, "bfloat16", (16, 768, 6, 1))],
+    120: [(FORWARD, "bfloat16", (8, 384, 0, 1))],
 }
 
 
