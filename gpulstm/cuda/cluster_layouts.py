@@ -41,8 +41,10 @@ def obstacle(hidden: int, capability: int, multiprocessors: int) -> str:
     return ""
 
 
-def layouts(direction: str, batch: int, hidden: int, multiprocessors: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    """(tiles, microseconds of a time step) of a layer that there is no obstacle to."""
+def layouts(
+    direction: str, batch: int, hidden: int, multiprocessors: int
+) -> Iterator[tuple[tuple[int, ...], int, float]]:
+    """(tiles, sequences of a cluster, microseconds of a time step) of a layer that there is no obstacle to."""
     for tiles in _tiles(hidden):
         size, quads, sequences = tiles
         if sequences > 1 and sequences // 2 >= batch:
@@ -50,7 +52,7 @@ def layouts(direction: str, batch: int, hidden: int, multiprocessors: int) -> It
         together = multiprocessors // size * sequences  # the others wait until a cluster is done
         rounds = -(-batch // together)
         products = 8 * (WIDTH * quads) ** 2 / size * sequences / MEGAFLOPS
-        yield tiles, rounds * (SERIAL[direction] + handing_over(size, sequences * hidden) + products)
+        yield tiles, sequences, rounds * (SERIAL[direction] + handing_over(size, sequences * hidden) + products)
 
 
 def handing_over(size: int, words: float) -> float:

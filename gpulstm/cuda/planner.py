@@ -330,21 +330,16 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
 
 
 def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
-    found = []
     if dtype in half_layouts.DTYPES:
-        kernel, there = cluster_half_layouts.KERNELS[direction], device[:3]
-        for tiles, share, cost in cluster_half_layouts.layouts(direction, batch, hidden, *there):
-            reason = f"{_predicted(cost, dtype)} from floors, not measured"
-            found.append(Choice("cluster", reason, kernel, tiles, tiles[0], _up(batch, share), share, cost, dtype))
-        return found
-    for tiles, cost in cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors):
-        size, _, share = tiles
-        reason = f"{_predicted(cost)} from floors, not measured"
-        found.append(
-            Choice(
-                "cluster", reason, f"lstm_cluster_{direction}", tiles, size, _up(batch, share), share, cost, "float32"
-            )
-        )
+        kernel, what, arithmetic = cluster_half_layouts.KERNELS[direction], dtype, dtype
+        layouts = cluster_half_layouts.layouts(direction, batch, hidden, *device[:3])
+    else:
+        kernel, what, arithmetic = f"lstm_cluster_{direction}", "", "float32"
+        layouts = cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors)
+    found = []
+    for tiles, share, cost in layouts:
+        reason, groups = f"{_predicted(cost, what)} from floors, not measured", _up(batch, share)
+        found.append(Choice("cluster", reason, kernel, tiles, tiles[0], groups, share, cost, arithmetic))
     return found
 
 
