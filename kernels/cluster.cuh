@@ -64,21 +64,22 @@ __device__ __forceinline__ void send(float* place, unsigned long long* barrier, 
 #endif
 }
 
-// The same of two words at a multiple of 8 bytes, and of four numbers at a multiple of 16.
-__device__ __forceinline__ void send_words(unsigned* place, unsigned long long* barrier, int rank, unsigned first,
-                                           unsigned second) {
+// The same of four words, or numbers, at a multiple of 16 bytes.
+__device__ __forceinline__ void send_words(unsigned* place, unsigned long long* barrier, int rank, uint4 four) {
 #ifdef __CUDA_ARCH__
     asm volatile(
         "{\n\t.reg .u32 there, counter;\n\t"
         "mapa.shared::cluster.u32 there, %0, %2;\n\t"
         "mapa.shared::cluster.u32 counter, %1, %2;\n\t"
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.u32 [there], {%3, %4}, [counter];\n\t}" ::"r"(
-            shared_address(place)),
-        "r"(shared_address(barrier)), "r"(rank), "r"(first), "r"(second)
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [there], {%3, %4, %5, %6}, [counter];\n\t"
+        "}" ::"r"(shared_address(place)),
+        "r"(shared_address(barrier)), "r"(rank), "r"(four.x), "r"(four.y), "r"(four.z), "r"(four.w)
         : "memory");
 #else
-    host_cuda::store_async(place, barrier, (unsigned)rank, first);
-    host_cuda::store_async(place + 1, barrier, (unsigned)rank, second);
+    host_cuda::store_async(place, barrier, (unsigned)rank, four.x);
+    host_cuda::store_async(place + 1, barrier, (unsigned)rank, four.y);
+    host_cuda::store_async(place + 2, barrier, (unsigned)rank, four.z);
+    host_cuda::store_async(place + 3, barrier, (unsigned)rank, four.w);
 #endif
 }
 

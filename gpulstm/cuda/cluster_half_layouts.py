@@ -29,7 +29,7 @@ TILES: dict[str, tuple[tuple[int, ...], ...]] = {
         *((8, 384, 0, 1), (8, 384, 2, 2)),
         *((8, 512, 6, 1), (8, 512, 9, 2)),
         (16, 512, 0, 1),  # of 16 sequences, clusters of 8 blocks take as many at the same time
-        *((16, 768, 11, 1), (16, 768, 13, 2)),
+        *((16, 768, 11, 1), (16, 768, 12, 2)),
     ),
     "lstm_cluster_half_backward": (
         *((4, 128, 0, 1), (4, 128, 0, 2)),
@@ -76,7 +76,7 @@ class Tiles(NamedTuple):
     def handed_on(self, direction: str) -> int:
         """Bytes of sums between warps forward, and of contributions from block to block backward."""
         if direction == "forward":
-            return WARPS // 2 * self.row_tiles(direction) * self.sequence_tiles * 32 * 16
+            return 2 * self.sequences * (4 * self.units + 4) * 4
         return 2 * self.width * self.sequences * 4
 
 
