@@ -51,7 +51,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     __shared__ __align__(8) unsigned long long arrived[PLACES];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, rank = cluster_rank();
     uint4* parked = dynamic + thread;
-    float* contributions = (float*)(dynamic + PARKED);  // [PLACES][CLUSTER][UNITS][SEQUENCES]
+    // [PLACES][CLUSTER][SEQUENCES / 4][UNITS][4]: of a unit those of four sequences, of which sequence q is number
+    // (q - unit / 8) % 4, so that 32 neighbouring units of one sequence lie in as many banks.
+    float* contributions = (float*)(dynamic + PARKED);
     // [PLACES][SEQUENCES][ROW] words; number 4 * u + q of a row is gate q of unit u
     unsigned* da = (unsigned*)(contributions + PLACES * WIDTH * SEQUENCES);
     const int first_unit = rank * UNITS, first_output = warp * 16 * MTILES;
@@ -71,16 +73,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         return make_uint4(pair(from, 0), pair(from, 2), pair(from + 1, 0), pair(from + 1, 2));
     });
 
-    // A thread's e-th cell is number `thread + e * THREADS` of [UNITS][SEQUENCES].
-    const auto unit_of = [&](int e) { return first_unit + (made_again(thread) + e * THREADS) / SEQUENCES; };
-    const auto column_of = [&](int e) { return made_again(thread) % SEQUENCES; };
+    // A thread's e-th cell is number `thread + e * THREADS` of [SEQUENCES][UNITS].
+    const auto unit_of = [&](int e) { return first_unit + (made_again(thread) + e * THREADS) % UNITS; };
+    const auto column_of = [&](int e) { return (made_again(thread) + e * THREADS) / UNITS; };
+    bool has_cells = false;
     float d_hidden[CELLS], d_cell[CELLS], c_after[CELLS];
     int length[CELLS];
     bool mine[CELLS];
 #pragma unroll
     for (int e = 0; e < CELLS; ++e) {
-        const int cell = thread + e * THREADS, unit = unit_of(e), sequence = first_sequence + column_of(e);
-        mine[e] = cell < UNITS * SEQUENCES && unit < hidden && column_of(e) < here;
+        const int unit = unit_of(e), sequence = first_sequence + column_of(e);
+        mine[e] = unit < hidden && column_of(e) < here;
+        has_cells |= mine[e];
         const long long at = (long long)sequence * hidden + unit;
         d_hidden[e] = mine[e] ? dh[at] : 0.0f;
         d_cell[e] = mine[e] ? dc[at] : 0.0f;
@@ -111,12 +115,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     cluster_wait();
     if (first_unit >= hidden) return;
 
-    // Adds up what has come to place i. The cells of a thread have a thread's number of another block's in common.
+    // Adds up what has come to place i.
     const auto collect = [&](int i) {
 #pragma unroll
         for (int e = 0; e < CELLS; ++e) {
             if (!mine[e]) continue;
-            const float* source = contributions + i * WIDTH * SEQUENCES + made_again(thread) + e * THREADS;
+            const int unit = unit_of(e) - first_unit, column = column_of(e), at = (column + 4 * UNITS - unit / 8) % 4;
+            const float* source = contributions + i * WIDTH * SEQUENCES + (column / 4 * UNITS + unit) * 4 + at;
 #pragma unroll
             for (int block = 0; block < CLUSTER; ++block) {
                 if (block * UNITS < hidden) d_hidden[e] += source[block * UNITS * SEQUENCES];
@@ -129,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             const int count = first + i;
             if (count >= steps) break;
             const int step = reverse ? count : steps - 1 - count;
-            if (mine[0] && count > 0) {  // who has a cell has a first one
+            if (has_cells && count > 0) {
                 barrier_wait(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);
                 collect((i + 1) % PLACES);
             }
@@ -167,18 +172,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 for (int m = 0; m < MTILES; ++m) {
                     // A lane has two sequences of two rows, and its neighbour the next two: one takes the first row.
                     const int me = made_again(lane), to = first_output + 16 * m + me / 4 + me % 2 * 8;
-                    const int target = (first_output + 16 * m) / UNITS;
-                    const int place = ((i * CLUSTER + rank) * UNITS + to - target * UNITS) * SEQUENCES + me % 4 / 2 * 4;
+                    const int target = (first_output + 16 * m) / UNITS, unit = to - target * UNITS;
+                    const int place = (i * CLUSTER + rank) * UNITS * SEQUENCES + (me % 4 / 2 * UNITS + unit) * 4;
 #pragma unroll
                     for (int n = 0; n < NTILES; ++n) {
                         const float(&own)[4] = d[n][m];
                         const bool odd = me % 2;
                         const float got_0 = __shfl_xor_sync(0xFFFFFFFFu, odd ? own[0] : own[2], 1);
                         const float got_1 = __shfl_xor_sync(0xFFFFFFFFu, odd ? own[1] : own[3], 1);
-                        const float4 four = odd ? make_float4(got_0, got_1, own[2], own[3])
-                                                : make_float4(own[0], own[1], got_0, got_1);
+                        float4 four = odd ? make_float4(got_0, got_1, own[2], own[3])
+                                          : make_float4(own[0], own[1], got_0, got_1);
+                        if (unit / 8 % 2) four = make_float4(four.y, four.z, four.w, four.x);
+                        if (unit / 16 % 2) four = make_float4(four.z, four.w, four.x, four.y);
                         if (to >= hidden || 8 * n + me % 4 / 2 * 4 >= here) continue;
-                        send_four(contributions + place + 8 * n, &arrived[i], target, four);
+                        send_four(contributions + place + 8 * n * UNITS, &arrived[i], target, four);
                     }
                 }
             }
@@ -195,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             }
         }
     }
-    if (!mine[0]) return;
+    if (!has_cells) return;
     const int last = (steps - 1) % PLACES;  // when it has come, so has all that was sent here
     barrier_wait(&arrived[last], (steps - 1) / PLACES & 1);
     collect(last);

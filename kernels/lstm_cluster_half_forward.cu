@@ -58,9 +58,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const int thread = threadIdx.x, lane = thread % 32, rank = cluster_rank();
     const int group = thread / 64, part = thread / 32 % 2;  // two warps are a group, and each is one part of its sums
     uint4* parked = dynamic + thread;
-    float* sums = (float*)(dynamic + PARKED);                        // [PARTS][SEQUENCES][SUMS], four gates of each unit
+    float* sums = (float*)(dynamic + PARKED);                        // [PARTS][SEQUENCES][SUMS], a unit's gates in a row
     unsigned* h_now = (unsigned*)(sums + PARTS * SEQUENCES * SUMS);  // [COPIES][SEQUENCES][ROW]
-    const int first_unit = rank * UNITS, first_row = group * 4 * MTILES;  // of this block, and in it of this warp: units
+    const int first_unit = rank * UNITS, warps_first = group * 4 * MTILES;  // of the block; of the warp, within it
     const int first_sequence = blockIdx.x / CLUSTER * share;
     const int here = batch - first_sequence < share ? batch - first_sequence : share;
     const long long units = (long long)batch * hidden;
@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const int first_word = part * 8 * KTILES + lane % 4 * 4;
     const unsigned zero = (size_t)cells % 4;
     const auto row_of = [=](int row) {  // null for a unit that does not exist
-        const int unit = first_unit + first_row + row / 16 * 4 + row % 8 / 2, gate = row % 2 * 2 + row % 16 / 8;
+        const int unit = first_unit + warps_first + row / 16 * 4 + row % 8 / 2, gate = row % 2 * 2 + row % 16 / 8;
         return unit < hidden ? weight + (gate * hidden + unit) * hidden : nullptr;  // 4 * 768^2 at most
     };
     if (hidden % 8 == 0 && (size_t)weight % 16 == 0) {
@@ -139,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     cluster_arrive();  // nobody sends to a block that has not begun, or has not set up its memory
     cluster_wait();
     if (first_unit >= hidden) return;
-    const bool multiplies = first_unit + first_row < hidden;  // a whole warp
+    const bool multiplies = first_unit + warps_first < hidden;  // a whole warp
 
     for (int first = 0; first < steps; first += COPIES) {
 #pragma unroll
@@ -154,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 float d[NTILES][MTILES][4];
                 multiply(d, w, parked, h_now + (i * SEQUENCES + lane / 4) * ROW + first_word);
                 const int me = made_again(lane), column = me % 4 * 2, two = me / 4;  // two gates of a unit
-                float2* target = (float2*)(sums + (part * SEQUENCES + column) * SUMS) + 2 * first_row + two;
+                float2* target = (float2*)(sums + (part * SEQUENCES + column) * SUMS) + 2 * warps_first + two;
 #pragma unroll
                 for (int n = 0; n < NTILES; ++n) {
 #pragma unroll

@@ -122,7 +122,7 @@ def microseconds(direction: str, t: Tiles, share: int, hidden: int) -> float:
     """Derived time of a step of one cluster, one term after the other.
 
     - Handing over, all to all, by the words that come to a block: measured with a word in each message, where these
-      kernels send two or four. h has half a word for each unit and sequence, contributions have one.
+      kernels send four. h has half a word for each unit and sequence, contributions have one.
     - Products at the rate of the tensor cores from registers.
     - What is read of shared memory, and written by the block itself, at its full rate.
     """
