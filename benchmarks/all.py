@@ -50,6 +50,7 @@ LAYOUTS = (
     ("float32", "cluster"),
     ("tf32", "persistent"),
     ("float16", "persistent"),
+    ("float16", "cluster"),
     ("bfloat16", "persistent"),
 )
 # Floors first: the comparison takes its bound from them. The comparison is what the others explain.

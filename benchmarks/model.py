@@ -18,7 +18,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gpulstm.cuda import half_layouts, planner, wide_layouts  # noqa: E402 - of this checkout, installed or not
+from gpulstm.cuda import (  # noqa: E402 - of this checkout, installed or not
+    cluster_half_layouts,
+    half_layouts,
+    planner,
+    wide_layouts,
+)
 
 H200 = planner.Device(90, 132, 232448, True)
 FLOORS = Path(__file__).parent / "results" / "h200" / "floors.json"
@@ -96,6 +101,8 @@ def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtyp
     if choice.schedule == "resident":
         return Work(flops, memory, 0, 0, 0)
     in_half = choice.kernel in half_layouts.TILES
+    if choice.kernel in cluster_half_layouts.TILES:  # h in 16 bits, and contributions in float32, as in other clusters
+        in_half = direction != planner.BACKWARD
     if direction != planner.BACKWARD:
         words = choice.blocks * units  # each block reads all h of its sequences
     else:  # each block reads contributions to its own units from all of them, or in 16 bits all of da

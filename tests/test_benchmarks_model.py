@@ -59,6 +59,14 @@ def test_a_schedule_of_one_block_hands_nothing_over():
     assert (found.crossing_bytes, found.launches, found.hand_overs) == (0, 0, 0)
 
 
+def test_a_cluster_in_16_bits_hands_over_h_in_16_bits_and_contributions_in_32():
+    for direction, size in ((FORWARD, 2), (BACKWARD, 4)):
+        choice = chosen("cluster", direction, 32, 256, "float16")
+        found = model.work(choice, direction, 32, 256, "float16")
+        assert choice.blocks == 8 and found.crossing_bytes == 8 * 32 * 256 * size
+        assert (found.launches, found.hand_overs) == (0, 1)
+
+
 def test_no_bound_is_above_a_measured_time():
     """benchmarks/results/notes.md, the best layouts: microseconds of a step forward and back."""
     measured = {(256, 32): (2.0, 2.8), (512, 128): (9.7, 16.2), (1024, 1): (3.4, 4.3), (1024, 32): (8.5, 18.7)}

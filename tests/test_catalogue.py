@@ -27,7 +27,7 @@ def test_switches_are_those_that_the_file_reads():
 def test_specialisations_are_all_different_and_complete():
     every = list(catalogue.specialisations())
     assert len(set(every)) == len(every)
-    tiled, expected = catalogue.ALL_TILES, 0
+    tiled, expected = catalogue.TILED, 0
     for entry, (_, switches) in catalogue.KERNELS.items():
         dtypes = len(catalogue.dtypes_of(entry))
         if entry in tiled:
@@ -49,7 +49,7 @@ def test_kernels_for_arrays_of_16_bits_are_those_that_tell_storage_from_arithmet
         knows = '#include "storage.cuh"' in (folder / file).read_text(encoding="utf-8")
         half = {"float16", "bfloat16"} & set(catalogue.dtypes_of(entry))
         assert len(half) == (2 if knows else 0), entry
-        alone = file == "convert.cu" or entry in catalogue.HALF_TILES
+        alone = file == "convert.cu" or entry in catalogue.HALF_TILES | catalogue.CLUSTER_HALF_TILES
         assert ("float32" in catalogue.dtypes_of(entry)) == (not alone), entry
 
 
@@ -90,4 +90,14 @@ def test_tiles_of_16_bits_are_those_that_the_shared_header_reads():
     given = {name for name in re.findall(r"\b[A-Z_]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
     for names, choices in catalogue.HALF_TILES.values():
         assert given == set(names)
+        assert len(set(choices)) == len(choices)
+
+
+def test_tiles_of_clusters_of_16_bits_are_those_that_the_files_read():
+    shared = (sources.kernel_folder() / "cluster_product.cuh").read_text(encoding="utf-8")
+    for entry, (names, choices) in catalogue.CLUSTER_HALF_TILES.items():
+        text = shared + (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
+        code = re.sub(r"//.*", "", text)
+        own = re.findall(r"(?:#define|template <int) (\w+)", code)
+        assert set(re.findall(r"\b[A-Z_]{5,}\b", code)) - set(own) == set(names), entry
         assert len(set(choices)) == len(choices)

@@ -143,6 +143,7 @@ CASES = {
     "persistent, tf32": (train, "persistent", small_problem(1, hidden=12, steps=3, batch=3), {"tf32": True}),
     "persistent, float16": (train, "persistent", half_problem("float16", hidden=24, steps=3, batch=3), {}),
     "cluster": (train, "cluster", small_problem(1, hidden=12, steps=3, batch=3), {}),
+    "cluster, bfloat16": (train, "cluster", half_problem("bfloat16", hidden=21, steps=3, batch=3), {}),
     "step": (infer, "step", small_problem(1, hidden=12, steps=1, batch=3, layers=2), {}),
     "inference": (infer, "persistent", half_problem("bfloat16", hidden=24, steps=3, batch=3), {}),
 }

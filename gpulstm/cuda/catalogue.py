@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import half_layouts, sources, wide_layouts
+from . import cluster_half_layouts, half_layouts, sources, wide_layouts
+from .cluster_layouts import CLUSTER_TILES
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
@@ -65,6 +66,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_wide_backward": ("lstm_wide_backward.cu", ()),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
     "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
+    "lstm_cluster_half_forward": ("lstm_cluster_half_forward.cu", ()),
+    "lstm_cluster_half_backward": ("lstm_cluster_half_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
     "adam_step": ("adam_step.cu", ()),
     "sum_of_squares": ("clip_gradients.cu", ()),
@@ -81,11 +84,10 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 # Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
-CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
+CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layouts.TILES)
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
 # of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
-CLUSTER_TILES = tuple((*size, sequences) for size in ((2, 1), (4, 2), (8, 4), (16, 6)) for sequences in (1, 2, 4, 8))
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
     "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
@@ -116,12 +118,15 @@ TILES |= {  # the kernels with layer norm are laid out as those without are
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
 }
+CLUSTER_HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (cluster_half_layouts.NAMES, choices) for kernel, choices in cluster_half_layouts.TILES.items()
+}
 
 # The same for kernels of float32 that read a part of the weights from L2 in each step.
 WIDE_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (wide_layouts.NAMES, choices) for kernel, choices in wide_layouts.TILES.items()
 }
-ALL_TILES = TILES | HALF_TILES | WIDE_TILES
+TILED = TILES | HALF_TILES | CLUSTER_HALF_TILES | WIDE_TILES
 
 # With the switch BIDIRECTIONAL a launch runs both directions of a layer. There are kernels of those tiles whose weights
 # a device holds twice, and where registers are left for what tells the directions apart.
@@ -206,14 +211,14 @@ class Specialisation:
 
     @property
     def _tile_names(self) -> tuple[str, ...]:
-        return ALL_TILES.get(self.entry, ((), ()))[0]
+        return TILED.get(self.entry, ((), ()))[0]
 
 
 def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
-    if entry in HALF_TILES:
+    if entry in HALF_TILES or entry in CLUSTER_HALF_TILES:
         return tuple(SWITCH_OF_DTYPE)
-    if entry in ALL_TILES:
+    if entry in TILED:
         return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
     return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
@@ -222,7 +227,7 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
     TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
-    for entry, (_, choices) in ALL_TILES.items():
+    for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
@@ -232,7 +237,7 @@ def specialisations() -> Iterator[Specialisation]:
                 for tiles in BIDIRECTIONAL[entry] if both else choices:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
-        if entry in ALL_TILES:
+        if entry in TILED:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):

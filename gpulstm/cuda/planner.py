@@ -7,7 +7,8 @@
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
   `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device, or nearly so (`gpulstm.cuda.wide_layouts`).
 - **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
-  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
+  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`, and of 16 bits
+  `gpulstm.cuda.cluster_half_layouts`). Compute capability 9.0.
 
 The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float64": arrays of float32 whose owner
 allows products in TF32 are "tf32".
@@ -32,7 +33,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts, wide_layouts
+from . import cluster_half_layouts, cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts, wide_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
@@ -226,7 +227,11 @@ def _choose(
 
 
 def shared_bytes_of(choice: Choice) -> int:
-    """Dynamic shared memory of a persistent kernel's block."""
+    """Dynamic shared memory of a persistent or a cluster kernel's block."""
+    if choice.schedule == "cluster":
+        direction = FORWARD if choice.kernel.endswith(FORWARD) else BACKWARD
+        is_half = choice.kernel in cluster_half_layouts.TILES
+        return cluster_half_layouts.shared_bytes(direction, choice.tiles) if is_half else 0
     if choice.kernel in half_layouts.TILES:
         return half_layouts.shared_bytes(choice.tiles)
     if choice.kernel in wide_layouts.TILES:
@@ -249,17 +254,18 @@ def exchange_words(choice: Choice) -> int:
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
     in_half = dtype in half_layouts.DTYPES
-    if schedule != "persistent" and in_half:
+    if schedule not in ("persistent", "cluster") and in_half:
         return f"is for float32, not {dtype}"
     if dtype not in ("float32", "tf32") and not in_half:
-        others = "" if schedule != "persistent" else ", TF32, float16 and bfloat16"
-        return f"is for float32{others}, not {dtype}"
+        others = {"persistent": ", TF32, float16 and bfloat16", "cluster": ", float16 and bfloat16"}
+        return f"is for float32{others.get(schedule, '')}, not {dtype}"
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
         return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
     if schedule == "cluster":
-        return cluster_layouts.obstacle(hidden, device.capability, device.multiprocessors)
+        of_dtype = cluster_half_layouts if in_half else cluster_layouts
+        return of_dtype.obstacle(hidden, device.capability, device.multiprocessors)
     if in_half and hidden % half_layouts.HIDDEN_MULTIPLE:
         return f"reads eight hidden units of {dtype} at a time, and {hidden} is not a multiple of 8"
     if hidden % 4:
@@ -325,15 +331,16 @@ def _wide(direction: str, batch: int, hidden: int, dtype: str, device: Device) -
 
 
 def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    if dtype in half_layouts.DTYPES:
+        kernel, what, arithmetic = cluster_half_layouts.KERNELS[direction], dtype, dtype
+        layouts = cluster_half_layouts.layouts(direction, batch, hidden, *device[:3])
+    else:
+        kernel, what, arithmetic = f"lstm_cluster_{direction}", "", "float32"
+        layouts = cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors)
     found = []
-    for tiles, cost in cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors):
-        size, _, share = tiles
-        reason = f"{_predicted(cost)} from floors, not measured"
-        found.append(
-            Choice(
-                "cluster", reason, f"lstm_cluster_{direction}", tiles, size, _up(batch, share), share, cost, "float32"
-            )
-        )
+    for tiles, share, cost in layouts:
+        reason, groups = f"{_predicted(cost, what)} from floors, not measured", _up(batch, share)
+        found.append(Choice("cluster", reason, kernel, tiles, tiles[0], groups, share, cost, arithmetic))
     return found
 
 

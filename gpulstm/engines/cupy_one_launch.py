@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..arrays import dtype_name
-from ..cuda import both_directions, catalogue, cluster_layouts, half_layouts, planner, wide_layouts
+from ..cuda import (
+    both_directions,
+    catalogue,
+    cluster_half_layouts,
+    cluster_layouts,
+    half_layouts,
+    planner,
+    wide_layouts,
+)
 from ..cuda.copies import fill, to_host
 from ..cuda.launch import Extent, int32s
 from ..cuda.modules import kernel
@@ -209,15 +217,18 @@ def _launch(
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
-    if choice.schedule == "cluster":
-        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
-        blocks, threads = cluster_layouts.geometry(choice.tiles, choice.groups)
-        _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), sizes)
-        return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
         arrays = (arrays[0], arrays[1].copy(), *arrays[2:])
     shared = planner.shared_bytes_of(choice)
     arithmetic = choice.arithmetic or "float32"
+    if choice.schedule == "cluster":
+        in_half = choice.kernel in cluster_half_layouts.TILES
+        function = kernel(choice.kernel, arithmetic, tiles=choice.tiles, shared_bytes=shared)
+        layouts = cluster_half_layouts if in_half else cluster_layouts
+        blocks, threads = layouts.geometry(choice.tiles, choice.groups)
+        numbers = (*sizes, choice.share) if in_half else sizes
+        _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), numbers, shared)
+        return
     function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
