@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import half_layouts, sources
+from . import half_layouts, layer_norm_layouts, sources
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
@@ -53,9 +53,11 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_slope_sums": ("lstm_layer_norm_slope_sums.cu", ()),
     "lstm_resident_layer_norm_forward": ("lstm_resident_layer_norm_forward.cu", ()),
     "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
     "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
+    "lstm_persistent_layer_norm_once_forward": ("lstm_persistent_layer_norm_once_forward.cu", ()),
     "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
@@ -107,6 +109,7 @@ TILES |= {  # the kernels with layer norm are laid out as those without are
     for name, choices in TILES.items()
     if name not in CLUSTERED
 }
+TILES["lstm_persistent_layer_norm_once_forward"] = layer_norm_layouts.ONCE_NAMES, layer_norm_layouts.ONCE_TILES
 
 # The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
@@ -140,6 +143,7 @@ IN_16_BITS = (
 COOPERATIVE = (
     *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES),
     *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
+    "lstm_persistent_layer_norm_once_forward",
 )
 
 

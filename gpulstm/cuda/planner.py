@@ -192,7 +192,7 @@ def _choose(
             if not any(choice.schedule == schedule for choice in found):
                 obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
     if not_plain == LAYER_NORM:
-        found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
+        found = layer_norm_layouts.layouts(found, hidden)
     loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
@@ -219,6 +219,8 @@ def shared_bytes_of(choice: Choice) -> int:
     """Dynamic shared memory of a persistent kernel's block."""
     if choice.kernel in half_layouts.TILES:
         return half_layouts.shared_bytes(choice.tiles)
+    if choice.kernel == layer_norm_layouts.ONCE:
+        return 0  # it has all of it without asking
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import dtype_name
-from ..cuda import both_directions, catalogue, cluster_layouts, half_layouts, planner
+from ..cuda import both_directions, catalogue, cluster_layouts, half_layouts, layer_norm_layouts, planner
 from ..cuda.copies import fill, to_host
 from ..cuda.launch import Extent, int32s
 from ..cuda.modules import kernel
@@ -100,9 +100,14 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
     import cupy
 
     hiddens = cupy.empty(shape, like.dtype)
-    if choice.schedule == "persistent":
+    if hands_over_h(choice):
         _empty_words(hiddens)
     return hiddens
+
+
+def hands_over_h(choice: planner.Choice) -> bool:
+    """Whether the hidden states cross between the blocks, through their history."""
+    return choice.schedule == "persistent" and choice.kernel != layer_norm_layouts.ONCE
 
 
 def _empty_words(array) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays import dtype_name
 from ..cuda import layer_norm_layouts, planner
-from ..cuda.launch import THREADS
+from ..cuda.launch import THREADS, int32s
 from ..cuda.modules import kernel
 from ..cuda.planner import Choice
 from ..parameters import Weights
@@ -27,19 +27,23 @@ def forward_steps(
     h (batch, hidden) becomes the final state. In training p and r become norm(p) and norm(r), gates, of their shape,
     the activated gates, norms (steps, batch, 4) what they were normalised by, and hiddens and cells are histories as in
     `cupy_one_launch_options.forward_steps`. In inference r and norms are None, gates may be p, cells is the state, and
-    the resident schedule leaves hiddens alone.
+    hiddens is left alone but where `cupy_one_launch.hands_over_h` says so.
     """
     import cupy
 
     steps, batch, columns = p.shape
     null, keep = cupy_one_launch._or_null, norms is not None
+    once = choice.kernel == layer_norm_layouts.ONCE
+    inputs = cupy.empty(gates.shape, gates.dtype) if once and keep else gates
     geometry = (steps * batch,), (min(THREADS, -(-columns // 32) * 32),)
-    of_inputs = (p, gates, weights.gain_input, null(weights.bias), null(norms), np.int32(columns))
+    of_inputs = (p, inputs, weights.gain_input, null(weights.bias), null(norms), np.int32(columns))
     kernel("lstm_layer_norm_inputs_forward", dtype_name(p))(*geometry, of_inputs)
     sums = cupy_engine.column_sum(weights.recurrent)
     arrays: tuple[Any, ...] = (gates, weights.recurrent, sums, weights.gain_recurrent, weights.gain_cell)
     arrays += (weights.bias_cell, cells, h, hiddens, r, norms, y, lengths)
-    if choice.schedule == "persistent":
+    if once:
+        arrays = (inputs, *arrays, cupy.zeros((2, batch, columns), np.uint32))
+    elif choice.schedule == "persistent":
         handed = cupy.empty(layer_norm_layouts.forward_words(steps, batch, lane.width), np.uint32)
         cupy_one_launch._empty_words(handed)
         arrays = (*arrays, handed)
@@ -56,8 +60,9 @@ def backward_steps(
 
     steps, batch, columns = gates.shape
     null = cupy_one_launch._or_null
-    arrays: tuple[Any, ...] = (gates, r, norms, weights.recurrent, weights.gain_recurrent, weights.gain_cell)
-    arrays += (weights.bias_cell, cells, dy, dh, dc, d_norm, lengths)
+    slope_sums = _slope_sums(gates, r, norms, cells, weights, lane, lengths)
+    arrays: tuple[Any, ...] = (gates, r, norms, slope_sums, weights.recurrent, weights.gain_recurrent)
+    arrays += (weights.gain_cell, weights.bias_cell, cells, dy, dh, dc, d_norm, lengths)
     if choice.schedule == "persistent":
         handed = cupy.empty(layer_norm_layouts.backward_words(choice, steps, batch), np.uint32)
         cupy_one_launch._empty_words(handed)
@@ -69,6 +74,18 @@ def backward_steps(
     geometry = (steps * batch,), (min(THREADS, -(-columns // 32) * 32),)
     of_inputs = (gates, p, weights.gain_input, norms, null(lengths), np.int32(batch), np.int32(columns))
     kernel("lstm_layer_norm_inputs_backward", dtype_name(p))(*geometry, of_inputs)
+
+
+def _slope_sums(gates, r, norms, cells, weights: Weights, lane: Lane, lengths):
+    """(steps, batch, 4) what the sums of the backward pass are made of beside those that it makes."""
+    import cupy
+
+    steps, batch, columns = gates.shape
+    hidden, found = columns // 4, cupy.empty(norms.shape, norms.dtype)
+    geometry = (steps * batch,), (min(THREADS, -(-hidden // 32) * 32),)
+    arrays = (gates, r, norms, cells, weights.gain_recurrent, cupy_one_launch._or_null(lengths), found)
+    kernel("lstm_layer_norm_slope_sums", dtype_name(gates))(*geometry, (*arrays, *int32s(batch, hidden, lane.reverse)))
+    return found
 
 
 def _gain_gradient(gates, p, lengths):

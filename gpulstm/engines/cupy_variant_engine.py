@@ -135,7 +135,7 @@ class CupyVariantEngine:
             _run(call, x, weights, shared, h, y, first_time)
             return
         hiddens = h  # the resident schedule hands nothing on through memory
-        if choice.schedule == "persistent":
+        if cupy_one_launch.hands_over_h(choice):
             hiddens = cupy_one_launch.history(choice, (call.steps + 1, call.batch, lane.width), x)
             copy(hiddens[-1 if lane.reverse else 0], h)
         _run_in_one_launch(choice, call, x, weights, shared, h, hiddens, y, first_time)
