@@ -43,7 +43,7 @@ def _on_gpu(call: Any) -> planner.Plan:
     of_step = options.of_step(training=call.draws.training)
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
     not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
-    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
     if call.is_plain:
         not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
     arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)

@@ -14,7 +14,11 @@
 // sequence does not have are left alone.
 //
 // Bytes per hidden unit and step, in units of sizeof(real): reads 3 gates + 3 r + 2 cells, and 3 gains from cache.
+//
+// OPTIONS  with the options of persistent_options.cuh but for peepholes: the candidate has its mask in them, the forget
+//          gate is what coupled gates make it, and m is norm(c*). In float32 alone.
 #include "block_sums.cuh"
+#include "persistent_options.cuh"
 
 extern "C" __global__ void lstm_layer_norm_slope_sums(
     const real* __restrict__ gates,    // (steps, batch, 4*hidden) activated gates
@@ -24,6 +28,11 @@ extern "C" __global__ void lstm_layer_norm_slope_sums(
     const real* __restrict__ gain,     // (4*hidden,) gain_r
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     real* __restrict__ slope_sums,     // (steps, batch, 4)
+#if OPTIONS
+    const unsigned char* __restrict__ drawn,  // (steps, batch, hidden) of lstm_draw_options, or null
+    const real* __restrict__ c_star,   // (steps, batch, hidden) c* with zoneout of c, else null
+    const Options options,
+#endif
     int batch,
     int hidden,
     int reverse) {                     // 1: the forward pass went from the last step to the first
@@ -38,10 +47,17 @@ extern "C" __global__ void lstm_layer_norm_slope_sums(
     real sums[4] = {real(0), real(0), real(0), real(0)};
     for (int unit = threadIdx.x; unit < hidden; unit += blockDim.x) {
         const real i = gate[unit], f = gate[hidden + unit], candidate = gate[2 * hidden + unit];
-        const real of_i = candidate * (i * (real(1) - i)) * gain[unit];
-        const real of_f = c_before[unit] * (f * (real(1) - f)) * gain[hidden + unit];
-        const real of_g = i * (real(1) - candidate * candidate) * gain[2 * hidden + unit];
-        const real slope = of_i + of_f + of_g, m = (c_after[unit] - mean) * scale;
+#if OPTIONS
+        const real mask = candidate_mask(options, drawn == nullptr ? 0u : drawn[row * hidden + unit]);
+        const real off = options.coupled ? c_before[unit] : real(0);
+        const real c = c_star == nullptr ? c_after[unit] : c_star[row * hidden + unit];
+#else
+        const real mask = real(1), off = real(0), c = c_after[unit];
+#endif
+        const real of_i = (candidate * mask - off) * (i * (real(1) - i)) * gain[unit];
+        const real of_f = (c_before[unit] - off) * (f * (real(1) - f)) * gain[hidden + unit];
+        const real of_g = i * mask * (real(1) - candidate * candidate) * gain[2 * hidden + unit];
+        const real slope = of_i + of_f + of_g, m = (c - mean) * scale;
         const real along =
             of_i * normal[unit] + of_f * normal[hidden + unit] + of_g * normal[2 * hidden + unit];
         sums[0] += slope;

@@ -27,7 +27,11 @@
 //
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells + 1 dc + 1 dh (+ 1 dy), writes 4 gates + 4 r + 1 dc + 1
 // dh, adds onto 6 sums, and 4 * blocks written and read of contributions. hidden is a multiple of 4.
+//
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
+//          lstm_draw_options has drawn, since registers are short. dh and dc go by a step as zoneout says.
 #include "handed_sums.cuh"
+#include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
 #define WARPS 16
@@ -83,6 +87,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     unsigned* exchange,                // [2][groups][blocks][share][blocks][UNITS], zeros at the beginning
     unsigned* handed,                  // (steps, batch, blocks, 4) all ones: each block's sums
     unsigned* failed,                  // becomes 1 if a block waited in vain
+#if OPTIONS
+    const unsigned char* __restrict__ drawn,  // (steps, batch, hidden) of lstm_draw_options, or null
+    const float* __restrict__ c_star,  // (steps, batch, hidden) c* with zoneout of c, else null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -165,8 +174,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 const long long at = (long long)sequence * hidden + unit;
                 const float i = gate[0], f = gate[hidden], candidate = gate[2 * hidden];
                 const float c_before = cells[(step + reverse) * units + at];
+#if OPTIONS
+                const unsigned bits = drawn ? drawn[of_step * hidden + unit] : 0u;
+                const float mask = candidate_mask(options, bits), off = options.coupled ? c_before : 0.0f;
+                const float a[3] = {(candidate * mask - off) * (i * (1.0f - i)),
+                                    options.coupled ? 0.0f : c_before * (f * (1.0f - f)),
+                                    i * mask * (1.0f - candidate * candidate)};
+#else
                 const float a[3] = {candidate * (i * (1.0f - i)), c_before * (f * (1.0f - f)),
                                     i * (1.0f - candidate * candidate)};
+#endif
                 float slope = 0.0f, along = 0.0f;
 #pragma unroll
                 for (int q = 0; q < 4; ++q) {
@@ -181,6 +198,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 of_sums[1][thread] = along;
                 forget[thread] = f;
                 d_cells[thread] = dc[at];
+#if OPTIONS
+                zone_c_takes(options, bits, d_cells[thread]);
+#endif
             }
 
             if (collects) {
@@ -195,17 +215,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
             if (owner) {
                 const long long at = (long long)afresh(sequence) * hidden + unit;
                 float d_hidden = dh[at];
+#if OPTIONS
+                const int drew = computes ? step : reverse ? steps - 1 : 0;  // a step for the initial h's mask too
+                const unsigned bits = drawn ? drawn[drew * units + at] : 0u;
+                float product = 0.0f;
+#else
+                float& product = d_hidden;
+#endif
                 if (collects && (!lengths || step + 1 - 2 * reverse < lengths[sequence])) {  // the later step ran
 #pragma unroll
                     for (int part = 0; part < PARTS; ++part) {
-                        d_hidden += parts[(column * PARTS + part) * UNITS + reader];
+                        product += parts[(column * PARTS + part) * UNITS + reader];
                     }
+#if OPTIONS
+                    d_hidden += product * hidden_mask(options, bits);
+#endif
                 }
                 dh[at] = acts ? 0.0f : d_hidden;
                 if (acts) {
                     scale_c = norms[4 * of_step + 3];
-                    normal_c = (cells[(step + 1 - reverse) * units + at] - norms[4 * of_step + 2]) * scale_c;
+                    float c_after = cells[(step + 1 - reverse) * units + at];
                     if (dy) d_hidden += dy[of_step * dy_width + dy_offset + unit];
+#if OPTIONS
+                    if (c_star) c_after = c_star[of_step * hidden + unit];
+                    dh[at] = zone_h_takes(options, bits, d_hidden);
+#endif
+                    normal_c = (c_after - norms[4 * of_step + 2]) * scale_c;
                     const float o = gates[(of_step * 4 + 3) * hidden + unit];
                     const float tanh_n = tanhf(gain_cell[unit] * normal_c + bias_cell[unit]);
                     x = d_hidden * o * (1.0f - tanh_n * tanh_n);  // the gradient of what tanh is taken of
@@ -267,7 +302,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                         own_r[q] = scale_r * (d_gate[q] * gain[q * hidden + unit] - off);
                         d_gains[(4 + q) * hidden] += d_gate[q] * normal;
                     }
-                    dc[(long long)afresh(sequence) * hidden + unit] = d_cell * forget[thread];
+                    float* of_c = dc + (long long)afresh(sequence) * hidden + unit;
+#if OPTIONS
+                    float later = *of_c;
+                    const unsigned bits = drawn ? drawn[now * hidden + unit] : 0u;
+                    *of_c = d_cell * forget[thread] + zone_c_takes(options, bits, later);
+#else
+                    *of_c = d_cell * forget[thread];
+#endif
                 }
 #pragma unroll
                 for (int q = 0; q < 4; ++q) {

@@ -32,7 +32,11 @@
 // and with `keep` 4 gates + 4 r + 1 h + 1 cell.
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
+//
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
+//          lstm_draw_options has drawn beforehand, since all blocks need the same bits.
 #include "handed_sums.cuh"
+#include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
 #define NORM_EPSILON 1e-5f
@@ -77,6 +81,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const int* __restrict__ lengths,       // (batch,) steps that a sequence has, or null
     unsigned* exchange,                    // [2][batch][hidden][4] r, zeros at the beginning
     unsigned* failed,                      // becomes 1 if a block waited in vain
+#if OPTIONS
+    const unsigned char* __restrict__ drawn,  // (steps, batch, hidden) of lstm_draw_options, or null
+    float* c_star,                         // (steps, batch, hidden) receives c* with zoneout of c, else null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -93,6 +102,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     __shared__ float sums[WARPS * SEQUENCES * STRIDE];
     __shared__ float c[HELD][32 * WARPS];  // of each thread's units: registers are short
     __shared__ float h[HELD][32 * WARPS];
+#if OPTIONS
+    __shared__ unsigned char bits[HELD][32 * WARPS];  // drawn for the step
+#endif
     __shared__ __align__(16) float counts[WARPS];   // hidden units that a warp has
     __shared__ __align__(16) float squares[WARPS];  // the sum of their r's
     __shared__ __align__(16) float means[WARPS];    // of their c
@@ -139,7 +151,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
         const long long at = (long long)sequence * hidden + unit;
         c[k][thread] = exists ? cells[(keep && reverse ? steps * units : 0) + at] : 0.0f;
         h[k][thread] = exists ? state[at] : 0.0f;
+#if OPTIONS
+        const long long first_step = reverse ? steps - 1 : 0;
+        bits[k][thread] = exists && drawn ? drawn[first_step * units + at] : 0;
+        if (exists) h_now[team * H_STRIDE + unit] = h[k][thread] * hidden_mask(options, bits[k][thread]);
+#else
         if (exists) h_now[team * H_STRIDE + unit] = h[k][thread];
+#endif
         of_warp += sum_over_lanes<1, 32>(unit < hidden ? 1.0f : 0.0f);
     }
     if (lane == 0) counts[warp] = of_warp;
@@ -210,6 +228,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             load_words(slot + 4 * ((long long)sequence * hidden + unit), words[k]);
 #pragma unroll
             for (int q = 0; q < 4; ++q) a[k][q] = inputs[(of_step * 4 + q) * hidden + unit];
+#if OPTIONS
+            bits[k][thread] = drawn ? drawn[of_step * hidden + unit] : 0;
+#endif
         }
         patience.begin();
         float sum = 0.0f;
@@ -245,13 +266,21 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 a[k][q] += gain_r * __uint_as_float(words[k][q]);
                 a[k][q] = q == 2 ? tanhf(a[k][q]) : sigmoid(a[k][q]);
             }
+#if OPTIONS
+            if (options.coupled) a[k][1] = 1.0f - a[k][0];
+            c_next[k] = fmaf(a[k][1], c[k][thread], a[k][0] * (a[k][2] * candidate_mask(options, bits[k][thread])));
+#else
             c_next[k] = fmaf(a[k][1], c[k][thread], a[k][0] * a[k][2]);
+#endif
             if (keep && runs && unit >= first_unit && unit < first_unit + UNITS && exists) {
 #pragma unroll
                 for (int q = 0; q < 4; ++q) {
                     gates[(of_step * 4 + q) * hidden + unit] = a[k][q];
                     r[(of_step * 4 + q) * hidden + unit] = __uint_as_float(words[k][q]);
                 }
+#if OPTIONS
+                if (c_star) c_star[of_step * hidden + unit] = c_next[k];
+#endif
             }
         }
         const float first_c = __shfl_sync(ALL, c_next[0], 0);
@@ -289,16 +318,25 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             float h_next = h[k][thread];
             if (runs) {
                 h_next = a[k][3] * tanhf(gain_cell[unit] * ((c_next[k] - mean_c) * scale_c) + bias_cell[unit]);
+#if OPTIONS
+                h_next = zoned_h(options, bits[k][thread], h[k][thread], h_next);
+                c_next[k] = zoned_c(options, bits[k][thread], c[k][thread], c_next[k]);
+#endif
                 c[k][thread] = c_next[k];
                 h[k][thread] = h_next;
             }
-            h_now[team * H_STRIDE + unit] = next_runs ? h_next : 0.0f;
+#if OPTIONS
+            const float h_in = next_runs ? h_next * hidden_mask(options, bits[k][thread]) : 0.0f;
+#else
+            const float h_in = next_runs ? h_next : 0.0f;
+#endif
+            h_now[team * H_STRIDE + unit] = h_in;
             if (unit < first_unit || unit >= first_unit + UNITS) continue;  // another block writes it to memory
             y[of_step * y_width + y_offset + unit] = runs ? h_next : 0.0f;
             if (!keep) continue;
             const long long after = (step + 1 - reverse) * units + (long long)sequence * hidden + unit;
             cells[after] = c[k][thread];
-            hiddens[after] = next_runs ? h_next : 0.0f;
+            hiddens[after] = h_in;
             if (runs && unit == 0) {
                 norms[4 * of_step + 1] = scale_r;
                 norms[4 * of_step + 2] = mean_c;

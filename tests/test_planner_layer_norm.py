@@ -60,6 +60,19 @@ def test_with_one_hand_over_a_group_has_no_more_than_its_kernels_have_room_for()
                 assert hidden <= 32 * (planner.WARPS // sequences) * -(-depth * sequences // 4)
 
 
+def test_options_beside_it():
+    """There is no resident kernel for them, and one that hands over once only where registers are left."""
+    with_options = [
+        planner.choose(FORWARD, 1, hidden, "float32", H200, "", planner.LAYER_NORM_AND_OPTIONS)
+        for hidden in (13, 64, 512, 1024)
+    ]
+    of_thirteen, small, middle, large = with_options
+    assert of_thirteen.schedule == "loop"
+    assert "resident does not hold layer norm together with other options" in of_thirteen.reason
+    assert small.kernel == middle.kernel == layer_norm_layouts.ONCE
+    assert large.kernel == "lstm_persistent_layer_norm_forward" and choose(FORWARD, 1, 1024).kernel != large.kernel
+
+
 def test_once_is_for_few_sequences():
     few, many = (choose(FORWARD, batch, 512) for batch in (1, 32))
     assert few.kernel == layer_norm_layouts.ONCE and (few.tiles, few.blocks) == ((2, 4, 1), 64)
@@ -110,6 +123,6 @@ def test_the_plan_of_a_layer(monkeypatch):
         for choice in gl.LSTM(2, 100, layer_norm=True, xp=cupy, rng=0).plan(x[:1]):
             assert choice.schedule == "loop" and "a single step with layer_norm" in choice.reason
         both = gl.LSTM(2, 100, layer_norm=True, peephole=True, coupled=True, xp=cupy, rng=0).plan(x)
-        assert both.forward.reason == (
-            "one launch for all steps does not hold layer_norm together with peephole and coupled"
-        )
+        assert both.forward.reason == "one launch for all steps does not hold layer_norm together with peephole"
+        masked = gl.LSTM(2, 100, layer_norm=True, recurrent_dropout=0.1, zoneout=0.1, xp=cupy, rng=0).plan(x)
+        assert [choice.kernel for choice in masked] == [choice.kernel for choice in plan]

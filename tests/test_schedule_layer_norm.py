@@ -36,6 +36,7 @@ def scheduled(backend: Backend, schedule: str, multiprocessors: int = 0) -> Iter
     with pytest.MonkeyPatch.context() as patch, scheduled_so(backend, schedule.partition(",")[0], multiprocessors):
         if schedule == SUMS:
             patch.setattr(layer_norm_layouts, "ONCE_TILES", ())
+            patch.setattr(layer_norm_layouts, "ONCE_TILES_WITH_OPTIONS", ())
         yield
     planner._choose.cache_clear()
 
@@ -66,6 +67,40 @@ def test_sizes(backend, schedule, number):
             check(backend, given, run, "float32")
 
 
+MASKED = {"recurrent_dropout": 0.3, "zoneout": (0.2, 0.4), "coupled": True, "weight_drop": 0.2}
+BESIDE = {
+    "dropout of h": {"recurrent_dropout": 0.3, "lengths": None},
+    "dropout of the candidate": {"recurrent_dropout": 0.3, "recurrent_dropout_on": "candidate", "reverse": True},
+    "zoneout of h": {"zoneout": (0.3, 0.0)},
+    "zoneout of c": {"zoneout": (0.0, 0.3)},
+    "together": {**MASKED, "bidirectional": True},
+}
+
+
+@pytest.mark.parametrize("schedule", ("persistent", SUMS))
+@pytest.mark.parametrize("name", BESIDE)
+def test_with_other_options(backend, schedule, name):
+    """Five steps, so that both slots come twice, and masks differ from step to step or do not."""
+    given = usual(**BESIDE[name])
+    with scheduled(backend, schedule, 5):
+        for run in RUNS:
+            check(backend, given, run, "float32")
+
+
+@pytest.mark.parametrize("passes", [("loop", "persistent"), ("persistent", "loop")], ids=str)
+def test_with_zoneout_one_pass_takes_what_the_other_left(backend, passes, monkeypatch):
+    """The cell states before zoneout among it."""
+    schedules, real = dict(zip((FORWARD, BACKWARD), passes, strict=True)), planner.choose
+
+    def choose(direction, *arguments, **more):
+        with planner.only(schedules[direction]):
+            return real(direction, *arguments, **more)
+
+    monkeypatch.setattr(planner, "choose", choose)
+    with scheduled(backend, "persistent", 5):
+        check(backend, usual(steps=3, batch=3, lengths=(3, 0, 2), **MASKED), "training", "float32")
+
+
 def by_hand(direction: str, tiles: tuple[int, ...], hidden: int, share: int, groups: int = 2) -> Choice:
     blocks = -(-hidden // (planner.UNITS_PER_TILE * tiles[0]))
     return Choice("persistent", "by hand", f"lstm_persistent_layer_norm_{direction}", tiles, blocks, groups, share)
@@ -79,7 +114,8 @@ def test_tiles(backend, direction, tiles):
     share = planner.SEQUENCES_PER_TILE * tiles[2] + 3
     batch = share + 2
     lengths = lengths_for(np.random.default_rng(1), 2, batch)
-    given = case(1, steps=2, batch=batch, hidden=20, lengths=lengths, layer_norm=True)
+    more = MASKED if tiles == (4, 1, 2) else {}
+    given = case(1, steps=2, batch=batch, hidden=20, lengths=lengths, layer_norm=True, **more)
     with scheduled(backend, "persistent"), laid_out_by_hand(**{direction: by_hand(direction, tiles, 20, share)}):
         check(backend, given, "training", "float32")
 
@@ -90,7 +126,8 @@ def test_tiles_of_the_kernel_that_hands_over_once(backend, tiles, hidden):
     share = tiles[2] - 1
     batch = share + 2
     lengths = lengths_for(np.random.default_rng(1), 4, batch)
-    given = case(1, steps=4, batch=batch, hidden=hidden, lengths=lengths, layer_norm=True)
+    more = MASKED if hidden == 68 else {}
+    given = case(1, steps=4, batch=batch, hidden=hidden, lengths=lengths, layer_norm=True, **more)
     with scheduled(backend, "persistent"), laid_out_by_hand(forward=by_hand("once_forward", tiles, hidden, share)):
         for run in RUNS:
             check(backend, given, run, "float32")
@@ -133,7 +170,7 @@ class TestOnTheCpu:
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_the_same_bits_in_any_order_and_with_a_late_block(self, schedule):
-        given = usual(steps=3, batch=3, lengths=(3, 0, 2))
+        given = usual(steps=3, batch=3, lengths=(3, 0, 2), **(MASKED if schedule != "resident" else {}))
         settings = [{}, {}, {"thread_order": "descending"}, {"thread_order": "random", "seed": 1}]
         if schedule != "resident":
             settings += [{"late_block": 1}, {"late_block": 2, "thread_order": "random", "seed": 2}]
@@ -213,13 +250,17 @@ class TestWhatIsLaunched:
         passes = {forward: 1, f"lstm_{laid_out}_layer_norm_backward": 1}
         assert Counter(backend.xp.on_cpu.launches) == passes | dict.fromkeys(AROUND, 1) | {"column_sum": 3}
 
-    @pytest.mark.parametrize("more", [{"peephole": True}, {"coupled": True}, {"recurrent_dropout": 0.2}], ids=str)
-    def test_together_with_other_options_it_takes_the_loop(self, backend, schedule, more):
+    @pytest.mark.parametrize("more", [{"peephole": True}, {"coupled": True}, {"zoneout": 0.2}], ids=str)
+    def test_together_with_other_options(self, backend, schedule, more):
         given = usual(steps=2, batch=2, lengths=None, **more)
         with scheduled(backend, schedule, 5), planner.only("loop", schedule.partition(",")[0]):
             backend.xp.on_cpu.reset_counts()
             train(backend, given, "float32")
-        assert backend.xp.on_cpu.launches["lstm_variant_cell_forward"] == 2
+        launches = backend.xp.on_cpu.launches
+        in_loop = schedule == "resident" or "peephole" in more
+        assert launches["lstm_variant_cell_forward"] == (2 if in_loop else 0)
+        assert launches["lstm_layer_norm_slope_sums"] == (0 if in_loop else 1)
+        assert launches["lstm_draw_options"] == (2 if "zoneout" in more and not in_loop else 0)
 
 
 @pytest.mark.parametrize("schedule", ("loop", *SCHEDULES))

@@ -53,12 +53,13 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
-    "lstm_layer_norm_slope_sums": ("lstm_layer_norm_slope_sums.cu", ()),
+    "lstm_layer_norm_slope_sums": ("lstm_layer_norm_slope_sums.cu", ("OPTIONS",)),
+    "lstm_draw_options": ("lstm_draw_options.cu", ()),
     "lstm_resident_layer_norm_forward": ("lstm_resident_layer_norm_forward.cu", ()),
     "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
-    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
-    "lstm_persistent_layer_norm_once_forward": ("lstm_persistent_layer_norm_once_forward.cu", ()),
-    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
+    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_layer_norm_once_forward": ("lstm_persistent_layer_norm_once_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ("OPTIONS",)),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
@@ -128,6 +129,9 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
         for kernel, (_, choices) in HALF_TILES.items()
     },
 }
+
+# The same of the switch OPTIONS, where registers are short: other kernels have it for all of their tiles.
+WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS}
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
@@ -223,7 +227,8 @@ def specialisations() -> Iterator[Specialisation]:
                 options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
                 if options and (both or dtype == "tf32"):
                     continue
-                for tiles in BIDIRECTIONAL[entry] if both else choices:
+                some = WITH_OPTIONS.get(entry, choices) if options else choices
+                for tiles in BIDIRECTIONAL[entry] if both else some:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES or entry in HALF_TILES:

@@ -36,14 +36,17 @@ ONCE_TILES = tuple(
     for sequences in (1, 2, 4, 8)
     if depth * sequences <= 8
 )
+ONCE_TILES_WITH_OPTIONS = tuple(tiles for tiles in ONCE_TILES if tiles not in ((2, 8, 1), (4, 4, 2)))
+"""Registers are too short for options in those with most weights and two hidden units for a thread."""
 FOR_ALL_UNITS = 0.3  # microseconds, for one unit of each thread: some 140 instructions of 16 warps, four in a cycle
 L2_BYTES = 14e6  # a microsecond, all multiprocessors together, measured
 
 
-def layouts(plain: list[Any], hidden: int) -> list[Any]:
-    """`planner.Choice`s of the plain layer as those of the layer with layer norm."""
+def layouts(plain: list[Any], hidden: int, *, options: bool = False) -> list[Any]:
+    """`planner.Choice`s of the plain layer as those of the layer with layer norm, and with other ``options`` too."""
+    tiles = ONCE_TILES_WITH_OPTIONS if options else ONCE_TILES
     found = [with_layer_norm(choice) for choice in plain]
-    return found + [once(choice, hidden) for choice in plain if _fits_once(choice)]
+    return found + [once(choice, hidden) for choice in plain if _fits_once(choice, tiles)]
 
 
 def hand_overs(kernel: str) -> int:
@@ -65,11 +68,11 @@ def once(choice: Any, hidden: int) -> Any:
     return _changed(choice, ONCE, tiles, 2 * IN_TEAMS + FOR_ALL_UNITS * units_of_a_thread + crossing)
 
 
-def _fits_once(choice: Any) -> bool:
+def _fits_once(choice: Any, among: tuple[tuple[int, ...], ...]) -> bool:
     """Whether there is such a kernel. Layouts that differ in their tiles of sequences alone become the same one."""
     if choice.kernel != "lstm_persistent_forward" or choice.tiles[2] != 1:
         return False
-    return (*choice.tiles[:2], _power_of_two(choice.share)) in ONCE_TILES
+    return (*choice.tiles[:2], _power_of_two(choice.share)) in among
 
 
 def _changed(choice: Any, kernel: str, tiles: tuple[int, ...], more: float) -> Any:

@@ -44,7 +44,7 @@ GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so larg
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-LAYER_NORM = "layer norm"
+LAYER_NORM, LAYER_NORM_AND_OPTIONS = "layer norm", "layer norm together with other options"
 SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 
 UNMEASURED = ("cluster", "graph")
@@ -95,6 +95,9 @@ class Plan(NamedTuple):
         lines = f"forward  {self.forward}\nbackward {self.backward}"
         return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
 
+
+DOES_NOT_HOLD = {"cluster": ("options", LAYER_NORM, LAYER_NORM_AND_OPTIONS), "resident": (LAYER_NORM_AND_OPTIONS,)}
+"""What a layer may have beyond the plain LSTM that a schedule with one launch has no kernels for."""
 
 AUTOMATIC = tuple(schedule for schedule in SCHEDULES if schedule not in UNMEASURED)
 """Schedules that the planner chooses from unless `only` says otherwise."""
@@ -158,9 +161,9 @@ def choose(
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
-    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM` or
-    "tf32": a graph holds none of that, and a cluster no options. With layer norm the kernels are others
-    (`gpulstm.cuda.layer_norm_layouts`).
+    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM`,
+    `LAYER_NORM_AND_OPTIONS` or "tf32": a graph holds none of that, and others not all (`DOES_NOT_HOLD`). With layer
+    norm the kernels are others (`gpulstm.cuda.layer_norm_layouts`).
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -183,7 +186,7 @@ def _choose(
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
-        elif schedule == "cluster" and not_plain in ("options", LAYER_NORM):
+        elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
             obstacles[schedule] = f"does not hold {not_plain}"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
@@ -191,8 +194,8 @@ def _choose(
             found += layouts(direction, batch, hidden, dtype, device)
             if not any(choice.schedule == schedule for choice in found):
                 obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-    if not_plain == LAYER_NORM:
-        found = layer_norm_layouts.layouts(found, hidden)
+    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
+        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
     loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())

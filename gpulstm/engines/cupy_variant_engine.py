@@ -169,8 +169,9 @@ class CupyVariantEngine:
             _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
         elif call.normed:
             dropped = weights._replace(recurrent=saved.recurrent)
-            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells)
-            cupy_one_launch_layer_norm.backward_steps(choice, *tape, dropped, dy, dh, dc, gradient.norm, lane, lengths)
+            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells, saved.c_star, dropped)
+            of_layer = (dy, dh, dc, gradient.norm, lane, lengths)
+            cupy_one_launch_layer_norm.backward_steps(choice, self.draws, *tape, *of_layer)
         else:
             dropped = weights._replace(recurrent=saved.recurrent)
             cupy_one_launch_options.backward_steps(
@@ -238,7 +239,7 @@ class _Call:
         has: dict[str, Any] = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
-        not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
+        not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=self.normed)
         return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
 
     def times(self) -> range:
@@ -304,10 +305,9 @@ def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, h
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
     if call.normed:
-        r = at.r if call.keep else None
-        cupy_one_launch_layer_norm.forward_steps(
-            choice, at.p, at.gates, weights, h, hiddens, cells, r, at.norms, y, call.lane, call.lengths, first_time
-        )
+        c_star, r = (at.c_star, at.r) if call.keep else (None, None)
+        arrays = (at.p, at.gates, weights, h, hiddens, cells, c_star, r, at.norms, y)
+        cupy_one_launch_layer_norm.forward_steps(choice, call.draws, *arrays, call.lane, call.lengths, first_time)
         return
     cupy_one_launch_options.forward_steps(
         choice, call.draws, at.gates, weights, h, hiddens, cells, y, call.lane, call.lengths, first_time, call.keep
