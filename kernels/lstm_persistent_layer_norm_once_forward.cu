@@ -25,8 +25,7 @@
 //
 // `exchange` has two slots that take turns. A word says by its lowest bit whether it has arrived, as in
 // lstm_persistent_backward, and the readers clear it, the block that wrote it too. A slot may be written again because
-// whoever writes to it has read what all others made of the last use. For the same reason the final state may replace
-// the initial one, which all blocks read before they hand over anything.
+// whoever writes to it has read what all others made of the last use.
 //
 // Bytes per hidden unit and step: each block reads 4 inputs + 4 r from L2; in all 4 inputs are read, 4 r + 1 y written,
 // and with `keep` 4 gates + 4 r + 1 h + 1 cell.
@@ -70,8 +69,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const float* __restrict__ gain,        // (4*hidden,) gain_r
     const float* __restrict__ gain_cell,   // (hidden,)
     const float* __restrict__ bias_cell,   // (hidden,)
-    float* cells,                          // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
-    float* state,                          // (batch, hidden) the initial h; becomes the final one
+    const float* __restrict__ initial_h,   // (batch, hidden), which all blocks read: other memory than the next ones
+    const float* __restrict__ initial_c,   // (batch, hidden)
+    float* cells,                          // with `keep` (steps + 1, batch, hidden), but for the initial ones, else
+                                           // (batch, hidden) the final ones
+    float* state,                          // (batch, hidden) receives the final h
     float* hiddens,                        // with `keep` (steps + 1, batch, hidden): what the products read, which is
                                            // zero where a step does nothing; the first one's is there already
     float* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
@@ -149,8 +151,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
         const int unit = unit0 + 32 * TEAM * k;
         const bool exists = there && unit < hidden;
         const long long at = (long long)sequence * hidden + unit;
-        c[k][thread] = exists ? cells[(keep && reverse ? steps * units : 0) + at] : 0.0f;
-        h[k][thread] = exists ? state[at] : 0.0f;
+        c[k][thread] = exists ? initial_c[at] : 0.0f;
+        h[k][thread] = exists ? initial_h[at] : 0.0f;
 #if OPTIONS
         const long long first_step = reverse ? steps - 1 : 0;
         bits[k][thread] = exists && drawn ? drawn[first_step * units + at] : 0;

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arrays import dtype_name
 from ..cuda import layer_norm_layouts, planner
+from ..cuda.copies import copy
 from ..cuda.launch import THREADS, int32s, one_thread_per
 from ..cuda.modules import kernel
 from ..cuda.planner import Choice
@@ -56,10 +57,14 @@ def forward_steps(
     kernel("lstm_layer_norm_inputs_forward", dtype_name(p))(*geometry, of_inputs)
     sums = cupy_engine.column_sum(weights.recurrent)
     arrays: tuple[Any, ...] = (gates, weights.recurrent, sums, weights.gain_recurrent, weights.gain_cell)
-    arrays += (weights.bias_cell, cells, h, hiddens, r, norms, y, lengths)
+    states = (cells, h, hiddens, r, norms, y, lengths)
     if once:
-        arrays = (inputs, *arrays, cupy.zeros((2, batch, columns), np.uint32))
-    elif choice.schedule == "persistent":
+        initial_c = cells[-1 if lane.reverse else 0] if keep else _copied(cells)
+        arrays = (inputs, *arrays, weights.bias_cell, _copied(h), initial_c, *states)
+        arrays += (cupy.zeros((2, batch, columns), np.uint32),)
+    else:
+        arrays += (weights.bias_cell, *states)
+    if cupy_one_launch.hands_over_h(choice):
         handed = cupy.empty(layer_norm_layouts.forward_words(steps, batch, lane.width), np.uint32)
         cupy_one_launch._empty_words(handed)
         arrays = (*arrays, handed)
@@ -105,6 +110,14 @@ def backward_steps(
     geometry = (steps * batch,), (min(THREADS, -(-columns // 32) * 32),)
     of_inputs = (gates, p, weights.gain_input, norms, null(lengths), np.int32(batch), np.int32(columns))
     kernel("lstm_layer_norm_inputs_backward", dtype_name(p))(*geometry, of_inputs)
+
+
+def _copied(array):
+    import cupy
+
+    target = cupy.empty(array.shape, array.dtype)
+    copy(target, array)
+    return target
 
 
 def _of_options(draws: Draws, lane: Lane, shape: tuple[int, int, int], c_star) -> tuple:
