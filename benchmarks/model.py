@@ -2,6 +2,7 @@
 
     python benchmarks/model.py
     python benchmarks/model.py --hidden 512 1024 --batch 1 32 --dtype bfloat16
+    python benchmarks/model.py --layer-norm
 
 Arithmetic on paper, no GPU needed. The bound puts the measured floors of `results/h200/floors.json` behind the numbers.
 Of a step of one schedule it is the longer of arithmetic and of bytes, and the hand-overs on top. Of a call
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from gpulstm.cuda import (  # noqa: E402 - of this checkout, installed or not
     cluster_half_layouts,
     half_layouts,
+    layer_norm_layouts,
     planner,
     wide_layouts,
 )
@@ -33,6 +35,8 @@ INFERENCE = "inference"  # a forward pass that keeps nothing
 # Numbers of a hidden unit of a sequence that a step reads and writes, as in kernels/README.md: in the type of the
 # arrays, and in that of the cell states.
 GATES_AND_H = {planner.FORWARD: (4 + 4 + 1 + 1, 2), planner.BACKWARD: (4 + 4 + 1, 3), INFERENCE: (4 + 1, 0)}
+# The same with layer norm, in float32, where all steps are one launch: resident, persistent, and with one hand-over.
+WITH_LAYER_NORM = {planner.FORWARD: (15, 17, 18), planner.BACKWARD: (19, 35, 35), INFERENCE: (5, 9, 9)}
 PEAKS = {
     "float32": "registers only, all SMs: fma_fp32",
     "tf32": "registers only, all SMs: mma_tf32",
@@ -92,6 +96,8 @@ def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtyp
     size, wide = _bytes(dtype)
     numbers, of_cells = GATES_AND_H[direction]
     units = batch * hidden
+    if "layer_norm" in choice.kernel:
+        return _work_with_layer_norm(choice, direction, batch, hidden)
     memory = units * (numbers * size + of_cells * wide)
     flops = 2 * 4 * hidden * units
     if choice.schedule in ("loop", "graph"):
@@ -109,6 +115,25 @@ def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtyp
         words = choice.blocks * units * (4 if in_half else 1)
     crossing = words * (size if in_half else 4) + wide_layouts.streamed_bytes(choice)
     return Work(flops, memory, crossing, 0, 1 if choice.blocks > 1 else 0)
+
+
+def _work_with_layer_norm(choice: planner.Choice, direction: str, batch: float, hidden: int) -> Work:
+    resident, handed, once = WITH_LAYER_NORM[direction]
+    units, blocks = batch * hidden, choice.blocks
+    flops = 2 * 4 * hidden * units
+    if choice.schedule == "resident":
+        return Work(flops, 4 * units * resident, 0, 0, 0)
+    is_once = choice.kernel == layer_norm_layouts.ONCE
+    if is_once:
+        words = blocks * units * (4 + 4)  # each block reads all r and inputs of its sequences
+    elif direction == planner.BACKWARD:
+        words = blocks * (units + 4 * blocks * batch)  # contributions, and four sums of each block
+    else:
+        words = blocks * units * (1 + 3 / layer_norm_layouts.UNITS_OF_A_WARP)  # h, and sums
+    crossing = round(4 * words)
+    return Work(
+        flops, 4 * units * (once if is_once else handed), crossing, 0, layer_norm_layouts.hand_overs(choice.kernel)
+    )
 
 
 def around(direction: str, call: Call) -> tuple[float, float]:
@@ -219,24 +244,29 @@ class Floors:
         raise KeyError(beginning)
 
 
-def _choices(direction: str, batch: int, hidden: int, dtype: str, device: planner.Device) -> Iterator[planner.Choice]:
-    """One for each schedule that takes the layer."""
-    for schedule in planner.SCHEDULES:
+def _choices(
+    direction: str, batch: int, hidden: int, dtype: str, device: planner.Device, *, layer_norm: bool = False
+) -> Iterator[planner.Choice]:
+    """One for each schedule that takes the layer; with layer norm, of those with one launch for all steps."""
+    for schedule in ("resident", "persistent") if layer_norm else planner.SCHEDULES:
         asked = planner.BACKWARD if direction == planner.BACKWARD else planner.FORWARD
         try:
             with planner.only(schedule):
-                choice = planner.choose(asked, batch, hidden, dtype, device)
+                not_plain = planner.LAYER_NORM if layer_norm else ""
+                choice = planner.choose(asked, batch, hidden, dtype, device, "", not_plain)
         except ValueError:
             continue  # it does not take this layer
         yield choice
 
 
-def rows(hidden: list[int], batch: list[int], dtype: str, floors: Floors) -> Iterator[dict]:
+def rows(
+    hidden: list[int], batch: list[int], dtype: str, floors: Floors, *, layer_norm: bool = False
+) -> Iterator[dict]:
     """One for each size, direction and schedule that takes it."""
     for h in hidden:
         for n in batch:
             for direction in (planner.FORWARD, planner.BACKWARD):
-                for choice in _choices(direction, n, h, dtype, H200):
+                for choice in _choices(direction, n, h, dtype, H200, layer_norm=layer_norm):
                     found = work(choice, direction, n, h, dtype)
                     sizes = {"hidden": h, "batch": n, "direction": direction, "schedule": choice.schedule}
                     layout = f"{choice.groups} x {choice.blocks}" if choice.blocks else ""
@@ -248,10 +278,14 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 1024, 2048])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--layer-norm", action="store_true", help="in float32, where all steps are one launch")
     given = parser.parse_args()
-    print(f"A time step in training on an H200, {given.dtype}, without the product with the input")
+    if given.layer_norm and given.dtype != "float32":
+        parser.error(f"--layer-norm is for float32, got --dtype {given.dtype}")
+    layer = f"{given.dtype}{' with layer norm' if given.layer_norm else ''}"
+    print(f"A time step in training on an H200, {layer}, without the product with the input")
     print("   H    N direction schedule       blocks   MFLOP    KB memory  KB crossing  launches  hand-overs  bound us")
-    for row in rows(given.hidden, given.batch, given.dtype, Floors(FLOORS)):
+    for row in rows(given.hidden, given.batch, given.dtype, Floors(FLOORS), layer_norm=given.layer_norm):
         bound = "" if row["bound_us"] is None else f"{row['bound_us']:.2f}"
         print(
             f"{row['hidden']:4} {row['batch']:4} {row['direction']:9} {row['schedule']:10} {row['blocks']:>10} "

@@ -43,7 +43,7 @@ def _on_gpu(call: Any) -> planner.Plan:
     of_step = options.of_step(training=call.draws.training)
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
     not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
-    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
     if call.is_plain:
         not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
     arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
@@ -62,7 +62,7 @@ def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.
     why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
     not_held = cupy_one_launch_options.not_held(of_step, steps=len(call.x), **has)
-    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
     return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, not_plain)
 
 

@@ -23,7 +23,11 @@
 // each block reads the group's h[t-1] and 3 words for every 8 hidden units from L2.
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
+//
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
+//          lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h with its mask.
 #include "handed_sums.cuh"
+#include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
 #define NORM_EPSILON 1e-5f
@@ -64,6 +68,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     unsigned* handed,                      // (steps, batch, 3 * padded) all ones: sums of squares of r, then means and
                                            // distances of c in turn; padded is hidden / 8, rounded up to a multiple of 4
     unsigned* failed,                      // becomes 1 if a block waited in vain
+#if OPTIONS
+    const unsigned char* __restrict__ drawn,  // (steps, batch, hidden) of lstm_draw_options, or null
+    float* c_star,                         // (steps, batch, hidden) receives c* with zoneout of c, else null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -168,6 +177,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const float input = exists ? gates[of_step * 4 * hidden + gate * hidden + unit] : 0.0f;
                 const long long c_before = (keep ? (afresh(step) + reverse) * units : 0) + (long long)sequence * hidden;
                 const float c = exists ? cells[c_before + unit] : 0.0f;
+#if OPTIONS
+                const unsigned bits = exists && drawn ? drawn[of_step * hidden + unit] : 0u;
+#endif
                 patience.begin();
                 wait_for(row + 4 * lane, parts - 4 * lane, words, patience);
                 __syncwarp();
@@ -177,13 +189,19 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const float normal = recurrent[e] * scale_r, a = input + gain_r * normal;
                 const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
                 const float tanh_a = tanhf(half * a);
-                const float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
                 const int first_lane = lane & ~3;
                 const float i = __shfl_sync(ALL, activated, first_lane);
                 const float f = __shfl_sync(ALL, activated, first_lane + 1);
                 const float candidate = __shfl_sync(ALL, activated, first_lane + 2);
                 o[e] = __shfl_sync(ALL, activated, first_lane + 3);
+#if OPTIONS
+                const float forget = options.coupled ? 1.0f - i : f;
+                c_next[e] = forget * c + i * (candidate * candidate_mask(options, bits));
+                if (gate == 1) activated = forget;
+#else
                 c_next[e] = f * c + i * candidate;
+#endif
                 const float per_own = hidden - 8 * part < 8 ? 0.25f : 0.125f;
                 const float mean = sum_over_lanes<4, 32>(exists ? c_next[e] : 0.0f) * per_own;
                 const float distance = exists ? c_next[e] - mean : 0.0f;
@@ -241,19 +259,34 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                         norms[4 * of_step + 3] = scale_c;
                     }
                 }
+#if OPTIONS
+                const unsigned bits = unit < hidden && drawn ? drawn[of_step * hidden + unit] : 0u;
+                if (runs && unit < hidden) h_next = zoned_h(options, bits, state[at], h_next);
+                __syncwarp();  // one lane of four writes what all four have read
+#endif
                 if (unit >= hidden) continue;
                 if (gate == 0) {
                     const bool next_runs = !lengths || first_time + step + 1 - 2 * reverse < lengths[sequence];
                     const float h_now = runs ? h_next : next_runs ? state[at] : 0.0f;
                     if (runs) state[at] = h_now;
                     unsigned* place = (unsigned*)hiddens + (afresh(step) + 1 - reverse) * units + at;
+#if OPTIONS
+                    store_word(place, next_runs ? to_hand_over(h_now * hidden_mask(options, bits)) : 0u);
+#else
                     store_word(place, next_runs ? to_hand_over(h_now) : 0u);
+#endif
                 }
                 if (gate == 1) y[of_step * y_width + y_offset + unit] = h_next;
                 if (gate == 2) {
                     const int now = afresh(step);
                     float* c_after = cells + (keep ? (now + 1 - reverse) * units : 0) + at;
+#if OPTIONS
+                    const float c = cells[(keep ? (now + reverse) * units : 0) + at];
+                    if (c_star && runs) c_star[of_step * hidden + unit] = c_next[e];
+                    *c_after = runs ? zoned_c(options, bits, c, c_next[e]) : c;
+#else
                     *c_after = runs ? c_next[e] : cells[(keep ? (now + reverse) * units : 0) + at];
+#endif
                 }
             }
             __syncwarp();  // c was written by one lane of four, and all four read it in the next step

@@ -67,6 +67,22 @@ def test_a_cluster_in_16_bits_hands_over_h_in_16_bits_and_contributions_in_32():
         assert (found.launches, found.hand_overs) == (0, 1)
 
 
+def test_layer_norm_hands_over_more_often():
+    """By the kernels' headers: h and 3/8 of a word, or the products and inputs, or contributions and four sums."""
+    wanted = {(FORWARD, 1): (1, 8), (FORWARD, 32): (3, 1 + 3 / 8), (BACKWARD, 32): (2, 1 + 4 * 32 / 512)}
+    for (direction, batch), (hand_overs, words) in wanted.items():
+        (choice,) = model._choices(direction, batch, 512, "float32", model.H200, layer_norm=True)
+        found, plain = (
+            model.work(one, direction, batch, 512, "float32")
+            for one in (choice, chosen("persistent", direction, batch, 512))
+        )
+        assert found.hand_overs == hand_overs and found.flops == plain.flops
+        assert found.crossing_bytes == choice.blocks * batch * 512 * 4 * words
+        assert found.memory_bytes > plain.memory_bytes
+    (small,) = list(model._choices(FORWARD, 8, 64, "float32", model.H200, layer_norm=True))[:1]
+    assert model.work(small, FORWARD, 8, 64, "float32")[2:] == (0, 0, 0)
+
+
 def test_no_bound_is_above_a_measured_time():
     """benchmarks/results/notes.md, the best layouts: microseconds of a step forward and back."""
     measured = {(256, 32): (2.0, 2.8), (512, 128): (9.7, 16.2), (1024, 1): (3.4, 4.3), (1024, 32): (8.5, 18.7)}

@@ -267,7 +267,7 @@ class TestPlanOfALayer:
     OPTIONS = {"zoneout": {"zoneout": 0.1}, "peephole": {"peephole": True}, "projection": {"proj_size": 2}}
     NOT_HELD = {
         "proj_size (not folded into weight_hh because of zoneout of h)": {"proj_size": 2},
-        "layer_norm together with zoneout": {"layer_norm": True},
+        "layer_norm together with peephole": {"layer_norm": True, "peephole": True},
         "cell_clip": {"cell_clip": 1.0},
         "activations other than sigmoid, tanh, tanh": {"activations": ("sigmoid", "relu", "tanh")},
     }

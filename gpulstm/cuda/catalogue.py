@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import cluster_half_layouts, half_layouts, sources, wide_layouts
+from . import cluster_half_layouts, half_layouts, layer_norm_layouts, sources, wide_layouts
 from .cluster_layouts import CLUSTER_TILES
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
@@ -56,10 +56,13 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_slope_sums": ("lstm_layer_norm_slope_sums.cu", ("OPTIONS",)),
+    "lstm_draw_options": ("lstm_draw_options.cu", ()),
     "lstm_resident_layer_norm_forward": ("lstm_resident_layer_norm_forward.cu", ()),
     "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
-    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
-    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
+    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_layer_norm_once_forward": ("lstm_persistent_layer_norm_once_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ("OPTIONS",)),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
     "lstm_wide_forward": ("lstm_wide_forward.cu", ()),
@@ -113,6 +116,7 @@ TILES |= {  # the kernels with layer norm are laid out as those without are
     for name, choices in TILES.items()
     if name not in CLUSTERED
 }
+TILES["lstm_persistent_layer_norm_once_forward"] = layer_norm_layouts.ONCE_NAMES, layer_norm_layouts.ONCE_TILES
 
 # The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
@@ -141,6 +145,9 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
     },
 }
 
+# The same of the switch OPTIONS, where registers are short: other kernels have it for all of their tiles.
+WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS}
+
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
 # Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
@@ -155,6 +162,7 @@ IN_16_BITS = (
 COOPERATIVE = (
     *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES, *WIDE_TILES),
     *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
+    "lstm_persistent_layer_norm_once_forward",
 )
 
 
@@ -234,7 +242,8 @@ def specialisations() -> Iterator[Specialisation]:
                 options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
                 if options and (both or dtype == "tf32"):
                     continue
-                for tiles in BIDIRECTIONAL[entry] if both else choices:
+                some = WITH_OPTIONS.get(entry, choices) if options else choices
+                for tiles in BIDIRECTIONAL[entry] if both else some:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILED:

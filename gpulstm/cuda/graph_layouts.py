@@ -18,12 +18,13 @@ COPIES = 10  # for each replay
 TERABYTES = 4.3  # in a second, read and written
 PREDICTED = "us a step predicted from floors, not measured"
 
-OPTIONS, LAYER_NORM = "options", "layer norm"  # `planner.choose` says what a layer has beyond the plain one
+# What a layer has beyond the plain one, as `planner.choose` is told.
+OPTIONS, LAYER_NORM, LAYER_NORM_AND_OPTIONS = "options", "layer norm", "layer norm together with other options"
 
 # What a graph's buffers hold for a hidden unit of a sequence and each time step: gates, c, h and y, of which only c has
 # 32 bits where the others have 16; with options what is projected, too; with layer norm also what was normalised, twice
 # the gates, and c before zoneout.
-_NUMBERS = {"": 7, OPTIONS: 8, LAYER_NORM: 17}
+_NUMBERS = {"": 7, OPTIONS: 8, LAYER_NORM: 17, LAYER_NORM_AND_OPTIONS: 17}
 
 
 def steps(batch: int, hidden: int, dtype: str, not_plain: str = "") -> int:
@@ -34,7 +35,7 @@ def steps(batch: int, hidden: int, dtype: str, not_plain: str = "") -> int:
 def obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
     """Why a graph cannot hold this, or is not for it; empty if it may be."""
     in_half = dtype in half_layouts.DTYPES
-    if in_half and not_plain in (OPTIONS, LAYER_NORM):
+    if in_half and _NUMBERS.get(not_plain, 7) > 7:
         return f"does not hold {not_plain} in {dtype}"
     if dtype not in REAL_OF_DTYPE and dtype != "tf32" and not in_half:
         return f"does not know {dtype}"
@@ -47,7 +48,9 @@ def obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
 
 def microseconds(loop: float, backward: bool, batch: int, hidden: int, dtype: str, not_plain: str) -> float:
     """Predicted time per step, where the GPU alone needs ``loop`` for one of the loop, a product and a kernel."""
-    both_ways = 12 if backward and not_plain == LAYER_NORM else 4  # gates, and what was normalised, go in and out
+    both_ways = (
+        12 if backward and not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS) else 4
+    )  # gates, and what was normalised, go in and out
     copied = 2 * batch * hidden * (_unit_bytes(dtype, not_plain) + both_ways * _bytes(dtype))
     copies = COPIES * IN_A_STREAM / steps(batch, hidden, dtype, not_plain) + copied / (1e6 * TERABYTES)
     return loop - 2 * (IN_A_STREAM - IN_A_GRAPH) + copies

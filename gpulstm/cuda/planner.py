@@ -44,7 +44,7 @@ STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights l
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-LAYER_NORM = graph_layouts.LAYER_NORM
+LAYER_NORM, LAYER_NORM_AND_OPTIONS = graph_layouts.LAYER_NORM, graph_layouts.LAYER_NORM_AND_OPTIONS
 SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 
 UNMEASURED = ("cluster", "graph")
@@ -95,6 +95,9 @@ class Plan(NamedTuple):
         lines = f"forward  {self.forward}\nbackward {self.backward}"
         return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
 
+
+DOES_NOT_HOLD = {"cluster": ("options", LAYER_NORM, LAYER_NORM_AND_OPTIONS), "resident": (LAYER_NORM_AND_OPTIONS,)}
+"""What a layer may have beyond the plain LSTM that a schedule with one launch has no kernels for."""
 
 AUTOMATIC = tuple(schedule for schedule in SCHEDULES if schedule not in UNMEASURED)
 """Schedules that the planner chooses from unless `only` says otherwise."""
@@ -158,8 +161,9 @@ def choose(
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
-    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM` or
-    "tf32": a cluster holds no options. With layer norm the kernels are others (`gpulstm.cuda.layer_norm_layouts`).
+    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM`,
+    `LAYER_NORM_AND_OPTIONS` or "tf32": not every schedule holds all of that (`DOES_NOT_HOLD`). With layer norm the
+    kernels are others (`gpulstm.cuda.layer_norm_layouts`).
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -182,7 +186,7 @@ def _choose(
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
-        elif schedule == "cluster" and not_plain in ("options", LAYER_NORM):
+        elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
             obstacles[schedule] = f"does not hold {not_plain}"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
@@ -191,12 +195,12 @@ def _choose(
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
             if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
                 fitting = _wide(direction, batch, hidden, dtype, device)
-                if fitting and not_plain in ("options", LAYER_NORM):
+                if fitting and not_plain not in ("", "tf32"):
                     fitting, why_not = [], f"{why_not} with {not_plain}"
             found += fitting
             obstacles |= {} if fitting else {schedule: why_not}
-    if not_plain == LAYER_NORM:
-        found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
+    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
+        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
     products = 8.0 * batch * hidden * hidden
     loop = loop_microseconds(direction, products, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
@@ -236,6 +240,8 @@ def shared_bytes_of(choice: Choice) -> int:
         return half_layouts.shared_bytes(choice.tiles)
     if choice.kernel in wide_layouts.TILES:
         return wide_layouts.shared_bytes(choice.kernel, choice.tiles)
+    if choice.kernel == layer_norm_layouts.ONCE:
+        return 0  # it has all of it without asking
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
 
 

@@ -23,7 +23,6 @@ from ..cuda.own_cublas import OwnGemm
 from ..parameters import Weights
 from .cupy_engine import empty, or_null
 from .cupy_graph import Job, Key, Shapes, Stage, key_of, staged, stretches_of
-from .cupy_one_launch_options import not_plain
 
 HISTORIES = ("gates", "cells", "c_star", "h_in", "m", "p", "r", "norms")
 """What the loop keeps of each step, as `gpulstm.engines.cupy_variant_engine.Saved` names it."""
@@ -176,7 +175,8 @@ def _read_by_steps(weights: Weights, recurrent) -> Weights:
 
 
 def _most(call: Any) -> int:
-    return graph_layouts.steps(call.batch, call.hidden, call.dtype, not_plain(layer_norm=call.normed))
+    beside = graph_layouts.LAYER_NORM if call.normed else graph_layouts.OPTIONS
+    return graph_layouts.steps(call.batch, call.hidden, call.dtype, beside)
 
 
 def _key(call: Any, at: Any, weights: Weights, *, backward: bool = False, keep: bool = False, dy: bool = False) -> Key:

@@ -19,6 +19,7 @@ from ..cuda import (
     cluster_half_layouts,
     cluster_layouts,
     half_layouts,
+    layer_norm_layouts,
     planner,
     wide_layouts,
 )
@@ -108,9 +109,14 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
     import cupy
 
     hiddens = cupy.empty(shape, like.dtype)
-    if choice.schedule == "persistent":
+    if hands_over_h(choice):
         _empty_words(hiddens)
     return hiddens
+
+
+def hands_over_h(choice: planner.Choice) -> bool:
+    """Whether the hidden states cross between the blocks, through their history."""
+    return choice.schedule == "persistent" and choice.kernel != layer_norm_layouts.ONCE
 
 
 def _empty_words(array) -> None:

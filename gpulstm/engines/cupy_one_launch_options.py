@@ -32,14 +32,14 @@ _OPTIONS = np.dtype(
 def not_held(options: Options, *, steps: int, layer_norm: bool, peephole: bool, projection: str = "") -> str:
     """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none.
 
-    Layer norm has kernels of its own, which hold no other option but weight drop, and come with launches around them.
+    Layer norm has kernels of its own, which hold no peepholes, and come with launches around them.
     ``projection`` says why there is one that is not folded into weight_hh.
     """
     found = []
     if layer_norm and steps == 1:
         found.append("a single step with layer_norm (which is fewer launches in the loop)")
-    if layer_norm and (others := _beside_layer_norm(options, peephole)):
-        found.append(f"layer_norm together with {' and '.join(others)}")
+    if layer_norm and peephole:
+        found.append("layer_norm together with peephole")
     if projection:
         found.append(f"proj_size ({projection})")
     if options.cell_clip is not None:
@@ -49,15 +49,16 @@ def not_held(options: Options, *, steps: int, layer_norm: bool, peephole: bool, 
     return ", ".join(found)
 
 
-def _beside_layer_norm(options: Options, peephole: bool) -> list[str]:
-    found = ["peephole"] if peephole else []
-    found += [name for name in ("coupled", "recurrent_dropout") if getattr(options, name)]
-    return [*found, "zoneout"] if any(options.zoneout) else found
+def beside_layer_norm(options: Options) -> bool:
+    """Whether the options of a time step change what the kernels with layer norm compute."""
+    return bool(options.coupled or options.recurrent_dropout or any(options.zoneout))
 
 
-def not_plain(*, layer_norm: bool) -> str:
-    """What a layer with options has beyond the plain one, for the planner."""
-    return planner.LAYER_NORM if layer_norm else "options"
+def not_plain(options: Options, *, layer_norm: bool) -> str:
+    """What a layer whose time steps have ``options`` has beyond the plain one, for the planner."""
+    if not layer_norm:
+        return "options"
+    return planner.LAYER_NORM_AND_OPTIONS if beside_layer_norm(options) else planner.LAYER_NORM
 
 
 def forward_steps(

@@ -139,7 +139,7 @@ class CupyVariantEngine:
             _run(call, x, weights, shared, h, y, first_time)
             return
         hiddens = h  # the resident schedule hands nothing on through memory
-        if choice.schedule == "persistent":
+        if cupy_one_launch.hands_over_h(choice):
             hiddens = cupy_one_launch.history(choice, (call.steps + 1, call.batch, lane.width), x)
             copy(hiddens[-1 if lane.reverse else 0], h)
         _run_in_one_launch(choice, call, x, weights, shared, h, hiddens, y, first_time)
@@ -177,8 +177,9 @@ class CupyVariantEngine:
                 _run_backward(*given)
         elif call.normed:
             dropped = weights._replace(recurrent=saved.recurrent)
-            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells)
-            cupy_one_launch_layer_norm.backward_steps(choice, *tape, dropped, dy, dh, dc, gradient.norm, lane, lengths)
+            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells, saved.c_star, dropped)
+            of_layer = (dy, dh, dc, gradient.norm, lane, lengths)
+            cupy_one_launch_layer_norm.backward_steps(choice, self.draws, *tape, *of_layer)
         else:
             dropped = weights._replace(recurrent=saved.recurrent)
             cupy_one_launch_options.backward_steps(
@@ -246,7 +247,7 @@ class _Call(cupy_graph_options.Staged):
         has: dict[str, Any] = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
-        not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
+        not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=self.normed)
         choice = planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
         self.schedule = choice.schedule
         return choice
@@ -322,10 +323,9 @@ def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, h
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
     if call.normed:
-        r = at.r if call.keep else None
-        cupy_one_launch_layer_norm.forward_steps(
-            choice, at.p, at.gates, weights, h, hiddens, cells, r, at.norms, y, call.lane, call.lengths, first_time
-        )
+        c_star, r = (at.c_star, at.r) if call.keep else (None, None)
+        arrays = (at.p, at.gates, weights, h, hiddens, cells, c_star, r, at.norms, y)
+        cupy_one_launch_layer_norm.forward_steps(choice, call.draws, *arrays, call.lane, call.lengths, first_time)
         return
     cupy_one_launch_options.forward_steps(
         choice, call.draws, at.gates, weights, h, hiddens, cells, y, call.lane, call.lengths, first_time, call.keep
