@@ -121,8 +121,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             const long long row = (long long)step * batch + sequence;
             long long at = (long long)sequence * hidden + unit;
             float* gate = gates + row * 4 * hidden + unit;
+#if !OPTIONS
             float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, c_after = 0, d_cell = 0, d_hidden = 0, d_output = 0;
-#if OPTIONS
+#else
+            float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, d_cell = 0, d_hidden = 0, d_output = 0;
             unsigned drawn = 0;
             if (owner) {
                 drawn = draw_for_sequence(options, unit, sequence) | draw_for_step(options, unit, sequence, step);
@@ -136,7 +138,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     if (lengths) runs = step < lengths[sequence];
                     i = gate[0], f = gate[hidden], candidate = gate[2 * hidden], o = gate[3 * hidden];
                     c_before = cells[(step + reverse) * units + at];
+#if !OPTIONS
                     c_after = cells[(step + 1 - reverse) * units + at];
+#endif
                     d_cell = dc[at];
                     if (dy) d_output = dy[row * dy_width + dy_offset + unit];
                 }

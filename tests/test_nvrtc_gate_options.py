@@ -1,20 +1,38 @@
 """The compile gate for the kernels with one launch for all steps, with the switch OPTIONS: no spills here either.
 
 Every choice of tiles is compiled for one architecture, and the choices take turns, so that every kernel is compiled for
-every architecture; all for all would take a minute.
+every architecture; all for all would take a minute. In 16 bits it is one whose blocks may have as much shared memory as
+the tiles ask for, in one of the two types. The environment variable GPULSTM_WHOLE_GATE=1 makes these all and both.
 """
+
+import os
 
 import pytest
 
-from gpulstm.cuda import catalogue, planner
+from gpulstm.cuda import catalogue, half_layouts, planner
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
 from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 
-WITH_OPTIONS = [s for s in catalogue.specialisations() if s.definitions.get("OPTIONS") == 1]
+EVERYTHING = [s for s in catalogue.specialisations() if s.definitions.get("OPTIONS") == 1]
+WITH_OPTIONS = [s for s in EVERYTHING if s.entry not in catalogue.HALF_TILES]
+IN_16_BITS = [s for s in EVERYTHING if s.entry in catalogue.HALF_TILES]
+LARGEST_SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB of a block, by CUDA's programming guide
 
 
 def of(architecture: int) -> list[catalogue.Specialisation]:
-    return WITH_OPTIONS[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)]
+    return WITH_OPTIONS[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)] + in_16_bits(architecture)
+
+
+def in_16_bits(architecture: int) -> list[catalogue.Specialisation]:
+    found = []
+    for each in IN_16_BITS:
+        needed = half_layouts.shared_bytes(each.tiles) + half_layouts.DRIVERS_SHARED_BYTES
+        start = [a for a in ARCHITECTURES if needed <= 1024 * LARGEST_SHARED[a]]
+        number = catalogue.HALF_TILES[each.entry][1].index(each.tiles)
+        has_turn = start[number % len(start)] == architecture and each.dtype == ("float16", "bfloat16")[number % 2]
+        if has_turn or (architecture in start and os.environ.get("GPULSTM_WHOLE_GATE")):
+            found.append(each)
+    return found
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -30,9 +48,12 @@ def test_tiles_with_options_compile_without_spills(architecture):
 
 
 def test_every_choice_of_tiles_is_compiled_once_and_every_kernel_for_every_architecture():
-    compiled = [each for architecture in ARCHITECTURES for each in of(architecture)]
+    everything = [each for architecture in ARCHITECTURES for each in of(architecture)]
+    compiled = [each for each in everything if each not in IN_16_BITS]
     assert set(compiled) == set(WITH_OPTIONS) and len(compiled) == len(WITH_OPTIONS)
     hold = [entry for entry in catalogue.TILES if "OPTIONS" in catalogue.KERNELS[entry][1]]
     assert len(WITH_OPTIONS) == sum(len(catalogue.TILES[entry][1]) for entry in hold)
     for architecture in ARCHITECTURES:
         assert {each.entry for each in of(architecture)} >= set(catalogue.TF32)  # the resident ones have few tiles
+    halves = {(each.entry, each.tiles) for each in everything if each in IN_16_BITS}
+    assert halves == {(entry, tiles) for entry, (_, choices) in catalogue.HALF_TILES.items() for tiles in choices}

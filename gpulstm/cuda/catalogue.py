@@ -57,8 +57,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
     "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
     "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
-    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
-    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
     "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
@@ -132,6 +132,8 @@ TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of flo
 IN_16_BITS_ALONE = ("widen", "narrow")
 IN_16_BITS = (
     *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy"),
+    *("lstm_variant_cell_forward", "lstm_variant_cell_backward", "lstm_variant_output_forward"),
+    *("lstm_variant_output_backward", "lstm_variant_initial_gradient"),
     *("without_padding", "state_of_running", "clear_inputs"),
     *IN_16_BITS_ALONE,
 )
@@ -211,7 +213,8 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
+    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for, and no layer norm in 16
+    bits."""
     for entry, (_, choices) in (TILES | HALF_TILES).items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
@@ -226,4 +229,5 @@ def specialisations() -> Iterator[Specialisation]:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):
-                yield Specialisation(entry, dtype, features)
+                if dtype not in SWITCH_OF_DTYPE or not dict(zip(switches, features, strict=True)).get("LAYERNORM"):
+                    yield Specialisation(entry, dtype, features)

@@ -8,6 +8,7 @@ and sizes in common, and arrays of their own.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -166,9 +167,17 @@ def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: L
     _launch(choice, arrays, sizes, second=others[0] if others else ())
 
 
-def _backward_half(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
+def _backward_half(
+    choice: planner.Choice,
+    directions: list[tuple],
+    dy,
+    lane: Lane,
+    lengths,
+    of_options: Callable[[int], tuple] = lambda first_time: (),
+) -> None:
     """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next. A
-    second direction's stretches are as far from its end as the first one's are."""
+    second direction's stretches are as far from its end as the first one's are. ``of_options`` gives what `_launch`
+    takes for a stretch that begins at a time."""
     import cupy
 
     steps, batch, _ = directions[0][0].shape
@@ -187,7 +196,8 @@ def _backward_half(choice: planner.Choice, directions: list[tuple], dy, lane: La
         (*first, exchange), *others = all_arrays
         sizes = (part.stop - part.start, batch, lane.width, dy_width, lane.first, lane.reverse, part.start)
         second, second_sizes = (others[0], (parts[1].start,)) if others else ((), ())
-        _launch(choice, (*first, lengths, exchange), sizes, second=second, second_sizes=second_sizes)
+        more = of_options(part.start)
+        _launch(choice, (*first, lengths, exchange), sizes, more, second=second, second_sizes=second_sizes)
 
 
 def _launch(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda import planner
+from ..cuda import half_layouts, planner
 from ..cuda.planner import Choice
 from ..masks import Draws
 from ..options import PLAIN, Options
@@ -86,12 +86,20 @@ def backward_steps(
 
     steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
+
+    def more(first_time: int) -> tuple:
+        own = lane._replace(first_time=lane.first_time + first_time)
+        return null(weights.peephole), null(d_peephole), arguments(draws, own)
+
+    if choice.kernel == half_layouts.BACKWARD:
+        directions = [(gates, weights.recurrent, cells, dh, dc)]
+        cupy_one_launch._backward_half(choice, directions, dy, lane, lengths, more)
+        return
     arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, dy, dh, dc, lengths)
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
-    more = (null(weights.peephole), null(d_peephole), arguments(draws, lane))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    cupy_one_launch._launch(choice, arrays, sizes, more)
+    cupy_one_launch._launch(choice, arrays, sizes, more(0))
 
 
 def arguments(draws: Draws, lane: Lane) -> np.ndarray:

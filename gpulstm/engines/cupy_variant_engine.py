@@ -5,6 +5,9 @@ in a loop. Its kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; the
 are the same for all options but layer norm: the others are launch arguments. A step is one product and one kernel,
 forward and backward, and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
 See `gpulstm.engines` for what each function takes.
+
+Of 16 bits are what the plain LSTM has in 16 bits (`gpulstm.engines.cupy_engine`), the peepholes, and what a projection
+reads and makes. Layer norm has no kernels there.
 """
 
 from typing import Any, NamedTuple
@@ -31,13 +34,14 @@ from . import (
     slots,
     windows,
 )
-from .cupy_engine import column_sum, empty, or_null, zeros
+from .cupy_engine import column_sum, empty, or_null, wide_empty, wide_zeros
 from .cupy_masks import (
     draw_arguments,
     dropout_arguments,
     masked_copy,
     zoneout_arguments,
 )
+from .cupy_storage import assign, is_half, where, wide_dtype
 
 ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
 """As in `kernels/activation.cuh`."""
@@ -51,7 +55,7 @@ class Saved(NamedTuple):
     """What the backward pass needs."""
 
     gates: Any  # (time, batch, 4*hidden) activated
-    cells: Any  # (time + 1, batch, hidden)
+    cells: Any  # (time + 1, batch, hidden) wide
     c_star: Any  # (time, batch, hidden) with layer norm and zoneout of c what cells would hold without zoneout
     h_in: Any  # (time, batch, width) what each step's product read
     m: Any  # (time, batch, hidden) what was projected, or None
@@ -62,7 +66,7 @@ class Saved(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """What the weights' gradient is made of so far."""
+    """What the weights' gradient is made of so far, wide."""
 
     total: Weights  # as it is, but for the mask of weight drop
     peephole: Any  # (batch, 3*hidden) apart for each sequence, or None
@@ -94,7 +98,7 @@ class CupyVariantEngine:
         hiddens = cupy_one_launch.history(choice, (rows[0] + 1, rows[1], lane.width), x)
         saved = Saved(
             gates=empty((*rows, 4 * hidden), x),
-            cells=empty((rows[0] + 1, rows[1], hidden), x),
+            cells=wide_empty((rows[0] + 1, rows[1], hidden), x),
             c_star=empty((*rows, hidden), x) if call.normed and self.draws.options.zoneout[1] else None,
             h_in=hiddens[inputs_of(slice(0, rows[0]), lane.reverse)],
             m=empty((*rows, hidden), x) if call.projected else None,
@@ -143,9 +147,9 @@ class CupyVariantEngine:
     def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
         batch, hidden = x.shape[1], weights.input.shape[0] // 4
         return Gradient(
-            total=Weights(*(None if w is None else zeros(w.shape, x) for w in weights)),
-            peephole=None if weights.peephole is None else zeros((batch, 3 * hidden), x),
-            norm=None if weights.gain_input is None else zeros((batch, 10 * hidden), x),
+            total=Weights(*(None if w is None else wide_zeros(w.shape, x) for w in weights)),
+            peephole=None if weights.peephole is None else wide_zeros((batch, 3 * hidden), x),
+            norm=None if weights.gain_input is None else wide_zeros((batch, 10 * hidden), x),
         )
 
     def backward(
@@ -177,14 +181,14 @@ class CupyVariantEngine:
                 choice, self.draws, saved.gates, saved.cells, dropped, dy, dh, dc, gradient.peephole, lane, lengths
             )
 
-        total, gemm = gradient.total, call.gemm
+        total, gemm, adding = gradient.total, call.gemm, call.adding
         dp, dr = (saved.p, saved.r) if call.normed else (saved.gates, saved.gates)
         for window in windows(call.steps, cupy_engine.window(call.batch), lane.reverse):
             gemm(matrix(dp[window]), matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
             products = [(total.input, dp, x), (total.recurrent, dr, saved.h_in)]
             products += [(total.projection, dh_star, saved.m)] if call.projected else []
             for out, d, given in products:  # sum over time and batch of d^T given
-                gemm(matrix(d[window]), matrix(given[window]), matrix(out), transpose_a=True, accumulate=True)
+                adding(matrix(d[window]), matrix(given[window]), matrix(out), transpose_a=True, accumulate=True)
             if total.bias is not None:
                 total.bias[...] += column_sum(saved.gates[window])
 
@@ -206,8 +210,9 @@ class _Call:
     ) -> None:
         import cupy
 
-        real = x.dtype.type
+        real = wide_dtype(x).type
         self.dtype, self.gemm = dtype_name(x), Gemm(cupy, dtype_name(x), tf32=draws.options.tf32)
+        self.adding = Gemm(cupy, self.dtype, wide=True) if is_half(x) else self.gemm  # products that are added up wide
         self.steps, self.batch, _ = x.shape
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
@@ -317,7 +322,7 @@ def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, h
 def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_star, d_peephole, d_norm) -> None:
     """All steps backward: activated gates become gradients of the pre-activations, normalised products those of the
     products, and dh and dc the initial state's."""
-    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, dh.itemsize
+    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.adding, saved.gates.itemsize
     dr, recurrent = matrix(saved.r if call.normed else saved.gates), matrix(saved.recurrent)
     product = empty(dh.shape, dh)  # (batch, width) of a step's dr and weight_hh, which the step before it reads
     dm = empty((batch, hidden), dh) if call.projected or call.normed else None
@@ -364,10 +369,8 @@ def _activation_arguments(options: Options, real: type) -> tuple:
 def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
     """What the first step's product reads: h0 with its mask. Zero where a sequence is over by then: its NaN would get
     into the weights' gradient as 0 * NaN."""
-    import cupy
-
     first = len(h_in) - 1 if lane.reverse else 0
-    h_in[first] = h if lengths is None else cupy.where(lengths[:, None] > first, h, h.dtype.type(0))
+    assign(h_in[first], h if lengths is None else where(lengths[:, None] > first, h))
     probability = draws.options.recurrent_dropout
     if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
         target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
