@@ -46,11 +46,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* exchange,                // (steps, batch, hidden / 2, 4): da of two units and one gate, all ones at first
     unsigned* failed,                  // becomes 1 if a block waited in vain
-#if OPTIONS
-    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
-    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
-    const Options options,
-#endif
 #if BIDIRECTIONAL  // the same of the second direction, whose columns of dy are behind those of the first
     store* gates_2,
     const store* weight_2,
@@ -59,6 +54,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     float* dh_2,
     float* dc_2,
     unsigned* exchange_2,
+#endif
+#if OPTIONS
+    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
+    Options options,
+#if BIDIRECTIONAL
+    const store* peephole_2,
+    float* d_peephole_2,
+    unsigned stream_2,
+#endif
+#endif
+#if BIDIRECTIONAL
     int first_time_2,
 #endif
     int steps,
@@ -75,6 +82,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        peephole = peephole_2, d_peephole = d_peephole_2, options.stream = stream_2;
+        options.first_draw += first_time_2 - first_time;
+#endif
         gates = gates_2, weight = weight_2, cells = cells_2, dy = dy_2, dh = dh_2, dc = dc_2, exchange = exchange_2;
         dy_offset += hidden, reverse = !reverse, first_time = first_time_2;
     }

@@ -41,17 +41,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     store* __restrict__ y,             // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* failed,                  // becomes 1 if a block waited in vain
-#if OPTIONS
-    store* state,                      // (batch, hidden) the initial h; becomes the final one
-    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
-    const Options options,
-#endif
 #if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
     store* gates_2,
     const store* weight_2,
     const store* bias_2,
     float* cells_2,
     store* hiddens_2,
+#endif
+#if OPTIONS
+    store* state,                      // (batch, hidden) the initial h; becomes the final one
+    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    Options options,
+#if BIDIRECTIONAL
+    store* state_2,
+    const store* peephole_2,
+    unsigned stream_2,
+#endif
 #endif
     int steps,
     int batch,
@@ -68,6 +73,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        state = state_2, peephole = peephole_2, options.stream = stream_2;
+#endif
         gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
         y += hidden, reverse = !reverse;
     }

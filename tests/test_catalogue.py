@@ -35,6 +35,7 @@ def test_specialisations_are_all_different_and_complete():
             in_tf32 = "tf32" in catalogue.dtypes_of(entry)
             expected += dtypes * choices + (dtypes - in_tf32) * choices * ("OPTIONS" in switches)
             expected += dtypes * len(catalogue.BIDIRECTIONAL.get(entry, ()))
+            expected += (dtypes - in_tf32) * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ()))
         else:
             expected += dtypes * 2 ** len(switches)
             if "LAYERNORM" in switches:
@@ -42,6 +43,9 @@ def test_specialisations_are_all_different_and_complete():
     assert len(every) == expected
     assert set(catalogue.BIDIRECTIONAL) == {e for e, (_, s) in catalogue.KERNELS.items() if "BIDIRECTIONAL" in s}
     assert all(set(tiles) <= set(tiled[entry][1]) for entry, tiles in catalogue.BIDIRECTIONAL.items())
+    assert catalogue.BIDIRECTIONAL_OPTIONS.keys() == catalogue.BIDIRECTIONAL.keys()
+    for entry, tiles in catalogue.BIDIRECTIONAL_OPTIONS.items():
+        assert set(tiles) <= set(catalogue.BIDIRECTIONAL[entry])
     assert len({(s.source, s.options) for s in every}) < len(every), "entries of one file share a translation unit"
     assert len({s.options for s in every}) == 1, "CuPy compiles an empty program for each set of options"
 

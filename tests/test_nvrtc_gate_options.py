@@ -13,7 +13,9 @@ from gpulstm.cuda import catalogue, half_layouts, planner
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
 from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 
-EVERYTHING = [s for s in catalogue.specialisations() if s.definitions.get("OPTIONS") == 1]
+EVERYTHING = [
+    s for s in catalogue.specialisations() if s.definitions.get("OPTIONS") == 1 and not s.definitions["BIDIRECTIONAL"]
+]  # of both directions: tests/test_nvrtc_gate_directions.py
 WITH_OPTIONS = [s for s in EVERYTHING if s.entry not in catalogue.HALF_TILES]
 IN_16_BITS = [s for s in EVERYTHING if s.entry in catalogue.HALF_TILES]
 LARGEST_SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB of a block, by CUDA's programming guide
@@ -23,11 +25,18 @@ def of(architecture: int) -> list[catalogue.Specialisation]:
     return WITH_OPTIONS[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)] + in_16_bits(architecture)
 
 
+def starts(one: catalogue.Specialisation, architecture: int) -> bool:
+    """Whether a block may have the shared memory that it needs. Where it may not, nobody asks for the kernel."""
+    if one.entry not in catalogue.HALF_TILES:
+        return True
+    needed = half_layouts.shared_bytes(one.tiles) + half_layouts.DRIVERS_SHARED_BYTES
+    return needed <= 1024 * LARGEST_SHARED[architecture]
+
+
 def in_16_bits(architecture: int) -> list[catalogue.Specialisation]:
     found = []
     for each in IN_16_BITS:
-        needed = half_layouts.shared_bytes(each.tiles) + half_layouts.DRIVERS_SHARED_BYTES
-        start = [a for a in ARCHITECTURES if needed <= 1024 * LARGEST_SHARED[a]]
+        start = [a for a in ARCHITECTURES if starts(each, a)]
         number = catalogue.HALF_TILES[each.entry][1].index(each.tiles)
         has_turn = start[number % len(start)] == architecture and each.dtype == ("float16", "bfloat16")[number % 2]
         if has_turn or (architecture in start and os.environ.get("GPULSTM_WHOLE_GATE")):

@@ -126,6 +126,17 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
     },
 }
 
+# The same with OPTIONS too: registers are shorter there.
+_TOO_TIGHT = {
+    "lstm_resident_forward": ((8, 2),),
+    "lstm_resident_backward": ((8, 2),),
+    "lstm_persistent_half_forward": ((8, 4, 4, 2, 2, 4),),
+}
+BIDIRECTIONAL_OPTIONS = {
+    kernel: tuple(tiles for tiles in choices if tiles not in _TOO_TIGHT.get(kernel, ()))
+    for kernel, choices in BIDIRECTIONAL.items()
+}
+
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
 # Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
@@ -213,16 +224,17 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for, and no layer norm in 16
-    bits."""
+    TF32 and no layer norm in 16 bits, and fewer tiles where a launch runs both directions: `BIDIRECTIONAL` and
+    `BIDIRECTIONAL_OPTIONS`."""
     for entry, (_, choices) in (TILES | HALF_TILES).items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
-                if options and (both or dtype == "tf32"):
+                if options and dtype == "tf32":
                     continue
-                for tiles in BIDIRECTIONAL[entry] if both else choices:
+                of_both = BIDIRECTIONAL_OPTIONS if options else BIDIRECTIONAL
+                for tiles in of_both[entry] if both else choices:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES or entry in HALF_TILES:

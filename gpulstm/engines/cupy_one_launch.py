@@ -151,12 +151,24 @@ def backward_steps_of_both(
     _backward_steps(choice, [*zip(all_gates, recurrent, all_cells, dh, dc, strict=True)], dy, lanes[0], lengths)
 
 
-def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
-    """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's."""
+def _no_options(first_time: int) -> tuple:
+    return ()
+
+
+def _backward_steps(
+    choice: planner.Choice,
+    directions: list[tuple],
+    dy,
+    lane: Lane,
+    lengths,
+    of_options: Callable[[int], tuple] = _no_options,
+) -> None:
+    """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's.
+    ``of_options`` gives what `_launch` takes where a launch begins at a time, in the first direction."""
     import cupy
 
     if choice.kernel == half_layouts.BACKWARD:
-        _backward_half(choice, directions, dy, lane, lengths)
+        _backward_half(choice, directions, dy, lane, lengths, of_options)
         return
     (gates, recurrent, cells, dh, dc), *others = directions
     steps, batch, _ = gates.shape
@@ -164,7 +176,7 @@ def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: L
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    _launch(choice, arrays, sizes, second=others[0] if others else ())
+    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else ())
 
 
 def _backward_half(
@@ -173,11 +185,10 @@ def _backward_half(
     dy,
     lane: Lane,
     lengths,
-    of_options: Callable[[int], tuple] = lambda first_time: (),
+    of_options: Callable[[int], tuple],
 ) -> None:
     """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next. A
-    second direction's stretches are as far from its end as the first one's are. ``of_options`` gives what `_launch`
-    takes for a stretch that begins at a time."""
+    second direction's stretches are as far from its end as the first one's are."""
     import cupy
 
     steps, batch, _ = directions[0][0].shape

@@ -35,13 +35,9 @@ from . import (
     windows,
 )
 from .cupy_engine import column_sum, empty, or_null, wide_empty, wide_zeros
-from .cupy_masks import (
-    draw_arguments,
-    dropout_arguments,
-    masked_copy,
-    zoneout_arguments,
-)
+from .cupy_masks import draw_arguments, dropout_arguments, masked_copy, zoneout_arguments
 from .cupy_storage import assign, is_half, where, wide_dtype
+from .cupy_variant_both import BothDirections, multiply_gradients
 
 ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
 """As in `kernels/activation.cuh`."""
@@ -73,7 +69,7 @@ class Gradient(NamedTuple):
     norm: Any  # (batch, 10*hidden) likewise: of gain_input, gain_recurrent, gain_cell and bias_cell
 
 
-class CupyVariantEngine:
+class CupyVariantEngine(BothDirections):
     """An engine for one call's random draws. See `gpulstm.engines` for what each function takes."""
 
     GATE_BUFFER_BYTES = cupy_engine.GATE_BUFFER_BYTES
@@ -90,11 +86,24 @@ class CupyVariantEngine:
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
 
+    def _call(self, *arguments: Any, **more: Any) -> "_Call":
+        return _Call(self.draws, *arguments, **more)
+
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths, *, begin: Any = None) -> Saved:
         """``begin`` is `cupy_engine.forward_from`'s."""
         call = _Call(self.draws, x, weights, lane, lengths, keep=True, begin=begin)
-        rows, hidden = x.shape[:2], call.hidden
         choice = call.choose(planner.FORWARD, x)
+        saved, hiddens = self._begin(call, choice, x, weights, h, c)
+        if choice.schedule == "loop":
+            _run(call, x, weights, saved, h, y, 0)
+        else:
+            _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
+        copy(c, saved.cells[0 if lane.reverse else -1])
+        return saved
+
+    def _begin(self, call: "_Call", choice: planner.Choice, x, weights: Weights, h, c) -> tuple[Saved, Any]:
+        """What a forward pass fills, the initial state in its place, and the history that its h_in is a part of."""
+        rows, hidden, lane = x.shape[:2], call.hidden, call.lane
         hiddens = cupy_one_launch.history(choice, (rows[0] + 1, rows[1], lane.width), x)
         saved = Saved(
             gates=empty((*rows, 4 * hidden), x),
@@ -107,15 +116,9 @@ class CupyVariantEngine:
             norms=empty((*rows, 4), x) if call.normed else None,
             recurrent=_with_weight_drop(weights.recurrent, self.draws, lane),
         )
-        first, last = (-1, 0) if lane.reverse else (0, -1)
-        copy(saved.cells[first], c)
-        _first_h_in(saved.h_in, h, self.draws, lane, lengths)
-        if choice.schedule == "loop":
-            _run(call, x, weights, saved, h, y, 0)
-        else:
-            _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
-        copy(c, saved.cells[last])
-        return saved
+        copy(saved.cells[-1 if lane.reverse else 0], c)
+        _first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
+        return saved, hiddens
 
     def inference(
         self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, begin: Any = None
@@ -181,16 +184,7 @@ class CupyVariantEngine:
                 choice, self.draws, saved.gates, saved.cells, dropped, dy, dh, dc, gradient.peephole, lane, lengths
             )
 
-        total, gemm, adding = gradient.total, call.gemm, call.adding
-        dp, dr = (saved.p, saved.r) if call.normed else (saved.gates, saved.gates)
-        for window in windows(call.steps, cupy_engine.window(call.batch), lane.reverse):
-            gemm(matrix(dp[window]), matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
-            products = [(total.input, dp, x), (total.recurrent, dr, saved.h_in)]
-            products += [(total.projection, dh_star, saved.m)] if call.projected else []
-            for out, d, given in products:  # sum over time and batch of d^T given
-                adding(matrix(d[window]), matrix(given[window]), matrix(out), transpose_a=True, accumulate=True)
-            if total.bias is not None:
-                total.bias[...] += column_sum(saved.gates[window])
+        multiply_gradients(call, saved, x, weights, dx, add_to_dx, dh_star, gradient)
 
     def finish_gradient(self, gradient: Gradient, lane: Lane) -> Weights:
         total, hidden = gradient.total, gradient.total.input.shape[0] // 4
@@ -246,6 +240,13 @@ class _Call:
         not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
         return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
 
+    def multiply_inputs(self, x, weights: Weights, products) -> None:
+        """products = x @ W_ih^T, window by window."""
+        for window in windows(self.steps, cupy_engine.window(self.batch), self.lane.reverse):
+            self.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
+        if self.begin is not None:
+            self.begin(products)
+
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
 
@@ -257,7 +258,7 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
     """All steps forward. ``at`` is where their results go; in inference it has one slot for c and for h's products."""
     batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, x.itemsize
     inputs = at.p if call.normed else at.gates
-    _multiply_inputs(call, x, weights, inputs)
+    call.multiply_inputs(x, weights, inputs)
     products, recurrent = matrix(at.r if call.normed else inputs), matrix(at.recurrent)
     h_in = matrix(h if at.h_in is None else at.h_in)
     m: Any = None if at.m is None else matrix(at.m)._replace(columns=hidden)
@@ -294,18 +295,10 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
             ask_output(t, first_time + t, following)
 
 
-def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
-    """products = x @ W_ih^T, window by window."""
-    for window in windows(call.steps, cupy_engine.window(call.batch), call.lane.reverse):
-        call.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
-    if call.begin is not None:
-        call.begin(products)
-
-
 def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, hiddens, y, first_time: int) -> None:
     """All steps forward, as `_run` does."""
     inputs = at.p if call.normed else at.gates
-    _multiply_inputs(call, x, weights, inputs)
+    call.multiply_inputs(x, weights, inputs)
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
     if call.normed:
