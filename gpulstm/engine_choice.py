@@ -25,12 +25,6 @@ def is_plain(layout: Layout, draws: Draws) -> bool:
     return layout.is_plain and draws.options.plain_steps[draws.training]
 
 
-def is_plain_but_projected(layout: Layout, draws: Draws) -> bool:
-    """Whether every step is the plain LSTM's, or that with a projection."""
-    bare = layout.is_plain or not (layout.peephole or layout.layer_norm)
-    return bare and draws.options.plain_steps[draws.training]
-
-
 def engine_for(layout: Layout, x: Array, draws: Draws, *, backward: bool) -> Any:
     """The engine for x (time, batch, inputs), which is not empty; ``backward`` says whether a backward pass follows."""
     if is_plain(layout, draws):

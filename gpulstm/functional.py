@@ -230,7 +230,7 @@ def _check(
     inward = _inward(x, batched, batch_first)
     steps = None if lengths is None else lengths_module.checked(lengths, inward, batched=batched)
     call = _Call(layout, inward, initial, steps, batched, draws)
-    if not engine_choice.is_plain_but_projected(layout, draws):
+    if layout.layer_norm:
         refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
     return call
 
@@ -262,11 +262,11 @@ def _check_closely(
 
 
 def refuse_half(on_cupy: bool, dtype: str) -> None:
-    """Raises TypeError for options on CuPy arrays of 16 bits."""
+    """Raises TypeError for layer norm on CuPy arrays of 16 bits."""
     if on_cupy and dtype in arrays.HALF_DTYPES:
         raise TypeError(
-            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with options, peepholes or layer norm on "
-            f"CuPy arrays, got {dtype}; {arrays.WHERE_HALF}"
+            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with layer norm on CuPy arrays, got {dtype}; "
+            f"{arrays.WHERE_HALF}"
         )
 
 

@@ -15,7 +15,7 @@ from .engines import (
 from .engines.folded_projection import FoldedEngine, obstacle
 from .native import library
 
-OPTIONS = "does not hold options"  # said of what runs both directions
+PROJECTION = "does not hold proj_size"  # said of what runs both directions
 
 
 def of(call: Any) -> planner.Plan:
@@ -30,8 +30,8 @@ def of(call: Any) -> planner.Plan:
         if not call.layout.bidirectional:
             return found
         batch, device = call.x.shape[1], cupy_one_launch.current_device()
-        obstacle_of_both = "" if call.is_plain else OPTIONS
-        return both_directions.explained(found, batch, call.layout.hidden_size, device, obstacle_of_both)
+        why_not, hidden = PROJECTION if call.layout.proj_size else "", call.layout.hidden_size
+        return both_directions.explained(found, batch, hidden, device, why_not, options=not call.is_plain)
 
 
 def _on_gpu(call: Any) -> planner.Plan:

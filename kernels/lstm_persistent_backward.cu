@@ -45,17 +45,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* exchange,                // [2][groups][blocks][share][blocks][UNITS], zeros at the beginning
     unsigned* failed,                  // becomes 1 if a block waited in vain
-#if OPTIONS
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
-    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
-    const Options options,
-#endif
 #if BIDIRECTIONAL  // the same of the second direction, whose columns of dy are behind those of the first
     float* gates_2,
     const float* weight_2,
     const float* cells_2,
     float* dh_2,
     float* dc_2,
+#endif
+#if OPTIONS
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
+    Options options,
+#if BIDIRECTIONAL
+    const float* peephole_2,
+    float* d_peephole_2,
+    unsigned stream_2,
+#endif
 #endif
     int steps,
     int batch,
@@ -70,6 +75,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        peephole = peephole_2, d_peephole = d_peephole_2, options.stream = stream_2;
+#endif
         gates = gates_2, weight = weight_2, cells = cells_2, dh = dh_2, dc = dc_2;
         dy_offset += hidden, reverse = !reverse;
     }
@@ -121,8 +129,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             const long long row = (long long)step * batch + sequence;
             long long at = (long long)sequence * hidden + unit;
             float* gate = gates + row * 4 * hidden + unit;
+#if !OPTIONS
             float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, c_after = 0, d_cell = 0, d_hidden = 0, d_output = 0;
-#if OPTIONS
+#else
+            float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, d_cell = 0, d_hidden = 0, d_output = 0;
             unsigned drawn = 0;
             if (owner) {
                 drawn = draw_for_sequence(options, unit, sequence) | draw_for_step(options, unit, sequence, step);
@@ -136,7 +146,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     if (lengths) runs = step < lengths[sequence];
                     i = gate[0], f = gate[hidden], candidate = gate[2 * hidden], o = gate[3 * hidden];
                     c_before = cells[(step + reverse) * units + at];
+#if !OPTIONS
                     c_after = cells[(step + 1 - reverse) * units + at];
+#endif
                     d_cell = dc[at];
                     if (dy) d_output = dy[row * dy_width + dy_offset + unit];
                 }

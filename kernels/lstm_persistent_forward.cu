@@ -49,17 +49,22 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
     unsigned* failed,                 // becomes 1 if a block waited in vain
-#if OPTIONS
-    float* state,                     // (batch, hidden) the initial h; becomes the final one
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
-    const Options options,
-#endif
 #if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
     float* gates_2,
     const float* weight_2,
     const float* bias_2,
     float* cells_2,
     float* hiddens_2,
+#endif
+#if OPTIONS
+    float* state,                     // (batch, hidden) the initial h; becomes the final one
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    Options options,
+#if BIDIRECTIONAL
+    float* state_2,
+    const float* peephole_2,
+    unsigned stream_2,
+#endif
 #endif
     int steps,
     int batch,
@@ -76,6 +81,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        state = state_2, peephole = peephole_2, options.stream = stream_2;
+#endif
         gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
         y_offset += hidden, reverse = !reverse;
     }

@@ -1,16 +1,18 @@
 // One time step's hidden state behind its projection, forward and backward; what the first step's product reads; and
 // the end of backpropagation. lstm_variant_hidden.cuh has the equations. One thread owns one feature of one sequence.
+// Gradients that are handed back in time are `real`, and count twice among the bytes where the rest has 16 bits.
 //
 // REPLAYED  for a captured graph: as in lstm_variant_cell_forward.cu
 #include "lstm_variant_hidden.cuh"
+#include "storage.cuh"
 
-// h* is m @ weight_hr.T. Bytes per feature, in units of sizeof(real): reads 1 (+ 1 h with zoneout); writes 1 h + 1 y, and
-// in training 1 h_in.
+// h* is m @ weight_hr.T. Bytes per feature, in units of sizeof(store): reads 1 (+ 1 h with zoneout); writes 1 h + 1 y,
+// and in training 1 h_in.
 extern "C" __global__ void lstm_variant_output_forward(
-    const real* h_star,  // (batch, width) hidden state before zoneout
-    real* h,             // (batch, width) hidden state, replaced by this step's
-    real* y,             // (steps, batch, y_width) output; this direction's columns start at y_offset
-    real* h_in,          // (steps, batch, width) what each step's product reads, or null: then that is h
+    const store* h_star,  // (batch, width) hidden state before zoneout
+    store* h,            // (batch, width) hidden state, replaced by this step's
+    store* y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    store* h_in,         // (steps, batch, width) what each step's product reads, or null: then that is h
     const int* lengths,  // (batch,) steps that a sequence has, or null
     int step,            // index into y
     int time,            // the same step counted from the sequence's beginning, to compare with lengths
@@ -43,16 +45,16 @@ extern "C" __global__ void lstm_variant_output_forward(
     const HiddenForward hidden = {
         h, y, h_in, lengths, step, time, next_step, batch, width, y_width, y_offset,
         draws, {zone_threshold, zone_share}, {dropout_threshold, dropout_scale}};
-    hidden.put(sequence, int(index % width), running, h_star[index]);
+    hidden.put(sequence, int(index % width), running, real_of(h_star[index]));
 }
 
-// A GEMM then makes dm = dh* @ weight_hr. Bytes per feature, in units of sizeof(real): reads 1 dh + 1 product (+ 1 dy);
-// writes 1 dh + 1 dh*.
+// A GEMM then makes dm = dh* @ weight_hr. Bytes per feature, in units of sizeof(store): reads 1 dh + 1 product
+// (+ 1 dy); writes 1 dh + 1 dh*.
 extern "C" __global__ void lstm_variant_output_backward(
-    real* dh_star,        // (steps, batch, width) gradient of h*, zero where a sequence is over
+    store* dh_star,       // (steps, batch, width) gradient of h*, zero where a sequence is over
     real* dh,             // (batch, width) gradient of h[t], but for product; replaced by what passes by the step
     const real* product,  // (batch, width) the later step's dr @ weight_hh
-    const real* dy,       // (steps, batch, dy_width) gradient of the output, or null
+    const store* dy,      // (steps, batch, dy_width) gradient of the output, or null
     const int* lengths,   // (batch,) steps that a sequence has, or null
     int step,
     int later_step,       // the step that was done before this one, or INT_MAX
@@ -85,7 +87,7 @@ extern "C" __global__ void lstm_variant_output_backward(
     const HiddenBackward hidden = {
         dh, product, dy, lengths, step, later_step, batch, width, dy_width, dy_offset,
         draws, {zone_threshold, zone_share}, {dropout_threshold, dropout_scale}};
-    dh_star[step * features + index] = hidden.take(sequence, int(index % width), running);
+    dh_star[step * features + index] = stored(hidden.take(sequence, int(index % width), running));
 }
 
 // What the first step asks of the initial h, added to what passed by it: dh += product * hidden_mask.

@@ -64,7 +64,8 @@ def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
     for entry in catalogue.HALF_TILES:
         for i, tiles in enumerate(catalogue.HALF_TILES[entry][1]):
             if i % len(ARCHITECTURES) == number:
-                found.append(catalogue.Specialisation(entry, ("float16", "bfloat16")[number % 2], (False,), tiles))
+                dtype = ("float16", "bfloat16")[number % 2]
+                found.append(catalogue.Specialisation(entry, dtype, (False, False), tiles))
     in_tf32 = [s for s in OTHERS if s.dtype == "tf32"]
     return found + in_tf32[number :: len(ARCHITECTURES) ** 2]
 

@@ -63,8 +63,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ("OPTIONS",)),
     "lstm_persistent_layer_norm_once_forward": ("lstm_persistent_layer_norm_once_forward.cu", ("OPTIONS",)),
     "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ("OPTIONS",)),
-    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
-    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_wide_forward": ("lstm_wide_forward.cu", ()),
     "lstm_wide_backward": ("lstm_wide_backward.cu", ()),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
@@ -147,6 +147,16 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
 
 # The same of the switch OPTIONS, where registers are short: other kernels have it for all of their tiles.
 WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS}
+# The same with OPTIONS too: registers are shorter there.
+_TOO_TIGHT = {
+    "lstm_resident_forward": ((8, 2),),
+    "lstm_resident_backward": ((8, 2),),
+    "lstm_persistent_half_forward": ((8, 4, 4, 2, 2, 4),),
+}
+BIDIRECTIONAL_OPTIONS = {
+    kernel: tuple(tiles for tiles in choices if tiles not in _TOO_TIGHT.get(kernel, ()))
+    for kernel, choices in BIDIRECTIONAL.items()
+}
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
@@ -154,6 +164,8 @@ TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of flo
 IN_16_BITS_ALONE = ("widen", "narrow")
 IN_16_BITS = (
     *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy"),
+    *("lstm_variant_cell_forward", "lstm_variant_cell_backward", "lstm_variant_output_forward"),
+    *("lstm_variant_output_backward", "lstm_variant_initial_gradient"),
     *("without_padding", "state_of_running", "clear_inputs"),
     *IN_16_BITS_ALONE,
 )
@@ -234,20 +246,24 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
+    TF32 and no layer norm in 16 bits, and fewer tiles where a launch runs both directions (`BIDIRECTIONAL` and
+    `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
-                if options and (both or dtype == "tf32"):
+                if options and dtype == "tf32":
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
-                for tiles in BIDIRECTIONAL[entry] if both else some:
+                if both:
+                    some = (BIDIRECTIONAL_OPTIONS if options else BIDIRECTIONAL)[entry]
+                for tiles in some:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILED:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):
-                yield Specialisation(entry, dtype, features)
+                if dtype not in SWITCH_OF_DTYPE or not dict(zip(switches, features, strict=True)).get("LAYERNORM"):
+                    yield Specialisation(entry, dtype, features)

@@ -164,7 +164,8 @@ def _at_of(at: Any, stage: Stage, steps: int, keep: bool) -> Any:
 def _in_stage(call: Any, stage: Stage, steps: int, gemm: OwnGemm) -> Any:
     """The call with all that its launches get in a graph."""
     inward = copied(call)
-    inward.stage, inward.steps, inward.gemm = stage, steps, gemm
+    inward.stage, inward.steps = stage, steps
+    inward.gemm = inward.adding = gemm
     inward.lane, inward.lengths, inward.draw = call.lane._replace(first=0), stage.get("lengths"), (stage["draw"],)
     inward.weights = tuple(or_null(weight) for weight in stage.weights[-len(call.weights) :])
     return inward

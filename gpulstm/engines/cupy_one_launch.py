@@ -8,6 +8,7 @@ and sizes in common, and arrays of their own.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -164,12 +165,24 @@ def backward_steps_of_both(
     _backward_steps(choice, [*zip(all_gates, recurrent, all_cells, dh, dc, strict=True)], dy, lanes[0], lengths)
 
 
-def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
-    """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's."""
+def _no_options(first_time: int) -> tuple:
+    return ()
+
+
+def _backward_steps(
+    choice: planner.Choice,
+    directions: list[tuple],
+    dy,
+    lane: Lane,
+    lengths,
+    of_options: Callable[[int], tuple] = _no_options,
+) -> None:
+    """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's.
+    ``of_options`` gives what `_launch` takes where a launch begins at a time, in the first direction."""
     import cupy
 
     if choice.kernel == half_layouts.BACKWARD:
-        _backward_half(choice, directions, dy, lane, lengths)
+        _backward_half(choice, directions, dy, lane, lengths, of_options)
         return
     (gates, recurrent, cells, dh, dc), *others = directions
     steps, batch, _ = gates.shape
@@ -177,10 +190,17 @@ def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: L
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    _launch(choice, arrays, sizes, second=others[0] if others else ())
+    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else ())
 
 
-def _backward_half(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
+def _backward_half(
+    choice: planner.Choice,
+    directions: list[tuple],
+    dy,
+    lane: Lane,
+    lengths,
+    of_options: Callable[[int], tuple],
+) -> None:
     """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next. A
     second direction's stretches are as far from its end as the first one's are."""
     import cupy
@@ -201,7 +221,8 @@ def _backward_half(choice: planner.Choice, directions: list[tuple], dy, lane: La
         (*first, exchange), *others = all_arrays
         sizes = (part.stop - part.start, batch, lane.width, dy_width, lane.first, lane.reverse, part.start)
         second, second_sizes = (others[0], (parts[1].start,)) if others else ((), ())
-        _launch(choice, (*first, lengths, exchange), sizes, second=second, second_sizes=second_sizes)
+        more = of_options(part.start)
+        _launch(choice, (*first, lengths, exchange), sizes, more, second=second, second_sizes=second_sizes)
 
 
 def _launch(

@@ -6,6 +6,9 @@ in a loop, which may be replayed as a graph (`gpulstm.engines.cupy_graph_options
 options but layer norm: the others are launch arguments. A step is one product and one kernel, forward and backward,
 and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
 See `gpulstm.engines` for what each function takes.
+
+Of 16 bits are what the plain LSTM has in 16 bits (`gpulstm.engines.cupy_engine`), the peepholes, and what a projection
+reads and makes. Layer norm has no kernels there.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +35,7 @@ from . import (
     slots,
     windows,
 )
-from .cupy_engine import column_sum, empty, or_null, zeros
+from .cupy_engine import column_sum, empty, or_null, wide_empty, wide_zeros
 from .cupy_masks import (
     draw_arguments,
     drop_weights,
@@ -41,6 +44,8 @@ from .cupy_masks import (
     with_weight_drop,
     zoneout_arguments,
 )
+from .cupy_storage import assign, is_half, where, wide_dtype
+from .cupy_variant_both import BothDirections, multiply_gradients
 
 ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
 """As in `kernels/activation.cuh`."""
@@ -55,7 +60,7 @@ class Saved(NamedTuple):
     """What the backward pass needs."""
 
     gates: Any  # (time, batch, 4*hidden) activated
-    cells: Any  # (time + 1, batch, hidden)
+    cells: Any  # (time + 1, batch, hidden) wide
     c_star: Any  # (time, batch, hidden) with layer norm and zoneout of c what cells would hold without zoneout
     h_in: Any  # (time, batch, width) what each step's product read
     m: Any  # (time, batch, hidden) what was projected, or None
@@ -66,14 +71,14 @@ class Saved(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """What the weights' gradient is made of so far."""
+    """What the weights' gradient is made of so far, wide."""
 
     total: Weights  # as it is, but for the mask of weight drop
     peephole: Any  # (batch, 3*hidden) apart for each sequence, or None
     norm: Any  # (batch, 10*hidden) likewise: of gain_input, gain_recurrent, gain_cell and bias_cell
 
 
-class CupyVariantEngine:
+class CupyVariantEngine(BothDirections):
     """An engine for one call's random draws. See `gpulstm.engines` for what each function takes."""
 
     GATE_BUFFER_BYTES = cupy_engine.GATE_BUFFER_BYTES
@@ -90,15 +95,28 @@ class CupyVariantEngine:
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
 
+    def _call(self, *arguments: Any, **more: Any) -> "_Call":
+        return _Call(self.draws, *arguments, **more)
+
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths, *, begin: Any = None) -> Saved:
         """``begin`` is `cupy_engine.forward_from`'s."""
         call = _Call(self.draws, x, weights, lane, lengths, keep=True, begin=begin)
-        rows, hidden = x.shape[:2], call.hidden
         choice = call.choose(planner.FORWARD, x)
+        saved, hiddens = self._begin(call, choice, x, weights, h, c)
+        if choice.schedule in LOOPS:
+            _run(call, x, weights, saved, h, y, 0)
+        else:
+            _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
+        copy(c, saved.cells[0 if lane.reverse else -1])
+        return saved
+
+    def _begin(self, call: "_Call", choice: planner.Choice, x, weights: Weights, h, c) -> tuple[Saved, Any]:
+        """What a forward pass fills, the initial state in its place, and the history that its h_in is a part of."""
+        rows, hidden, lane = x.shape[:2], call.hidden, call.lane
         hiddens = cupy_one_launch.history(choice, (rows[0] + 1, rows[1], lane.width), x)
         saved = Saved(
             gates=empty((*rows, 4 * hidden), x),
-            cells=empty((rows[0] + 1, rows[1], hidden), x),
+            cells=wide_empty((rows[0] + 1, rows[1], hidden), x),
             c_star=empty((*rows, hidden), x) if call.normed and self.draws.options.zoneout[1] else None,
             h_in=hiddens[inputs_of(slice(0, rows[0]), lane.reverse)],
             m=empty((*rows, hidden), x) if call.projected else None,
@@ -107,15 +125,9 @@ class CupyVariantEngine:
             norms=empty((*rows, 4), x) if call.normed else None,
             recurrent=with_weight_drop(weights.recurrent, self.draws, lane),
         )
-        first, last = (-1, 0) if lane.reverse else (0, -1)
-        copy(saved.cells[first], c)
-        _first_h_in(saved.h_in, h, self.draws, lane, lengths)
-        if choice.schedule in LOOPS:
-            _run(call, x, weights, saved, h, y, 0)
-        else:
-            _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
-        copy(c, saved.cells[last])
-        return saved
+        copy(saved.cells[-1 if lane.reverse else 0], c)
+        _first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
+        return saved, hiddens
 
     def inference(
         self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, begin: Any = None
@@ -147,9 +159,9 @@ class CupyVariantEngine:
     def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
         batch, hidden = x.shape[1], weights.input.shape[0] // 4
         return Gradient(
-            total=Weights(*(None if w is None else zeros(w.shape, x) for w in weights)),
-            peephole=None if weights.peephole is None else zeros((batch, 3 * hidden), x),
-            norm=None if weights.gain_input is None else zeros((batch, 10 * hidden), x),
+            total=Weights(*(None if w is None else wide_zeros(w.shape, x) for w in weights)),
+            peephole=None if weights.peephole is None else wide_zeros((batch, 3 * hidden), x),
+            norm=None if weights.gain_input is None else wide_zeros((batch, 10 * hidden), x),
         )
 
     def backward(
@@ -186,16 +198,7 @@ class CupyVariantEngine:
                 choice, self.draws, saved.gates, saved.cells, dropped, dy, dh, dc, gradient.peephole, lane, lengths
             )
 
-        total, gemm = gradient.total, call.gemm
-        dp, dr = (saved.p, saved.r) if call.normed else (saved.gates, saved.gates)
-        for window in windows(call.steps, cupy_engine.window(call.batch), lane.reverse):
-            gemm(matrix(dp[window]), matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
-            products = [(total.input, dp, x), (total.recurrent, dr, saved.h_in)]
-            products += [(total.projection, dh_star, saved.m)] if call.projected else []
-            for out, d, given in products:  # sum over time and batch of d^T given
-                gemm(matrix(d[window]), matrix(given[window]), matrix(out), transpose_a=True, accumulate=True)
-            if total.bias is not None:
-                total.bias[...] += column_sum(saved.gates[window])
+        multiply_gradients(call, saved, x, weights, dx, add_to_dx, dh_star, gradient)
 
     def finish_gradient(self, gradient: Gradient, lane: Lane) -> Weights:
         total, hidden = gradient.total, gradient.total.input.shape[0] // 4
@@ -215,8 +218,9 @@ class _Call(cupy_graph_options.Staged):
     ) -> None:
         import cupy
 
-        real = x.dtype.type
+        real = wide_dtype(x).type
         self.dtype, self.gemm = dtype_name(x), Gemm(cupy, dtype_name(x), tf32=draws.options.tf32)
+        self.adding = Gemm(cupy, self.dtype, wide=True) if is_half(x) else self.gemm  # products that are added up wide
         self.steps, self.batch, _ = x.shape
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
@@ -252,6 +256,13 @@ class _Call(cupy_graph_options.Staged):
         self.schedule = choice.schedule
         return choice
 
+    def multiply_inputs(self, x, weights: Weights, products) -> None:
+        """products = x @ W_ih^T, window by window."""
+        for window in windows(self.steps, cupy_engine.window(self.batch), self.lane.reverse):
+            self.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
+        if self.begin is not None:
+            self.begin(products)
+
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
 
@@ -261,7 +272,7 @@ class _Call(cupy_graph_options.Staged):
 
 def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> None:
     """All steps forward. ``at`` is where their results go; in inference it has one slot for c and for h's products."""
-    _multiply_inputs(call, x, weights, at.p if call.normed else at.gates)
+    call.multiply_inputs(x, weights, at.p if call.normed else at.gates)
     if call.schedule == "graph":
         cupy_graph_options.forward_steps(_steps, call, weights, at, h, y, first_time)
     else:
@@ -308,18 +319,10 @@ def _steps(call: _Call, weights: Weights, at: Saved, h, y, first_time: int) -> N
             ask_output(t, first_time + t, following)
 
 
-def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
-    """products = x @ W_ih^T, window by window."""
-    for window in windows(call.steps, cupy_engine.window(call.batch), call.lane.reverse):
-        call.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
-    if call.begin is not None:
-        call.begin(products)
-
-
 def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, hiddens, y, first_time: int) -> None:
     """All steps forward, as `_run` does."""
     inputs = at.p if call.normed else at.gates
-    _multiply_inputs(call, x, weights, inputs)
+    call.multiply_inputs(x, weights, inputs)
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
     if call.normed:
@@ -335,7 +338,7 @@ def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, h
 def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_star, d_peephole, d_norm) -> None:
     """All steps backward: activated gates become gradients of the pre-activations, normalised products those of the
     products, and dh and dc the initial state's."""
-    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, dh.itemsize
+    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.adding, saved.gates.itemsize
     dr, recurrent = matrix(saved.r if call.normed else saved.gates), matrix(saved.recurrent)
     product = call.room("product", dh.shape, dh)  # (batch, width) of dr and weight_hh, which the step before it reads
     dm = call.room("dm", (batch, hidden), dh) if call.projected or call.normed else None
@@ -382,10 +385,8 @@ def _activation_arguments(options: Options, real: type) -> tuple:
 def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
     """What the first step's product reads: h0 with its mask. Zero where a sequence is over by then: its NaN would get
     into the weights' gradient as 0 * NaN."""
-    import cupy
-
     first = len(h_in) - 1 if lane.reverse else 0
-    h_in[first] = h if lengths is None else cupy.where(lengths[:, None] > first, h, h.dtype.type(0))
+    assign(h_in[first], h if lengths is None else where(lengths[:, None] > first, h))
     probability = draws.options.recurrent_dropout
     if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
         target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
