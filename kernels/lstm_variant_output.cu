@@ -125,8 +125,8 @@ extern "C" __global__ void lstm_variant_initial_gradient(
 // What the product of a stretch's first step reads: h as it is by then, with its mask. Bytes per feature, in units of
 // sizeof(real): reads 1, writes 1.
 extern "C" __global__ void lstm_variant_first_input(
-    const real* h,       // (batch, width)
-    real* h_in,          // (steps, batch, width)
+    const store* h,      // (batch, width)
+    store* h_in,         // (steps, batch, width)
     const int* lengths,  // (batch,) steps that a sequence has, or null
     int first_step,      // 0, or in reverse the last
     int batch,
@@ -151,8 +151,8 @@ extern "C" __global__ void lstm_variant_first_input(
     // Zero where the step does nothing: 0 * NaN would spoil the weights' gradient.
     const int sequence = int(index / width);
     const Dropout dropout = {dropout_threshold, dropout_scale};
-    real state = h[index];
+    real state = real_of(h[index]);
     if (lengths != nullptr && first_step >= lengths[sequence]) state = real(0);
     else if (dropout.is_on()) state *= dropout.factor(philox(draws, int(index % width), sequence, WHOLE_SEQUENCE).x0);
-    h_in[(long long)first_step * (batch * (long long)width) + index] = state;
+    h_in[(long long)first_step * (batch * (long long)width) + index] = stored(state);
 }

@@ -13,7 +13,9 @@ from gpulstm.engines import cupy_graph
 from gpulstm.engines.cupy_variant_engine import CupyVariantEngine
 from gpulstm.masks import Draws
 from tests import backends
+from tests.half_cases import DTYPES, ROUNDING, numpy_dtype
 from tests.problems import assert_close, assert_same_bits
+from tests.test_half_options import IN_THE_LOOP, half
 from tests.variant_kernel_cases import ALONE, RUNS, Case, case, infer, random_case, train
 
 BACKENDS = backends.KERNELS
@@ -79,6 +81,21 @@ def test_together_in_float32_and_tf32(backend, run):
             assert_close(found, expected, 1e-4)
         else:
             assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["peephole", "dropout and peephole", "projection and zoneout", "together"])
+def test_in_16_bits(backend, name, dtype, run):
+    """What crosses from stretch to stretch is as wide as what crosses from step to step."""
+    given = half(dtype, steps=7, batch=3, hidden=16, lengths=LENGTHS, **IN_THE_LOOP[name])
+    kind = numpy_dtype(dtype)
+    found, expected = both(backend, RUNS[run], given, kind)
+    if backend.name == backends.GPU:
+        wide = ({name: a.astype(np.float64) for name, a in results.items()} for results in (found, expected))
+        assert_close(*wide, 64 * ROUNDING[kind.name])
+    else:
+        assert_same_bits(found, expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 6])

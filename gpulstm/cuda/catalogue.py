@@ -165,7 +165,7 @@ IN_16_BITS_ALONE = ("widen", "narrow")
 IN_16_BITS = (
     *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy"),
     *("lstm_variant_cell_forward", "lstm_variant_cell_backward", "lstm_variant_output_forward"),
-    *("lstm_variant_output_backward", "lstm_variant_initial_gradient"),
+    *("lstm_variant_output_backward", "lstm_variant_first_input", "lstm_variant_initial_gradient"),
     *("without_padding", "state_of_running", "clear_inputs"),
     *IN_16_BITS_ALONE,
 )

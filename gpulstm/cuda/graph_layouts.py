@@ -35,7 +35,7 @@ def steps(batch: int, hidden: int, dtype: str, not_plain: str = "") -> int:
 def obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
     """Why a graph cannot hold this, or is not for it; empty if it may be."""
     in_half = dtype in half_layouts.DTYPES
-    if in_half and _NUMBERS.get(not_plain, 7) > 7:
+    if in_half and not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
         return f"does not hold {not_plain} in {dtype}"
     if dtype not in REAL_OF_DTYPE and dtype != "tf32" and not in_half:
         return f"does not know {dtype}"
