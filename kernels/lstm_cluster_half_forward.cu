@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const int thread = threadIdx.x, lane = thread % 32, rank = cluster_rank();
     const int group = thread / 64, part = thread / 32 % 2;  // two warps are a group, and each is one part of its sums
     uint4* parked = dynamic + thread;
-    float* sums = (float*)(dynamic + PARKED);                        // [PARTS][SEQUENCES][SUMS], a unit's gates in a row
+    float* sums = (float*)(dynamic + PARKED);  // [PARTS][SEQUENCES][SUMS]; number 4 * u + q is gate q of unit u
     unsigned* h_now = (unsigned*)(sums + PARTS * SEQUENCES * SUMS);  // [COPIES][SEQUENCES][ROW]
     const int first_unit = rank * UNITS, warps_first = group * 4 * MTILES;  // of the block; of the warp, within it
     const int first_sequence = blockIdx.x / CLUSTER * share;
