@@ -23,9 +23,9 @@ WORTH = 1.5
 NAMES = ("QUADS", "KEPT", "PARKED", "SEQUENCES")
 TILES: dict[str, tuple[tuple[int, ...], ...]] = {
     FORWARD: (
-        *((12, 16, 27, 1), (12, 10, 24, 4)),  # hidden up to 1536, with 227 KB of shared memory
-        *((12, 16, 11, 1), (12, 10, 8, 4)),  # with 99 KB
-        *((16, 16, 27, 1), (16, 10, 24, 4), (16, 16, 11, 1), (16, 10, 8, 4)),  # hidden up to 2048
+        *((12, 16, 27, 1), (12, 8, 24, 4)),  # hidden up to 1536, with 227 KB of shared memory
+        *((12, 16, 11, 1), (12, 8, 8, 4)),  # with 99 KB
+        *((16, 16, 27, 1), (16, 8, 24, 4), (16, 16, 11, 1), (16, 8, 8, 4)),  # hidden up to 2048
     ),
     BACKWARD: ((16, 15, 27, 1), (16, 11, 27, 4), (16, 15, 11, 1), (16, 11, 11, 4)),
 }
