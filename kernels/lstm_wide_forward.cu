@@ -36,7 +36,7 @@ struct Output {
     }
 };
 
-// Of two sums of which lanes `distance` apart have parts, the `upper` lane gets the second one, the other lane the first.
+// Two lanes, `distance` apart, have parts of two sums each: the `upper` one gets the second, the other one the first.
 __device__ __forceinline__ float exchange_halves(bool upper, float first, float second, int distance) {
     return (upper ? second : first) + __shfl_xor_sync(0xFFFFFFFFu, upper ? first : second, distance);
 }

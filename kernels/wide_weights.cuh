@@ -55,10 +55,10 @@ struct Fragments {
     int of_quad;  // floats from one quad to the next
     int quads;    // that there are; beyond them all weights are zero
 
-    // `nothing` is zero, of which the compiler knows nothing.
-    __device__ __forceinline__ float4 read(int f, unsigned nothing) const {
+    // `nothing` is zero, of which the compiler knows nothing. A fragment that is not wanted is not read.
+    __device__ __forceinline__ float4 read(int f, unsigned nothing, bool wanted = true) const {
         const int gate = f % 4 + nothing, quad = f / 4 + nothing;
-        return read_weights(weight + (first + gate * hidden * hidden + quad * of_quad), quad < quads);
+        return read_weights(weight + (first + gate * hidden * hidden + quad * of_quad), wanted && quad < quads);
     }
 };
 
@@ -67,22 +67,30 @@ struct Weights {
     float4 ahead[SLOTS];  // the next ones that are streamed, on their way
     float4* parked;       // the first of this thread, and the next ones each THREADS further on
 
-    // `zero` is one of which the compiler knows nothing. Each fragment's place depends on what was loaded before it:
-    // with all of them on their way at once, their addresses would take more registers than there are.
+    // `zero` is one of which the compiler knows nothing. A few at a time: with all of them on their way at once, they
+    // or their addresses would take more registers than there are.
     __device__ __forceinline__ void hold(const Fragments& fragments, float4* shared, unsigned zero) {
         parked = shared + threadIdx.x;
 #pragma unroll 1
-        for (int f = 0; f < FRAGMENTS; ++f) {
-            if (!IS_STREAMED(f) && !IS_KEPT(f)) parked[PARKED_BEFORE(f) * THREADS] = fragments.read(f, 0);
+        for (int first = 0; first < FRAGMENTS; first += 8) {
+            float4 w[8];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) w[i] = fragments.read(first + i, 0, is_parked(first + i));
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                if (is_parked(first + i)) parked[PARKED_BEFORE(first + i) * THREADS] = w[i];
+            }
         }
-        unsigned after = 0;
 #pragma unroll
         for (int f = 0; f < FRAGMENTS; ++f) {
             if (IS_STREAMED(f) || !IS_KEPT(f)) continue;
-            float4& w = kept[KEPT_BEFORE(f) % KEPT];
-            w = fragments.read(f, after);
-            after = __float_as_uint(w.x) & zero;
+            const int n = KEPT_BEFORE(f);
+            const unsigned nothing = n < 4 ? 0u : __float_as_uint(kept[n < 4 ? 0 : n - 4].x) & zero;
+            kept[n % KEPT] = fragments.read(f, nothing);
         }
+    }
+    static __device__ __forceinline__ bool is_parked(int f) {
+        return f < FRAGMENTS && !IS_STREAMED(f) && !IS_KEPT(f);
     }
 
     // Asks for the first that are streamed.

@@ -18,11 +18,11 @@ ALL = [
     Specialisation(entry, "float32", (), tiles) for entry in wide_layouts.TILES for tiles in wide_layouts.TILES[entry]
 ]
 USUAL = {
-    80: ((BACKWARD, (16, 11, 11, 4)),),
-    86: ((FORWARD, (12, 10, 8, 4)),),
+    80: ((BACKWARD, (16, 10, 11, 4)),),
+    86: ((FORWARD, (12, 8, 8, 4)),),
     89: ((BACKWARD, (16, 15, 11, 1)),),
     90: ((FORWARD, (16, 16, 27, 1)), (BACKWARD, (16, 15, 27, 1))),
-    100: ((FORWARD, (16, 10, 24, 4)),),
+    100: ((FORWARD, (16, 8, 24, 4)),),
     120: ((FORWARD, (16, 16, 11, 1)),),
 }
 

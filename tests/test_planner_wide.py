@@ -99,7 +99,7 @@ def test_it_says_where_the_weights_are():
     )
     for batch, share, here, there, often in (
         (1, "1 sequence each", 45, 22, ""),
-        (8, "8 sequences each", 36, 31, " 2 times"),
+        (8, "8 sequences each", 34, 34, " 2 times"),
     ):
         assert text.format(share, here, there, often) in str(chosen(FORWARD, batch, 2048))
     assert str(chosen(FORWARD, 1, 2048)).endswith("us a step predicted from floors, not measured")
@@ -108,10 +108,10 @@ def test_it_says_where_the_weights_are():
 def test_the_prediction_adds_up():
     """H = 2048, N = 5 on 128 blocks, by hand."""
     hand_over, passes, products = 0.14 + 0.13 * 7, 2, 2 * 64 * 2048 * 4 / (53e6 / 132)
-    streams = 512 * 16 * (64 - 34) / (8.8e6 / 132)
+    streams = 512 * 16 * (64 - 32) / (8.8e6 / 132)
     parked, states = 24 * 512 * 16 / (128 * 1980), 16 * 4 * 2048 * 4 / (128 * 1980)
     found = chosen(FORWARD, 5, 2048)
-    assert found.tiles == (16, 10, 24, 4)
+    assert found.tiles == (16, 8, 24, 4)
     assert found.microseconds == pytest.approx(hand_over + passes * (0.52 + max(products, parked + states) + streams))
     back = chosen(BACKWARD, 1, 2048)
     products, parked = 2 * 64 * 2048 / (53e6 / 132), (27 * 512 * 16 + 16 * 4 * 512) / (128 * 1980)

@@ -56,7 +56,7 @@ LAYOUTS = {
     "nothing from L2": Layout((1, 2, 2, 4), (16, 37, 27, 4), hidden=20, batch=6, share=6),
     "more columns than a warp has lanes for": MORE_COLUMNS,
     "real tiles, one sequence": Layout((16, 16, 27, 1), (16, 15, 27, 1), hidden=36, batch=2, share=2),
-    "real tiles, four sequences": Layout((12, 10, 8, 4), (16, 11, 11, 4), hidden=36, batch=3, share=3),
+    "real tiles, four sequences": Layout((12, 8, 8, 4), (16, 10, 11, 4), hidden=36, batch=3, share=3),
 }
 
 
