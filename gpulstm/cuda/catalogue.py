@@ -48,8 +48,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cell_update_backward": ("cell_update.cu", ()),
     "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
@@ -124,6 +124,13 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
         kernel: tuple(tiles for tiles in choices if half_layouts.largest_hidden(kernel, tiles) <= 1024)
         for kernel, (_, choices) in HALF_TILES.items()
     },
+}
+
+# With the switch LAYERS a launch runs layers on top of each other. There are kernels of those tiles that leave registers
+# for the weights of a second product.
+LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "lstm_persistent_forward": tuple(t for t in TILES["lstm_persistent_forward"][1] if t[0] * t[1] <= 8),
+    "lstm_persistent_backward": tuple(t for t in TILES["lstm_persistent_backward"][1] if t[0] * t[1] <= 4),
 }
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
@@ -211,15 +218,17 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
+    TF32, or where a launch runs both directions or several layers, which `BIDIRECTIONAL` and `LAYERS` have fewer tiles
+    for."""
     for entry, (_, choices) in (TILES | HALF_TILES).items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
-                options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
-                if options and (both or dtype == "tf32"):
+                names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
+                options, both, layers = (on.get(name, False) for name in names)
+                if options and (both or dtype == "tf32") or layers and (options or both):
                     continue
-                for tiles in BIDIRECTIONAL[entry] if both else choices:
+                for tiles in LAYERS[entry] if layers else BIDIRECTIONAL[entry] if both else choices:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILES or entry in HALF_TILES:

@@ -22,7 +22,8 @@ says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong
 correctness.
 
 A plan is made for one direction. The two of a bidirectional layer run side by side in one launch where
-`gpulstm.cuda.both_directions` says so, else one after the other.
+`gpulstm.cuda.both_directions` says so, else one after the other; layers of one direction on top of each other where
+`gpulstm.cuda.stacked_layers` does.
 """
 
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ class Choice(NamedTuple):
     microseconds: float = 0.0  # predicted, per time step
     arithmetic: str = ""  # that the kernel is compiled for
     directions: int = 1  # that a launch runs side by side, each of them in that many groups
+    layers: int = 1  # the same of layers on top of each other
 
     def __str__(self) -> str:
         if not self.blocks:
@@ -81,6 +83,7 @@ class Choice(NamedTuple):
         blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
         sequences = "1 sequence" if self.share == 1 else f"{self.share} sequences"
         directions = "" if self.directions == 1 else f"{self.directions} directions x "
+        directions += "" if self.layers == 1 else f"{self.layers} layers x "
         return f"{self.schedule}: {directions}{self.groups} x {blocks}, {sequences} each; {self.reason}"
 
 
@@ -230,7 +233,7 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
 
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
-    groups = choice.directions * choice.groups
+    groups = choice.directions * choice.layers * choice.groups
     return 2 * groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
 
 
