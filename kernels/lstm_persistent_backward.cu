@@ -22,6 +22,10 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+//
+// LAYERS  layers on top of each other run in one launch, each with blocks of its own, which begin where those of the
+//         layer below end. The uppermost one is as without the switch; the others make their dy from da of the layer
+//         above (stacked_gradients.cuh) while they wait for their own contributions. Nobody waits for a layer below.
 #include "handover.cuh"
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
@@ -34,6 +38,7 @@
 #define STRIDE (COLUMNS + (NTILES % 2 ? 0 : 8))    // of a row of da: no two lanes of a fragment share a bank
 
 #include "contributions.cuh"
+#include "stacked_gradients.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
@@ -57,6 +62,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     float* dh_2,
     float* dc_2,
 #endif
+#if LAYERS
+    const GradientsAbove above,
+    int layers,                        // with the lowest one
+    int first_time,                    // the time of step 0, to compare with lengths
+#endif
     int steps,
     int batch,
     int hidden,
@@ -73,12 +83,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
         gates = gates_2, weight = weight_2, cells = cells_2, dh = dh_2, dc = dc_2;
         dy_offset += hidden, reverse = !reverse;
     }
+#elif LAYERS
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a layer
+    const int layer = blockIdx.x / of_one;
+    const unsigned number = blockIdx.x % of_one;
+    unsigned* handed = 0;  // what this layer hands down
+    if (layer > 0) {
+        gates = above.gates[layer - 1], weight = above.weight[layer - 1], cells = above.cells[layer - 1];
+        dh = above.dh[layer - 1], dc = above.dc[layer - 1], handed = above.handed[layer - 1];
+    }
+    const bool is_below = layer + 1 < layers;
+    const unsigned* from_above = is_below ? above.handed[layer] : 0;
+    if (is_below) dy = 0;
 #else
     const unsigned number = blockIdx.x;  // of this block in its direction
 #endif
     __shared__ unsigned mask;
     __shared__ float da[ROWS * STRIDE];
     __shared__ float parts[COLUMNS * PARTS * UNITS];
+#if LAYERS
+    __shared__ float of_above[WARPS * COLUMNS * UNITS];  // every warp's sums for dy
+#endif
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const int block = number % blocks, group = blockIdx.x / blocks;
     const int first_unit = block * UNITS, first_sequence = number / blocks * share;
@@ -104,7 +129,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
         }
     }
 
+#if LAYERS
+    unsigned w_above[PIECES][2][UNIT_TILES][2];
+    load_input_weight(is_below ? above.input_weight[layer] : 0, first_unit, hidden, warp, g, t, w_above);
+    if (blocks_are_missing(layers * blocks, batch, share, failed)) return;
+#else
     if (blocks_are_missing(blocks, batch, share, failed)) return;
+#endif
     if (thread == 0) mask = HIGH_BITS;
     __syncthreads();
     Patience patience = {0, failed};
@@ -115,6 +146,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
         const unsigned arrival_bit = (((count - 1) / 2) & 1) ^ 1, departure_bit = ((count / 2) & 1) ^ 1;
 
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
+#if LAYERS
+            if (is_below && computes) {
+                const unsigned* rows = from_above + ((long long)step * batch + sequence0) * 4 * hidden;
+                multiply_rows_from_above(rows, end_sequence - sequence0, 4 * hidden, warp, g, t, w_above, &mask,
+                                         patience, of_above + warp * COLUMNS * UNITS);
+            }
+#endif
             // What the recurrence does not touch is fetched first.
             const int unit = first_unit + thread % UNITS, column = thread / UNITS, sequence = sequence0 + column;
             const bool owner = thread < UNITS * COLUMNS && unit < hidden && sequence < end_sequence;
@@ -133,7 +171,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             if (owner) {
                 d_hidden = dh[at];
                 if (computes) {
+#if LAYERS
+                    if (lengths) runs = first_time + step < lengths[sequence];
+#else
                     if (lengths) runs = step < lengths[sequence];
+#endif
                     i = gate[0], f = gate[hidden], candidate = gate[2 * hidden], o = gate[3 * hidden];
                     c_before = cells[(step + reverse) * units + at];
                     c_after = cells[(step + 1 - reverse) * units + at];
@@ -162,6 +204,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
 #endif
                 }
             }
+#if LAYERS
+            if (!collects) __syncthreads();
+            if (is_below && computes && owner) {
+#pragma unroll
+                for (int other = 0; other < WARPS; ++other) {
+                    d_output += of_above[(other * COLUMNS + column) * UNITS + thread % UNITS];
+                }
+            }
+#endif
 #if OPTIONS
             at = (long long)afresh(sequence) * hidden + unit;  // registers are short above
             gate = gates + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
@@ -203,6 +254,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     dh[at] = d_hidden;
 #pragma unroll
                     for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
+#if LAYERS
+                    if (handed) {
+#pragma unroll
+                        for (int q = 0; q < 4; ++q) {
+                            const unsigned word = __float_as_uint(d_gate[q]);
+                            store_word(handed + row * 4 * hidden + q * hidden + unit,
+                                       word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
+                        }
+                    }
+#endif
                 }
 #pragma unroll
                 for (int q = 0; q < 4; ++q) da[(thread % UNITS * 4 + q) * STRIDE + column] = d_gate[q];
