@@ -87,14 +87,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a layer
     const int layer = blockIdx.x / of_one;
     const unsigned number = blockIdx.x % of_one;
-    unsigned* handed = 0;  // what this layer hands down
-    if (layer > 0) {
-        gates = above.gates[layer - 1], weight = above.weight[layer - 1], cells = above.cells[layer - 1];
-        dh = above.dh[layer - 1], dc = above.dc[layer - 1], handed = above.handed[layer - 1];
-    }
-    const bool is_below = layer + 1 < layers;
-    const unsigned* from_above = is_below ? above.handed[layer] : 0;
-    if (is_below) dy = 0;
+    const bool is_below = layer + 1 < layers;  // there is a layer above it
+    // Pointers are looked up where they are needed, again in each step: registers are short.
+    weight = of_layer(weight, above.weight, layer);
+    float *const lowest_gates = gates, *const lowest_dh = dh, *const lowest_dc = dc;
+    const float *const lowest_cells = cells, *const dy_of_all = dy;
 #else
     const unsigned number = blockIdx.x;  // of this block in its direction
 #endif
@@ -130,14 +127,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     }
 
 #if LAYERS
-    unsigned w_above[PIECES][2][UNIT_TILES][2];
-    load_input_weight(is_below ? above.input_weight[layer] : 0, first_unit, hidden, warp, g, t, w_above);
     if (blocks_are_missing(layers * blocks, batch, share, failed)) return;
 #else
     if (blocks_are_missing(blocks, batch, share, failed)) return;
 #endif
     if (thread == 0) mask = HIGH_BITS;
     __syncthreads();
+#if LAYERS
+    unsigned w_above[PIECES][2][UNIT_TILES][2];
+    load_input_weight(is_below ? above.input_weight[layer] : 0, first_unit, hidden, warp, g, t, w_above);
+#endif
     Patience patience = {0, failed};
     for (int count = 0; count <= steps; ++count) {  // the last round only collects the initial dh
         const int step = reverse ? count : steps - 1 - count;
@@ -148,10 +147,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
 #if LAYERS
             if (is_below && computes) {
-                const unsigned* rows = from_above + ((long long)step * batch + sequence0) * 4 * hidden;
+                const unsigned* rows = above.handed[afresh(layer)] + ((long long)step * batch + sequence0) * 4 * hidden;
                 multiply_rows_from_above(rows, end_sequence - sequence0, 4 * hidden, warp, g, t, w_above, &mask,
-                                         patience, of_above + warp * COLUMNS * UNITS);
+                                         patience, of_above + afresh(warp) * COLUMNS * UNITS);
             }
+            const int here = afresh(layer);
+            float *gates = of_layer(lowest_gates, above.gates, here), *dh = of_layer(lowest_dh, above.dh, here);
+            float* dc = of_layer(lowest_dc, above.dc, here);
+            const float *const cells = of_layer(lowest_cells, above.cells, here), *const dy = is_below ? 0 : dy_of_all;
 #endif
             // What the recurrence does not touch is fetched first.
             const int unit = first_unit + thread % UNITS, column = thread / UNITS, sequence = sequence0 + column;
@@ -207,13 +210,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
 #if LAYERS
             if (!collects) __syncthreads();
             if (is_below && computes && owner) {
+                const float* sum = of_above + afresh(thread);
 #pragma unroll
-                for (int other = 0; other < WARPS; ++other) {
-                    d_output += of_above[(other * COLUMNS + column) * UNITS + thread % UNITS];
-                }
+                for (int other = 0; other < WARPS; ++other) d_output += sum[other * COLUMNS * UNITS];
             }
 #endif
-#if OPTIONS
+#if LAYERS
+            const int again = afresh(layer);
+            gates = of_layer(lowest_gates, above.gates, again), dh = of_layer(lowest_dh, above.dh, again);
+            dc = of_layer(lowest_dc, above.dc, again);
+#endif
+#if OPTIONS || LAYERS
             at = (long long)afresh(sequence) * hidden + unit;  // registers are short above
             gate = gates + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
 #endif
@@ -255,7 +262,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
 #pragma unroll
                     for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
 #if LAYERS
-                    if (handed) {
+                    if (layer > 0) {
+                        unsigned* handed = above.handed[afresh(layer) - 1];
 #pragma unroll
                         for (int q = 0; q < 4; ++q) {
                             const unsigned word = __float_as_uint(d_gate[q]);

@@ -16,7 +16,7 @@
 #define MOST_ABOVE 7            // as gpulstm/cuda/stacked_layers.py has it
 #define PIECES (4 * JTILES)     // of 16 rows of W_ih that a warp holds
 #define UNIT_TILES (MTILES / 2) // of 8 units
-#define AT_ONCE (COLUMNS > 8 ? 2 : 4)  // pieces on their way before the first is looked at
+#define AT_ONCE (COLUMNS > 8 || MTILES * JTILES > 2 ? 2 : 4)  // pieces on their way before the first is looked at
 
 // The layers above the lowest one, from below: what they have instead of its arguments.
 struct GradientsAbove {
@@ -28,6 +28,11 @@ struct GradientsAbove {
     float* dc[MOST_ABOVE];
     unsigned* handed[MOST_ABOVE];           // (steps, batch, 4*hidden) da for the layer below, all ones at the beginning
 };
+
+template <typename Pointer>
+__device__ __forceinline__ Pointer of_layer(Pointer lowest, const Pointer (&above)[MOST_ABOVE], int layer) {
+    return layer > 0 ? above[layer - 1] : lowest;
+}
 
 // The fragments of the columns from `first_unit` on: zeros where there is no layer above.
 __device__ __forceinline__ void load_input_weight(
@@ -56,7 +61,7 @@ __device__ __forceinline__ void multiply_rows_from_above(
 #pragma unroll 1
     for (int first = 0; first < COLUMNS; first += 16) {
         const bool there[2] = {first + g < count, COLUMNS > 8 && first + g + 8 < count};
-        const unsigned* rows = da + (long long)(first + g) * columns;
+        const unsigned* rows = da + (long long)afresh(first + g) * columns + afresh(16 * warp + 4 * t);
         float d[UNIT_TILES][4];
 #pragma unroll
         for (int n = 0; n < UNIT_TILES; ++n) d[n][0] = d[n][1] = d[n][2] = d[n][3] = 0.0f;
@@ -65,18 +70,19 @@ __device__ __forceinline__ void multiply_rows_from_above(
             unsigned words[AT_ONCE][2][4];  // of this sequence, and of that 8 further on
 #pragma unroll
             for (int p = 0; p < AT_ONCE; ++p) {
-                const int column = ((p0 + p) * WARPS + warp) * 16 + 4 * t;
+                const int column = (p0 + p) * WARPS * 16;  // and the warp's and the thread's offset, a multiple of 4
+                const bool inside = column + 16 * warp < columns;
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     unsigned(&four)[4] = words[p][half];
                     four[0] = four[1] = four[2] = four[3] = 0;
-                    if (there[half] && column < columns) load_words(rows + half * 8LL * columns + column, four);
+                    if (there[half] && inside) load_words(rows + half * 8LL * columns + column, four);
                 }
             }
             patience.begin();
 #pragma unroll
             for (int p = 0; p < AT_ONCE; ++p) {
-                const int column = ((p0 + p) * WARPS + warp) * 16 + 4 * t;
+                const int column = (p0 + p) * WARPS * 16;
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     while (any_missing(words[p][half]) && !patience.ends()) {
@@ -108,7 +114,7 @@ __device__ __forceinline__ void multiply_rows_from_above(
 #pragma unroll
             for (int part = 0; part < 4; ++part) {
                 const int sequence = first + g + 8 * (part / 2);
-                if (sequence < COLUMNS) out[sequence * UNITS + 8 * n + 2 * t + part % 2] = d[n][part];
+                if (sequence < COLUMNS) out[sequence * UNITS + 8 * n + 2 * afresh(t) + part % 2] = d[n][part];
             }
         }
     }
