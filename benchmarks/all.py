@@ -60,6 +60,7 @@ STEPS = {
         Step("first_call", "first_call.py", (), 1, least=60, most=300),
         Step("options", "options.py", (), 1, has_seconds=True),
         Step("directions", "directions.py", (), 0.5, has_seconds=True),
+        Step("layers", "layers.py", (), 0.5, has_seconds=True),
         *(
             Step(
                 f"layouts-{dtype}-{schedule}",

@@ -2,6 +2,7 @@
 
     python benchmarks/model.py
     python benchmarks/model.py --hidden 512 1024 --batch 1 32 --dtype bfloat16
+    python benchmarks/model.py --layers 2
 
 Arithmetic on paper, no GPU needed. The bound puts the measured floors of `results/h200/floors.json` behind the numbers.
 Of a step of one schedule it is the longer of arithmetic and of bytes, and the hand-overs on top. Of a call
@@ -18,7 +19,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gpulstm.cuda import half_layouts, planner  # noqa: E402 - of this checkout, installed or not
+from gpulstm.cuda import half_layouts, planner, stacked_layers  # noqa: E402 - of this checkout, installed or not
 
 H200 = planner.Device(90, 132, 232448, True)
 FLOORS = Path(__file__).parent / "results" / "h200" / "floors.json"
@@ -48,7 +49,8 @@ SHARED_BYTES = {80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100:
 
 
 class Work(NamedTuple):
-    """Of one time step of a layer in one direction, the product with the input left out."""
+    """Of one time step of a layer in one direction, the product with the input left out; or of layers side by side, of
+    all of them, with the products between them."""
 
     flops: int
     memory_bytes: int  # of device memory: gates, states and outputs; weights where they stay nowhere
@@ -84,6 +86,8 @@ class Bound(NamedTuple):
 
 def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtype: str) -> Work:
     """What a step of this choice needs: in training, or in `INFERENCE`. ``batch`` may be the mean over the steps."""
+    if choice.layers > 1:
+        return _work_of_layers(choice, direction, batch, hidden, dtype)
     size, wide = _bytes(dtype)
     numbers, of_cells = GATES_AND_H[direction]
     units = batch * hidden
@@ -101,6 +105,17 @@ def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtyp
     else:  # each block reads contributions to its own units from all of them, or in 16 bits all of da
         words = choice.blocks * units * (4 if in_half else 1)
     return Work(flops, memory, words * (size if in_half else 4), 0, 1 if choice.blocks > 1 else 0)
+
+
+def _work_of_layers(choice: planner.Choice, direction: str, batch: float, hidden: int, dtype: str) -> Work:
+    """Every layer but one has a second product. Forward its h comes from below, and the gates' part of W_ih x is not
+    read; back its da comes from above, written once more for that, and dy is not read."""
+    layers, units = choice.layers, batch * hidden
+    one = work(choice._replace(layers=1), direction, batch, hidden, dtype)
+    back = direction == planner.BACKWARD
+    memory = layers * one.memory_bytes + (layers - 1) * units * ((4 - 1) if back else -4) * 4
+    crossing = layers * one.crossing_bytes + (layers - 1) * choice.blocks * units * (4 if back else 1) * 4
+    return Work((2 * layers - 1) * one.flops, memory, crossing, 0, 1)  # one block hands over to that of the next layer
 
 
 def around(direction: str, call: Call) -> tuple[float, float]:
@@ -221,15 +236,20 @@ def _choices(direction: str, batch: int, hidden: int, dtype: str, device: planne
         yield choice
 
 
-def rows(hidden: list[int], batch: list[int], dtype: str, floors: Floors) -> Iterator[dict]:
-    """One for each size, direction and schedule that takes it."""
+def rows(hidden: list[int], batch: list[int], dtype: str, floors: Floors, layers: int = 1) -> Iterator[dict]:
+    """One for each size, direction and schedule that takes it, and one more where that has ``layers`` side by side."""
     for h in hidden:
         for n in batch:
             for direction in (planner.FORWARD, planner.BACKWARD):
-                for choice in _choices(direction, n, h, dtype, H200):
+                choices = list(_choices(direction, n, h, dtype, H200))
+                sizes_of_stack = layers, stacked_layers.FEWEST_STEPS, n, h, H200
+                with stacked_layers.ways("any"):
+                    stacks = [stacked_layers.side_by_side(direction, one, *sizes_of_stack)[0] for one in choices]
+                for choice in [*choices, *(stack for stack in stacks if stack and layers > 1)]:
                     found = work(choice, direction, n, h, dtype)
                     sizes = {"hidden": h, "batch": n, "direction": direction, "schedule": choice.schedule}
                     layout = f"{choice.groups} x {choice.blocks}" if choice.blocks else ""
+                    layout = layout if choice.layers == 1 else f"{choice.layers} x {layout}"
                     yield {**sizes, "blocks": layout, **found._asdict(), "bound_us": floors.bound(found, choice, dtype)}
 
 
@@ -238,10 +258,11 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 1024, 2048])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--layers", type=int, default=1, help="also a line for so many layers side by side")
     given = parser.parse_args()
     print(f"A time step in training on an H200, {given.dtype}, without the product with the input")
     print("   H    N direction schedule       blocks   MFLOP    KB memory  KB crossing  launches  hand-overs  bound us")
-    for row in rows(given.hidden, given.batch, given.dtype, Floors(FLOORS)):
+    for row in rows(given.hidden, given.batch, given.dtype, Floors(FLOORS), given.layers):
         bound = "" if row["bound_us"] is None else f"{row['bound_us']:.2f}"
         print(
             f"{row['hidden']:4} {row['batch']:4} {row['direction']:9} {row['schedule']:10} {row['blocks']:>10} "

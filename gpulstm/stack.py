@@ -54,8 +54,8 @@ def forward(
     runs: list[Any] = []
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
     if run_layers := getattr(engine, "forward_layers", None):
-        lanes = _lanes_of_stack(layout, draws.options.reverse)
-        if done := run_layers(layer_input, weights, initial, *final, lanes, lengths):
+        lanes_of_stack = _lanes_of_stack(layout, draws.options.reverse)
+        if done := run_layers(layer_input, weights, initial, *final, lanes_of_stack, lengths):
             runs, (*between, y) = done
             inputs = [layer_input, *between]
             return y, _rounded(engine, final, x), Saved(engine, layout, weights, inputs, runs, lengths, draws)

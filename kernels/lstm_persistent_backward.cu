@@ -99,7 +99,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     __shared__ float da[ROWS * STRIDE];
     __shared__ float parts[COLUMNS * PARTS * UNITS];
 #if LAYERS
-    __shared__ float of_above[WARPS * COLUMNS * UNITS];  // every warp's sums for dy
+    extern __shared__ unsigned fragments[];  // [WARPS][FRAGMENTS][32][2] of W_ih above, then every warp's sums for dy
+    float* of_above = (float*)(fragments + WARPS * FRAGMENTS * 64);  // [WARPS][COLUMNS][UNITS]
 #endif
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const int block = number % blocks, group = blockIdx.x / blocks;
@@ -127,16 +128,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     }
 
 #if LAYERS
+    unsigned* w_above = fragments + warp * FRAGMENTS * 64;
+    if (is_below) put_input_weight(above.input_weight[layer], first_unit, hidden, warp, lane, w_above);
     if (blocks_are_missing(layers * blocks, batch, share, failed)) return;
 #else
     if (blocks_are_missing(blocks, batch, share, failed)) return;
 #endif
     if (thread == 0) mask = HIGH_BITS;
     __syncthreads();
-#if LAYERS
-    unsigned w_above[PIECES][2][UNIT_TILES][2];
-    load_input_weight(is_below ? above.input_weight[layer] : 0, first_unit, hidden, warp, g, t, w_above);
-#endif
     Patience patience = {0, failed};
     for (int count = 0; count <= steps; ++count) {  // the last round only collects the initial dh
         const int step = reverse ? count : steps - 1 - count;
@@ -148,12 +147,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
 #if LAYERS
             if (is_below && computes) {
                 const unsigned* rows = above.handed[afresh(layer)] + ((long long)step * batch + sequence0) * 4 * hidden;
-                multiply_rows_from_above(rows, end_sequence - sequence0, 4 * hidden, warp, g, t, w_above, &mask,
-                                         patience, of_above + afresh(warp) * COLUMNS * UNITS);
+                multiply_rows_from_above(rows, end_sequence - sequence0, 4 * hidden, warp, lane, w_above, &mask,
+                                         patience, of_above + warp * COLUMNS * UNITS);
             }
             const int here = afresh(layer);
-            float *gates = of_layer(lowest_gates, above.gates, here), *dh = of_layer(lowest_dh, above.dh, here);
-            float* dc = of_layer(lowest_dc, above.dc, here);
+            float* const gates = of_layer(lowest_gates, above.gates, here);
+            float* const dh = of_layer(lowest_dh, above.dh, here);
+            float* const dc = of_layer(lowest_dc, above.dc, here);
             const float *const cells = of_layer(lowest_cells, above.cells, here), *const dy = is_below ? 0 : dy_of_all;
 #endif
             // What the recurrence does not touch is fetched first.
@@ -211,14 +211,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             if (!collects) __syncthreads();
             if (is_below && computes && owner) {
                 const float* sum = of_above + afresh(thread);
-#pragma unroll
+#pragma unroll 4
                 for (int other = 0; other < WARPS; ++other) d_output += sum[other * COLUMNS * UNITS];
             }
-#endif
-#if LAYERS
-            const int again = afresh(layer);
-            gates = of_layer(lowest_gates, above.gates, again), dh = of_layer(lowest_dh, above.dh, again);
-            dc = of_layer(lowest_dc, above.dc, again);
 #endif
 #if OPTIONS || LAYERS
             at = (long long)afresh(sequence) * hidden + unit;  // registers are short above
@@ -263,12 +258,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
 #if LAYERS
                     if (layer > 0) {
-                        unsigned* handed = above.handed[afresh(layer) - 1];
+                        unsigned* handed = above.handed[afresh(layer) - 1] + (gate - gates);
 #pragma unroll
                         for (int q = 0; q < 4; ++q) {
                             const unsigned word = __float_as_uint(d_gate[q]);
-                            store_word(handed + row * 4 * hidden + q * hidden + unit,
-                                       word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
+                            store_word(handed + q * hidden, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
                         }
                     }
 #endif

@@ -1,13 +1,14 @@
-// A warp's part of dy = W_ih^T da in float32 (or TF32), where da and W_ih are those of the layer above and its blocks hand
-// da over: the backward pass of stacked layers side by side in one launch (-DLAYERS=1). Whoever includes it defines
-// WARPS, MTILES, JTILES, COLUMNS and UNITS.
+// A warp's part of dy = W_ih^T da in float32 (or TF32), where da and W_ih are those of the layer above and its blocks
+// hand da over: the backward pass of stacked layers side by side in one launch (-DLAYERS=1). Whoever includes it
+// defines WARPS, MTILES, JTILES, COLUMNS and UNITS.
 //
-// da is handed over word by word, each with a place of its own for the whole launch, so nothing is ever written twice: a
-// layer waits for the layers above it alone, and for itself, and the uppermost one never waits for another.
+// da is handed over word by word, each with a place of its own for the whole launch, so nothing is ever written twice.
+// A layer waits for the layers above it alone, and for itself, and the uppermost one never waits for another.
 //
-// The block's UNITS columns of W_ih stay in registers. Its warps share out the sum over the 4*hidden rows: of every 16
-// * WARPS rows each warp takes 16, of which a thread has 4 that follow each other, for 16 sequences at a time. So a
-// product's sequences are its rows, its units its columns.
+// The block's UNITS columns of W_ih stay in shared memory, as fragments that each thread reads again where it wrote
+// them: registers are full. Its warps share out the sum over the 4*hidden rows: of every 16 * WARPS rows each warp
+// takes 16, of which a thread has 4 that follow each other, for 16 sequences at a time. So a product's sequences are
+// its rows, its units its columns.
 #pragma once
 
 #include "handover.cuh"
@@ -16,6 +17,7 @@
 #define MOST_ABOVE 7            // as gpulstm/cuda/stacked_layers.py has it
 #define PIECES (4 * JTILES)     // of 16 rows of W_ih that a warp holds
 #define UNIT_TILES (MTILES / 2) // of 8 units
+#define FRAGMENTS (PIECES * 2 * UNIT_TILES)  // a thread's, of two words each
 #define AT_ONCE (COLUMNS > 8 || MTILES * JTILES > 2 ? 2 : 4)  // pieces on their way before the first is looked at
 
 // The layers above the lowest one, from below: what they have instead of its arguments.
@@ -26,7 +28,7 @@ struct GradientsAbove {
     const float* cells[MOST_ABOVE];
     float* dh[MOST_ABOVE];
     float* dc[MOST_ABOVE];
-    unsigned* handed[MOST_ABOVE];           // (steps, batch, 4*hidden) da for the layer below, all ones at the beginning
+    unsigned* handed[MOST_ABOVE];           // (steps, batch, 4*hidden) da for the layer below; all ones at first
 };
 
 template <typename Pointer>
@@ -34,20 +36,21 @@ __device__ __forceinline__ Pointer of_layer(Pointer lowest, const Pointer (&abov
     return layer > 0 ? above[layer - 1] : lowest;
 }
 
-// The fragments of the columns from `first_unit` on: zeros where there is no layer above.
-__device__ __forceinline__ void load_input_weight(
-    const float* weight, int first_unit, int hidden, int warp, int g, int t,
-    unsigned (&w)[PIECES][2][UNIT_TILES][2]) {
-#pragma unroll
+// A thread's fragments of the columns from `first_unit` on. `fragments` points to its warp's, [FRAGMENTS][32][2].
+__device__ __forceinline__ void put_input_weight(
+    const float* weight, int first_unit, int hidden, int warp, int lane, unsigned* fragments) {
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll 1
     for (int p = 0; p < PIECES; ++p) {
 #pragma unroll
         for (int part = 0; part < 4; ++part) {
 #pragma unroll
             for (int n = 0; n < UNIT_TILES; ++n) {
                 const int row = (p * WARPS + warp) * 16 + 4 * t + part, unit = first_unit + 8 * n + g;
-                const bool inside = weight && row < 4 * hidden && unit < hidden;
+                const bool inside = row < 4 * hidden && unit < hidden;
                 const float value = inside ? weight[(long long)row * hidden + unit] : 0.0f;
-                w[p][part / 2][n][part % 2] = operand(__float_as_uint(value));
+                const int fragment = (p * 2 + part / 2) * UNIT_TILES + n;
+                fragments[(fragment * 32 + lane) * 2 + part % 2] = operand(__float_as_uint(value));
             }
         }
     }
@@ -56,8 +59,9 @@ __device__ __forceinline__ void load_input_weight(
 // `da` points to the first of `count` sequences at this step, each `columns` words long; the others up to COLUMNS are
 // zero. out[s * UNITS + u] receives the warp's part of unit u's dy.
 __device__ __forceinline__ void multiply_rows_from_above(
-    const unsigned* da, int count, int columns, int warp, int g, int t,
-    const unsigned (&w)[PIECES][2][UNIT_TILES][2], const volatile unsigned* mask, Patience& patience, float* out) {
+    const unsigned* da, int count, int columns, int warp, int lane, const unsigned* fragments,
+    const volatile unsigned* mask, Patience& patience, float* out) {
+    const int g = lane / 4, t = lane % 4;
 #pragma unroll 1
     for (int first = 0; first < COLUMNS; first += 16) {
         const bool there[2] = {first + g < count, COLUMNS > 8 && first + g + 8 < count};
@@ -65,7 +69,7 @@ __device__ __forceinline__ void multiply_rows_from_above(
         float d[UNIT_TILES][4];
 #pragma unroll
         for (int n = 0; n < UNIT_TILES; ++n) d[n][0] = d[n][1] = d[n][2] = d[n][3] = 0.0f;
-#pragma unroll
+#pragma unroll 1
         for (int p0 = 0; p0 < PIECES; p0 += AT_ONCE) {
             unsigned words[AT_ONCE][2][4];  // of this sequence, and of that 8 further on
 #pragma unroll
@@ -100,10 +104,11 @@ __device__ __forceinline__ void multiply_rows_from_above(
                                            operand(words[p][0][2 * q + 1]), operand(words[p][1][2 * q + 1])};
 #pragma unroll
                     for (int n = 0; n < UNIT_TILES; ++n) {
-                        const unsigned(&b)[2] = w[p0 + p][q][n];
-                        const unsigned b_low[2] = {
-                            __float_as_uint(__uint_as_float(b[0]) - __uint_as_float(b[0] & high_bits)),
-                            __float_as_uint(__uint_as_float(b[1]) - __uint_as_float(b[1] & high_bits))};
+                        const int fragment = ((p0 + p) * 2 + q) * UNIT_TILES + n;
+                        const unsigned long long both =
+                            *(const unsigned long long*)(fragments + (fragment * 32 + lane) * 2);
+                        const unsigned b[2] = {(unsigned)both, (unsigned)(both >> 32)};
+                        const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
                         multiply_add(d[n], a, b, b_low, high_bits);
                     }
                 }

@@ -57,8 +57,8 @@ __device__ __forceinline__ void multiply_row(
     }
 }
 
-// As multiply_rows_when_there of handed_rows.cuh, with the row of the layer below in front if there is one. That one has
-// mostly been there for a step by now, so its products are made while the own row is on its way.
+// As multiply_rows_when_there of handed_rows.cuh, with the row of the layer below in front if there is one. That one
+// may well have been there for a step by now, so its products are made while the own row is on its way.
 __device__ __forceinline__ void multiply_both_rows_when_there(
     const unsigned* below, const unsigned* own, bool there, bool wait, int first_column, int hidden, int g, int t,
     const unsigned (&w_input)[MTILES][KTILES][4], const unsigned (&w)[MTILES][KTILES][4], const volatile unsigned* mask,

@@ -209,7 +209,7 @@ class TestAlarm:
         file = f"lstm_persistent_{direction}.cu"
         silent = {
             planner.FORWARD: ("store_word((unsigned*)h_after + at", "if (layer) store_word((unsigned*)h_after + at"),
-            planner.BACKWARD: ("store_word(handed + row", "if (layer > 8) store_word(handed + row"),
+            planner.BACKWARD: ("store_word(handed + q", "if (layer > 8) store_word(handed + q"),
         }
         with laid_out(backend):
             with monkeypatch.context() as patch:

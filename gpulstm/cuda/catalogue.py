@@ -126,8 +126,8 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
     },
 }
 
-# With the switch LAYERS a launch runs layers on top of each other. There are kernels of those tiles that leave registers
-# for the weights of a second product.
+# With the switch LAYERS a launch runs layers on top of each other. There are kernels of those tiles that leave room for
+# the weights of a second product: forward in registers, back in up to 64 KB of shared memory.
 LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
     "lstm_persistent_forward": tuple(t for t in TILES["lstm_persistent_forward"][1] if t[0] * t[1] <= 8),
     "lstm_persistent_backward": tuple(t for t in TILES["lstm_persistent_backward"][1] if t[0] * t[1] <= 4),

@@ -222,6 +222,8 @@ def shared_bytes_of(choice: Choice) -> int:
     """Dynamic shared memory of a persistent kernel's block."""
     if choice.kernel in half_layouts.TILES:
         return half_layouts.shared_bytes(choice.tiles)
+    if choice.layers > 1 and choice.kernel.endswith(BACKWARD):
+        return shared_bytes_of_layers(choice.tiles)
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
 
 
@@ -229,6 +231,13 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
     """Dynamic shared memory of the persistent forward kernel: two buffers of every warp's sums."""
     row_tiles, _, sequence_tiles = tiles
     return 2 * WARPS * SEQUENCES_PER_TILE * sequence_tiles * (16 * row_tiles + 4) * 4
+
+
+def shared_bytes_of_layers(tiles: tuple[int, ...]) -> int:
+    """The same of the backward kernel with LAYERS: the block's columns of the W_ih above, and every warp's sums."""
+    row_tiles, depth, sequence_tiles = tiles
+    units, columns = UNITS_PER_TILE * row_tiles, SEQUENCES_PER_TILE * sequence_tiles
+    return 4 * WARPS * (64 * depth * units + columns * units)
 
 
 def exchange_words(choice: Choice) -> int:

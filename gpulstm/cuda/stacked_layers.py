@@ -38,6 +38,7 @@ FEWEST_STEPS = 16
 WAYS = ("alike", "any", "apart")
 WORTH = 0.85  # of the time of one after the other
 HAND_OVER = 0.27  # microseconds: one word between two blocks, measured
+STATIC_SHARED_BYTES = 14 * 1024  # of the backward kernel at most, and what the driver keeps for itself
 READING = 0.39e-6  # microseconds for a word: what 32 sequences of 1024 hidden units took more than one, all to all
 
 _way: ContextVar[str] = ContextVar("way of stacked layers", default="alike")
@@ -87,6 +88,11 @@ def _side_by_side(
     found = [choice for choice in found if choice.tiles in LAYERS[choice.kernel]]
     if not found:
         return None, "there is no kernel of these tiles for it"
+    if direction == planner.BACKWARD:
+        most = device.shared_bytes - STATIC_SHARED_BYTES
+        found = [choice for choice in found if planner.shared_bytes_of_layers(choice.tiles) <= most]
+        if not found:
+            return None, f"{device.shared_bytes} bytes of shared memory are too little"
     best = min((_of_all(direction, choice, layers, hidden) for choice in found), key=lambda c: c.microseconds)
     apart = layers * one.microseconds
     if best.microseconds > WORTH * apart:

@@ -9,6 +9,7 @@ Arrays of 16 bits hold x, y, h, the weights, the gates and their gradients; cell
 then. The weights' gradients are added up so over all windows of time, and rounded at the end.
 """
 
+import sys
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -395,4 +396,4 @@ class WithTF32:
         return False  # `one_step` has its own products, which are exact
 
     def __getattr__(self, name: str) -> Any:
-        return globals()[name]  # all that multiplies nothing
+        return getattr(sys.modules[__name__], name)  # all that multiplies nothing

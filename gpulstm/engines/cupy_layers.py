@@ -84,7 +84,8 @@ class SideBySide:
             for layer, (w, state, lane) in enumerate(zip(weights, before, lanes, strict=True))
         ]
         outputs = [empty((steps, batch, lane.width), x) for lane in lanes]
-        _forward_steps(choice, *zip(*runs, strict=True), weights, outputs, lanes[0], lengths, 0, keep=True)
+        gates, cells, hiddens = zip(*runs, strict=True)
+        _forward_steps(choice, gates, cells, hiddens, weights, outputs, lanes[0], lengths, 0, keep=True)
         for layer, (saved, state, lane) in enumerate(zip(runs, before, lanes, strict=True)):
             cupy_engine._end(saved, state, h[layer], c[layer], lane, lengths)
         return runs, outputs
@@ -102,8 +103,10 @@ class SideBySide:
         for history, of_layer in zip(histories, h, strict=True):
             put(history, last if reverse else 0, of_layer)
         nothing = [None] * (len(lanes) - 1)
-        runs = [gates, *nothing], c, histories
-        _forward_steps(choice, *runs, weights, [*nothing, y], lanes[0], lengths, first_time, keep=False)
+        all_gates = [gates, *nothing]
+        _forward_steps(
+            choice, all_gates, c, histories, weights, [*nothing, y], lanes[0], lengths, first_time, keep=False
+        )
         for history, of_layer in zip(histories, h, strict=True):
             take(history, 0 if reverse else last, of_layer)
         return True
