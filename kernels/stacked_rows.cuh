@@ -40,7 +40,7 @@ __device__ __forceinline__ void wait_for_row(
     for (int v = 0; v < WORDS; v += 4) {
         const int column = CHUNK < 4 ? first_column & ~3 : first_column + v;
         unsigned(&words)[4] = *(unsigned(*)[4])(row + v);
-        while (wait && any_missing(words) && !patience.ends()) load_words(source + column, words);
+        while (any_missing(words) && wait && !patience.ends()) load_words(source + column, words);
     }
     if (CHUNK < 4 && t % 2) row[0] = row[2], row[1] = row[3];
     __syncwarp();
