@@ -121,7 +121,9 @@ def _of_all(direction: str, choice: Choice, layers: int, hidden: int) -> Choice:
     return choice._replace(layers=layers, microseconds=microseconds, reason=choice.reason.replace(of_one, of_all))
 
 
-def explained(plan: Plan, why_not: dict[str, str], layers: int, steps: int, batch: int, hidden: int, device: Device):
+def explained(
+    plan: Plan, why_not: dict[str, str], layers: int, steps: int, batch: int, hidden: int, device: Device
+) -> Plan:
     """The plan of a stack from that of one layer. ``why_not`` says what keeps the layers apart whatever the layout, if
     anything does, for each pass: "forward", "backward" and "inference"."""
     changed = {}
