@@ -91,20 +91,18 @@ def backward(
     part = getattr(engine, "part", getitem)
     dstate = _gradient_state(engine, layout, saved.inputs[0], dstate)
     gradients: list[Any] = [None] * len(saved.runs)
+    begun: list[Any] = []  # of all layers, if they might have run side by side
     dy = None if dy is None else engine.contiguous(dy)
     if run_layers := getattr(engine, "backward_layers", None):
         x, lanes_of_stack = saved.inputs[0], _lanes_of_stack(layout, saved.draws.options.reverse)
-        gradients = [
-            engine.start_gradient(*each) for each in zip(saved.inputs, saved.weights, lanes_of_stack, strict=True)
-        ]
-        dx = engine.empty(x.shape, x)
-        of_all = saved.runs, saved.inputs, saved.weights, dy, *dstate, dx
-        if run_layers(*of_all, lanes_of_stack, lengths, gradients):
-            return dx, _finished(engine, gradients, lanes_of_stack, x), _rounded(engine, dstate, x)
+        begun = [engine.start_gradient(*each) for each in zip(saved.inputs, saved.weights, lanes_of_stack, strict=True)]
+        of_all = saved.runs, saved.inputs, saved.weights, dy, *dstate
+        if (dx := run_layers(*of_all, lanes_of_stack, lengths, begun)) is not None:
+            return dx, _finished(engine, begun, lanes_of_stack, x), _rounded(engine, dstate, x)
     for layer in reversed(range(layout.num_layers)):
         x = saved.inputs[layer]
         dx = engine.empty(x.shape, x)
-        lanes, started, done = _lanes(layout, layer, saved.draws.options.reverse), {}, False
+        lanes, started, done = _lanes(layout, layer, saved.draws.options.reverse), dict(enumerate(begun)), False
         if run_both := _run_both(engine, "backward_both", layout):
             started = {index: engine.start_gradient(x, saved.weights[index], lane) for index, lane in lanes}
             runs, weights, dh, dc = _pairs(lanes, saved.runs, saved.weights, *dstate)

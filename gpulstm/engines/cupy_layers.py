@@ -112,17 +112,18 @@ class SideBySide:
         return True
 
     def backward_layers(
-        self, runs: list[Saved], xs: list, weights: list[Weights], dy, dh, dc, dx, lanes, lengths, gradients: list
-    ) -> bool:
-        """``xs`` are the layers' inputs, dx is the gradient of the lowest one's, ``gradients`` the weights'."""
+        self, runs: list[Saved], xs: list, weights: list[Weights], dy, dh, dc, lanes, lengths, gradients: list
+    ) -> Any:
+        """The gradient of the lowest layer's input. ``xs`` are the layers' inputs, ``gradients`` the weights'."""
         choice = self._choose(planner.BACKWARD, xs[0], lanes, len(xs[0]))
         if choice is None:
-            return False
+            return None
+        dx = empty(xs[0].shape, xs[0])
         _backward_steps(choice, runs, weights, dy, dh, dc, lanes[0], lengths)
         for layer, (saved, x, w, lane, gradient) in enumerate(zip(runs, xs, weights, lanes, gradients, strict=True)):
             of_input = dx if layer == 0 else None
             cupy_engine._multiply_gradients(saved, x, w, of_input, False, lane, gradient, self.tf32)
-        return True
+        return dx
 
 
 def _forward_steps(
