@@ -62,6 +62,7 @@ STEPS = {
         Step("options", "options.py", (), 1, has_seconds=True),
         Step("directions", "directions.py", (), 0.5, has_seconds=True),
         Step("graphs", "graphs.py", (), 0.5, has_seconds=True),
+        Step("layers", "layers.py", (), 0.5, has_seconds=True),
         *(
             Step(
                 f"layouts-{dtype}-{schedule}",

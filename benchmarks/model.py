@@ -3,6 +3,7 @@
     python benchmarks/model.py
     python benchmarks/model.py --hidden 512 1024 --batch 1 32 --dtype bfloat16
     python benchmarks/model.py --layer-norm
+    python benchmarks/model.py --layers 2
 
 Arithmetic on paper, no GPU needed. The bound puts the measured floors of `results/h200/floors.json` behind the numbers.
 Of a step of one schedule it is the longer of arithmetic and of bytes, and the hand-overs on top. Of a call
@@ -24,6 +25,7 @@ from gpulstm.cuda import (  # noqa: E402 - of this checkout, installed or not
     half_layouts,
     layer_norm_layouts,
     planner,
+    stacked_layers,
     wide_layouts,
 )
 
@@ -57,7 +59,8 @@ SHARED_BYTES = {80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100:
 
 
 class Work(NamedTuple):
-    """Of one time step of a layer in one direction, the product with the input left out."""
+    """Of one time step of a layer in one direction, the product with the input left out; or of layers side by side, of
+    all of them, with the products between them."""
 
     flops: int
     memory_bytes: int  # of device memory: gates, states and outputs; weights where they stay nowhere
@@ -93,6 +96,8 @@ class Bound(NamedTuple):
 
 def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtype: str) -> Work:
     """What a step of this choice needs: in training, or in `INFERENCE`. ``batch`` may be the mean over the steps."""
+    if choice.layers > 1:
+        return _work_of_layers(choice, direction, batch, hidden, dtype)
     size, wide = _bytes(dtype)
     numbers, of_cells = GATES_AND_H[direction]
     units = batch * hidden
@@ -134,6 +139,17 @@ def _work_with_layer_norm(choice: planner.Choice, direction: str, batch: float, 
     return Work(
         flops, 4 * units * (once if is_once else handed), crossing, 0, layer_norm_layouts.hand_overs(choice.kernel)
     )
+
+
+def _work_of_layers(choice: planner.Choice, direction: str, batch: float, hidden: int, dtype: str) -> Work:
+    """Every layer but one has a second product. Forward its h comes from below, and the gates' part of W_ih x is not
+    read; back its da comes from above, written once more for that, and dy is not read."""
+    layers, units = choice.layers, batch * hidden
+    one = work(choice._replace(layers=1), direction, batch, hidden, dtype)
+    back = direction == planner.BACKWARD
+    memory = layers * one.memory_bytes + (layers - 1) * units * ((4 - 1) if back else -4) * 4
+    crossing = layers * one.crossing_bytes + (layers - 1) * choice.blocks * units * (4 if back else 1) * 4
+    return Work((2 * layers - 1) * one.flops, memory, crossing, 0, 1)  # one block hands over to that of the next layer
 
 
 def around(direction: str, call: Call) -> tuple[float, float]:
@@ -260,16 +276,23 @@ def _choices(
 
 
 def rows(
-    hidden: list[int], batch: list[int], dtype: str, floors: Floors, *, layer_norm: bool = False
+    hidden: list[int], batch: list[int], dtype: str, floors: Floors, layers: int = 1, *, layer_norm: bool = False
 ) -> Iterator[dict]:
-    """One for each size, direction and schedule that takes it."""
+    """One for each size, direction and schedule that takes it, and one more where that has ``layers`` side by side."""
     for h in hidden:
         for n in batch:
             for direction in (planner.FORWARD, planner.BACKWARD):
-                for choice in _choices(direction, n, h, dtype, H200, layer_norm=layer_norm):
+                choices = list(_choices(direction, n, h, dtype, H200, layer_norm=layer_norm))
+                stacks: list[planner.Choice | None] = []
+                if layers > 1 and not layer_norm:
+                    with stacked_layers.ways("any"):
+                        sizes_of_stack = layers, stacked_layers.FEWEST_STEPS, n, h, H200
+                        stacks = [stacked_layers.side_by_side(direction, one, *sizes_of_stack)[0] for one in choices]
+                for choice in [*choices, *(stack for stack in stacks if stack)]:
                     found = work(choice, direction, n, h, dtype)
                     sizes = {"hidden": h, "batch": n, "direction": direction, "schedule": choice.schedule}
                     layout = f"{choice.groups} x {choice.blocks}" if choice.blocks else ""
+                    layout = layout if choice.layers == 1 else f"{choice.layers} x {layout}"
                     yield {**sizes, "blocks": layout, **found._asdict(), "bound_us": floors.bound(found, choice, dtype)}
 
 
@@ -279,13 +302,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--layer-norm", action="store_true", help="in float32, where all steps are one launch")
+    parser.add_argument("--layers", type=int, default=1, help="also a line for so many layers side by side")
     given = parser.parse_args()
     if given.layer_norm and given.dtype != "float32":
         parser.error(f"--layer-norm is for float32, got --dtype {given.dtype}")
     layer = f"{given.dtype}{' with layer norm' if given.layer_norm else ''}"
     print(f"A time step in training on an H200, {layer}, without the product with the input")
     print("   H    N direction schedule       blocks   MFLOP    KB memory  KB crossing  launches  hand-overs  bound us")
-    for row in rows(given.hidden, given.batch, given.dtype, Floors(FLOORS), layer_norm=given.layer_norm):
+    found = rows(given.hidden, given.batch, given.dtype, Floors(FLOORS), given.layers, layer_norm=given.layer_norm)
+    for row in found:
         bound = "" if row["bound_us"] is None else f"{row['bound_us']:.2f}"
         print(
             f"{row['hidden']:4} {row['batch']:4} {row['direction']:9} {row['schedule']:10} {row['blocks']:>10} "

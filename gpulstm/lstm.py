@@ -185,7 +185,8 @@ class LSTM:
         """What would run each layer's time steps forward and back for an input such as x, and why. Runs nothing.
 
         Print it. On a GPU it names the schedule, `gpulstm.cuda.planner` says what there is; all layers have the same
-        one, and so have both directions, which run side by side where it says "2 directions".
+        one, and so have both directions, which run side by side where it says "2 directions", as layers do where it
+        says how many.
         """
         return plan(
             self.layout, x, self.params, self.batch_first, Draws(self.options, 0 if self.options.is_random else None)

@@ -3,10 +3,11 @@
 from typing import Any
 
 from . import arrays, engine_choice
-from .cuda import both_directions, planner
+from .cuda import both_directions, planner, stacked_layers
 from .engines import (
     cupy_engine,
     cupy_graph,
+    cupy_layers,
     cupy_one_launch,
     cupy_one_launch_options,
     native_engine,
@@ -27,11 +28,22 @@ def of(call: Any) -> planner.Plan:
         return planner.both("equations", reason)
     with arrays.on_device_of(call.x):
         found = cupy_graph.explained(_on_gpu(call))
-        if not call.layout.bidirectional:
-            return found
-        batch, device = call.x.shape[1], cupy_one_launch.current_device()
-        why_not, hidden = PROJECTION if call.layout.proj_size else "", call.layout.hidden_size
+        layout, (steps, batch, _), device = call.layout, call.x.shape, cupy_one_launch.current_device()
+        if not layout.bidirectional:
+            return found if layout.num_layers == 1 else _of_stack(call, found, steps, batch, device)
+        why_not, hidden = PROJECTION if layout.proj_size else "", layout.hidden_size
         return both_directions.explained(found, batch, hidden, device, why_not, options=not call.is_plain)
+
+
+def _of_stack(call: Any, of_one: planner.Plan, steps: int, batch: int, device: planner.Device) -> planner.Plan:
+    """The plan of layers on top of each other."""
+    in_training, in_inference = (
+        cupy_layers.why_not(call.layout, call.draws, is_plain=call.is_plain, training=training)
+        for training in (True, False)
+    )
+    why_not = {"forward": in_training, "backward": in_training, "inference": in_inference}
+    sizes = call.layout.num_layers, steps, batch, call.layout.hidden_size
+    return stacked_layers.explained(of_one, why_not, *sizes, device)
 
 
 def _on_gpu(call: Any) -> planner.Plan:

@@ -83,6 +83,17 @@ def test_layer_norm_hands_over_more_often():
     assert model.work(small, FORWARD, 8, 64, "float32")[2:] == (0, 0, 0)
 
 
+def test_layers_side_by_side():
+    """Two layers of H = 12, N = 1: three products a step; what one layer tells the other is read by two blocks."""
+    for direction, more, crossing in ((FORWARD, -4, 12), (BACKWARD, 4 - 1, 48)):
+        one = chosen("persistent", direction, 1, 12)
+        apart, together = (model.work(one._replace(layers=layers), direction, 1, 12, "float32") for layers in (1, 2))
+        assert together.flops == 3 * apart.flops == 3 * 2 * 4 * 12 * 12
+        assert together.memory_bytes == 2 * apart.memory_bytes + 12 * 4 * more
+        assert together.crossing_bytes == 2 * apart.crossing_bytes + 2 * 4 * crossing and one.blocks == 2
+        assert (together.launches, together.hand_overs) == (0, 1)
+
+
 def test_no_bound_is_above_a_measured_time():
     """benchmarks/results/notes.md, the best layouts: microseconds of a step forward and back."""
     measured = {(256, 32): (2.0, 2.8), (512, 128): (9.7, 16.2), (1024, 1): (3.4, 4.3), (1024, 32): (8.5, 18.7)}
@@ -95,8 +106,8 @@ def test_no_bound_is_above_a_measured_time():
 
 
 def test_the_command_prints_a_line_for_each_schedule():
-    command = [sys.executable, "benchmarks/model.py", "--hidden", "64", "--batch", "8"]
+    command = [sys.executable, "benchmarks/model.py", "--hidden", "64", "--batch", "8", "--layers", "2"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     for schedule in ("loop", "resident", "persistent", "cluster", "graph"):
-        assert ran.stdout.count(f" {schedule} ") == 2
+        assert ran.stdout.count(f" {schedule} ") == (4 if schedule == "persistent" else 2)

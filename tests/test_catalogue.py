@@ -37,6 +37,7 @@ def test_specialisations_are_all_different_and_complete():
             expected += dtypes * choices + (dtypes - in_tf32) * with_options * ("OPTIONS" in switches)
             expected += dtypes * len(catalogue.BIDIRECTIONAL.get(entry, ()))
             expected += (dtypes - in_tf32) * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ()))
+            expected += dtypes * len(catalogue.LAYERS.get(entry, ()))
         else:
             expected += dtypes * 2 ** len(switches)
             if "LAYERNORM" in switches:
@@ -74,7 +75,7 @@ def test_kernel_readme_has_one_row_per_kernel():
 def test_tiles_are_those_that_the_file_reads():
     for entry, (names, choices) in catalogue.TILES.items():
         text = (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
-        for header in re.findall(r'#include "((?:handed_rows|contributions)\.cuh)"', text):
+        for header in re.findall(r'#include "((?:handed_rows|contributions|stacked_\w+)\.cuh)"', text):
             text += (sources.kernel_folder() / header).read_text(encoding="utf-8")
         code = re.sub(r"//.*", "", text)
         given = {name for name in re.findall(r"\b[A-Z]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}

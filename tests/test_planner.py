@@ -290,7 +290,7 @@ class TestPlanOfALayer:
 
     def test_on_cupy(self):
         with cupy_on_cpu(multiprocessors=132, schedules=planner.AUTOMATIC) as cupy:
-            lstm = gl.LSTM(2, 100, num_layers=2, xp=cupy, rng=0)
+            lstm = gl.LSTM(2, 100, xp=cupy, rng=0)
             assert lstm.plan(cupy.asarray(self.X)) == planner.plan(3, 100, "float32", H200)
             assert not cupy.on_cpu.launches
             with planner.only("loop"):

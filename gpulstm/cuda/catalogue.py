@@ -51,8 +51,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cell_update_backward": ("cell_update.cu", ()),
     "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
@@ -157,6 +157,12 @@ BIDIRECTIONAL_OPTIONS = {
     kernel: tuple(tiles for tiles in choices if tiles not in _TOO_TIGHT.get(kernel, ()))
     for kernel, choices in BIDIRECTIONAL.items()
 }
+# With the switch LAYERS a launch runs layers on top of each other. There are kernels of those tiles that leave room for
+# the weights of a second product: forward in registers, back in up to 64 KB of shared memory.
+LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "lstm_persistent_forward": tuple(t for t in TILES["lstm_persistent_forward"][1] if t[0] * t[1] <= 8),
+    "lstm_persistent_backward": tuple(t for t in TILES["lstm_persistent_backward"][1] if t[0] * t[1] <= 4),
+}
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
@@ -246,19 +252,21 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32 and no layer norm in 16 bits, and fewer tiles where a launch runs both directions (`BIDIRECTIONAL` and
+    TF32 and no layer norm in 16 bits; several layers in one launch have neither options nor a second direction; and
+    there are fewer tiles where a launch runs more than one layer or direction (`LAYERS`, `BIDIRECTIONAL`,
     `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
-                options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
-                if options and dtype == "tf32":
+                names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
+                options, both, layers = (on.get(name, False) for name in names)
+                if options and dtype == "tf32" or layers and (options or both):
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
                 if both:
                     some = (BIDIRECTIONAL_OPTIONS if options else BIDIRECTIONAL)[entry]
-                for tiles in some:
+                for tiles in LAYERS[entry] if layers else some:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
         if entry in TILED:

@@ -24,17 +24,18 @@ says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong
 correctness.
 
 A plan is made for one direction. The two of a bidirectional layer run side by side in one launch where
-`gpulstm.cuda.both_directions` says so, else one after the other.
+`gpulstm.cuda.both_directions` says so, else one after the other; layers of one direction on top of each other where
+`gpulstm.cuda.stacked_layers` does.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import NamedTuple
 
 from . import cluster_half_layouts, cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts, wide_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
+from .choices import Choice, Device, Plan
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
 WARPS = 16  # of a block of a persistent kernel
@@ -50,50 +51,6 @@ SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 UNMEASURED = ("cluster", "graph")
 """Schedules that are taken only where `only` names them. What is predicted of them has not been compared with a GPU's
 times yet, so a layer that is known to be fast would be given up for a guess. Once it has been, delete the entry."""
-
-
-class Device(NamedTuple):
-    """What the planner has to know of a GPU."""
-
-    capability: int  # 90 for compute capability 9.0
-    multiprocessors: int
-    shared_bytes: int  # that one block can have
-    cooperative: bool  # whether all blocks of a launch can be made to run at the same time
-
-
-class Choice(NamedTuple):
-    """One pass's schedule, and why. The numbers are 0 for schedules that are not one launch for all steps."""
-
-    schedule: str
-    reason: str
-    kernel: str = ""
-    tiles: tuple[int, ...] = ()  # as `catalogue.TILES` names them
-    blocks: int = 0  # of a group
-    groups: int = 0  # parts of the batch that do not wait for each other
-    share: int = 0  # sequences of a group
-    microseconds: float = 0.0  # predicted, per time step
-    arithmetic: str = ""  # that the kernel is compiled for
-    directions: int = 1  # that a launch runs side by side, each of them in that many groups
-
-    def __str__(self) -> str:
-        if not self.blocks:
-            return f"{self.schedule}: {self.reason}"
-        blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
-        sequences = "1 sequence" if self.share == 1 else f"{self.share} sequences"
-        directions = "" if self.directions == 1 else f"{self.directions} directions x "
-        return f"{self.schedule}: {directions}{self.groups} x {blocks}, {sequences} each; {self.reason}"
-
-
-class Plan(NamedTuple):
-    """How a layer runs forward, and back; and forward in inference, which differs for a single step alone."""
-
-    forward: Choice
-    backward: Choice
-    inference: Choice | None = None  # None as forward
-
-    def __str__(self) -> str:
-        lines = f"forward  {self.forward}\nbackward {self.backward}"
-        return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
 
 
 DOES_NOT_HOLD = {"cluster": ("options", LAYER_NORM, LAYER_NORM_AND_OPTIONS), "resident": (LAYER_NORM_AND_OPTIONS,)}
@@ -242,6 +199,8 @@ def shared_bytes_of(choice: Choice) -> int:
         return wide_layouts.shared_bytes(choice.kernel, choice.tiles)
     if choice.kernel == layer_norm_layouts.ONCE:
         return 0  # it has all of it without asking
+    if choice.layers > 1 and choice.kernel.endswith(BACKWARD):
+        return shared_bytes_of_layers(choice.tiles)
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
 
 
@@ -251,10 +210,18 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
     return 2 * WARPS * SEQUENCES_PER_TILE * sequence_tiles * (16 * row_tiles + 4) * 4
 
 
+def shared_bytes_of_layers(tiles: tuple[int, ...]) -> int:
+    """The same of the backward kernel with LAYERS: the block's columns of the W_ih above, and every warp's sums."""
+    row_tiles, depth, sequence_tiles = tiles
+    units, columns = UNITS_PER_TILE * row_tiles, SEQUENCES_PER_TILE * sequence_tiles
+    return 4 * WARPS * (64 * depth * units + columns * units)
+
+
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
     units = wide_layouts.UNITS if choice.kernel in wide_layouts.TILES else UNITS_PER_TILE * choice.tiles[0]
-    return 2 * choice.directions * choice.groups * choice.blocks * choice.share * choice.blocks * units
+    groups = choice.directions * choice.layers * choice.groups
+    return 2 * groups * choice.blocks * choice.share * choice.blocks * units
 
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:

@@ -233,12 +233,13 @@ def _launch(
     *,
     second: tuple = (),
     second_sizes: tuple = (),
+    of_layers: tuple = (),
 ) -> None:
     """``arrays`` may have None in it; ``of_options`` is what the kernel takes beside with the switch OPTIONS,
-    ``second`` and ``second_sizes`` with BIDIRECTIONAL."""
-    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second)}
+    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS."""
+    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers)}
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
-    blocks = choice.directions * choice.groups * choice.blocks
+    blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
@@ -261,7 +262,7 @@ def _launch(
     alarm.check()
     grid, block = (blocks, 1, 1), (32 * planner.WARPS, 1, 1)
     numbers = (*second_sizes, *sizes, choice.blocks, choice.share)
-    _ask(function, grid, block, (*arrays, alarm.word, *second), of_options, numbers, shared)
+    _ask(function, grid, block, (*arrays, alarm.word, *second), of_options or of_layers, numbers, shared)
     alarm.look()
 
 
