@@ -66,7 +66,7 @@ def test_on_an_h200():
         (FORWARD, 9, 1, 68, {}, "is for up to 8 layers, not 9"),
         (FORWARD, 2, 1, 64, {}, "resident in float32 has no kernel for it"),
         (FORWARD, 2, 1, 256, {"dtype": "float16"}, "persistent in float16 has no kernel for it"),
-        (FORWARD, 2, 1, 2048, {}, "loop has no kernel for it"),
+        (FORWARD, 2, 1, 2112, {}, "loop has no kernel for it"),
         (FORWARD, 3, 1, 512, {}, "1/3 of 132 multiprocessors is too little"),
         (FORWARD, 2, 32, 256, {}, "1/2 of 132 multiprocessors is too little"),
         (FORWARD, 2, 1, 528, {"device": Device(90, 200, 232448, True)}, "there is no kernel of these tiles for it"),
