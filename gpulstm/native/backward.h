@@ -1,7 +1,7 @@
 // The backward pass: step by step from the last one, then the products over all steps.
 #pragma once
 
-#include "options.h"
+#include "norm_backward.h"
 
 INLINE void plain_gradients(const Backward* p, const StepBack* at, const int rows, vec sums[][4], const long count) {
     const long hidden = p->hidden, batch = p->batch, units = batch * hidden, unit = at->unit;
@@ -51,8 +51,30 @@ INLINE void recurrent_tile_back(const int rows, const real* panel, long hidden, 
     tile_of_four(rows, panel, hidden, da, 4 * hidden, sums);
 }
 
-static void backward_steps(const Backward* p, const real* panels, const Place* place) {
+// Layer norm: the products alone, for who goes on with the sequence as a whole.
+NOINLINE void store_asked(const Backward* p, real* to, int rows, vec sums[][4], long count) {
+    for (int n = 0; n < rows; ++n) {
+        store_part(to + n * p->hidden, (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]), count);
+    }
+}
+
+// The gradients of this thread's sequences. `asked` is what layer norm works with.
+static void norm_step_back(const Backward* p, const StepBack* at, const Place* place, real* asked) {
+    const long own = place->end - place->first;
+    const long begin = place->first + share(own, place->id, place->team->size);
+    const long count = place->first + share(own, place->id + 1, place->team->size) - begin;
+    real* rows = asked + p->batch * 4 * p->hidden + place->thread * 2L * ROWS * p->hidden;
+    const NormStepBack step = {*at, asked, rows, rows + ROWS * p->hidden};
+    for (long group = 0; count && group < groups_of(count); ++group) {
+        const long from = group_start(count, group), to = group_start(count, group + 1);
+        norm_gradients(p, &step, begin + from, (int)(to - from));
+    }
+}
+
+static void backward_steps(const Backward* p, const real* panels, const Place* place, real* asked) {
     const long hidden = p->hidden, own = place->end - place->first;
+    const Norm* norm = p->options ? p->options->norm : 0;
+    const real* factors = norm ? norm->r : p->gates;
     StepBack at = {.later = -1};
     for (long count = 0; count <= p->steps; ++count) {
         at.last = count == p->steps;
@@ -64,11 +86,19 @@ static void backward_steps(const Backward* p, const real* panels, const Place* p
                 at.sequence = place->first + group_start(own, group);
                 at.unit = b * LANES;
                 if (at.later >= 0) {
-                    const real* da = p->gates + (at.later * p->batch + at.sequence) * 4 * hidden;
+                    const real* da = factors + (at.later * p->batch + at.sequence) * 4 * hidden;
                     WITH_ROWS(some, recurrent_tile_back, panels + b * hidden * PANEL, hidden, da, sums)
                 }
-                gradients_of(p, &at, some, sums, lanes_of(hidden, b));
+                if (!norm) {
+                    gradients_of(p, &at, some, sums, lanes_of(hidden, b));
+                } else if (at.later >= 0) {
+                    store_asked(p, asked + at.sequence * hidden + at.unit, some, sums, lanes_of(hidden, b));
+                }
             }
+        }
+        if (norm) {
+            barrier(place->team);
+            norm_step_back(p, &at, place, asked);
         }
         at.later = at.step;
         barrier(place->team);
@@ -85,6 +115,9 @@ static void backward(const Backward* p) {
     real* weights = p->scratch;
     real* panels = weights + blocks * hidden * PANEL;
     real* all_rows = panels + larger(panels_size(p->inputs), panels_size(hidden));
+    // With layer norm the products with x and with h have gradients of their own, and the bias' is in `sums`.
+    const Norm* norm = p->options ? p->options->norm : 0;
+    const real *of_inputs = norm ? norm->p : p->gates, *of_hiddens = norm ? norm->r : p->gates;
     Team team = {1, 0, 0}, teams[MOST_THREADS] = {{1, 0, 0}};
 #pragma omp parallel num_threads(p->threads)
     {
@@ -104,9 +137,9 @@ static void backward(const Backward* p) {
         }
         const Place place = place_of(teams, id, team.size, p->batch, hidden);
         barrier(&team);
-        backward_steps(p, weights, &place);
+        backward_steps(p, weights, &place, all_rows + team.size * (long)ROWS_SIZE);
 
-        const Matrix da = {p->gates, 4 * hidden, 1}, input = {p->input, p->inputs, 1};
+        const Matrix da = {of_inputs, 4 * hidden, 1}, input = {p->input, p->inputs, 1};
         multiply(&team, id, rows, p->inputs, 4 * hidden, da, input, p->dx, p->inputs, p->add_to_dx, 0, panels,
                  own_rows);
         const long windows = (p->steps + p->window - 1) / p->window;
@@ -114,13 +147,14 @@ static void backward(const Backward* p) {
             const long first = (p->reverse ? count : windows - 1 - count) * p->window;
             const long last = p->steps - first < p->window ? p->steps : first + p->window;
             const long here = (last - first) * p->batch, row = first * p->batch;
-            const Matrix turned = {p->gates + row * 4 * hidden, 1, 4 * hidden};
+            const Matrix of_x = {of_inputs + row * 4 * hidden, 1, 4 * hidden};
+            const Matrix of_h = {of_hiddens + row * 4 * hidden, 1, 4 * hidden};
             const Matrix x = {p->x + row * p->inputs, p->inputs, 1};
             const Matrix h = {p->hiddens + (row + p->reverse * p->batch) * hidden, hidden, 1};
             const int add = count > 0 || p->add_to_weights;
-            multiply(&team, id, 4 * hidden, p->inputs, here, turned, x, p->d_input, p->inputs, add, p->d_bias, panels,
+            multiply(&team, id, 4 * hidden, p->inputs, here, of_x, x, p->d_input, p->inputs, add, p->d_bias, panels,
                      own_rows);
-            multiply(&team, id, 4 * hidden, hidden, here, turned, h, p->d_recurrent, hidden, add, 0, panels, own_rows);
+            multiply(&team, id, 4 * hidden, hidden, here, of_h, h, p->d_recurrent, hidden, add, 0, panels, own_rows);
         }
     }
 }

@@ -1,20 +1,23 @@
 // The forward pass: stretches of steps, first the products with their inputs, then step by step.
 #pragma once
 
-#include "options.h"
+#include "norm.h"
 
 // Where a call keeps what it works with, in its scratch memory.
 typedef struct {
     real *recurrent, *input, *bias;  // a panel for each block: (hidden, PANEL), (inputs, PANEL), (PANEL,)
     real* states;                    // without `keep` two times (batch, hidden): h before and after a step
+    real *products, *c_star;         // with layer norm (batch, 4*hidden), and (ROWS, hidden) for each thread
 } Room;
 
 static Room room_of(const Forward* p) {
     const long blocks = blocks_of(p->hidden);
-    Room room = {p->scratch, 0, 0, 0};
+    Room room = {.recurrent = p->scratch};
     room.input = room.recurrent + blocks * p->hidden * PANEL;
     room.bias = room.input + blocks * p->inputs * PANEL;
     room.states = room.bias + blocks * PANEL;
+    room.products = room.states + 2 * p->batch * p->hidden;
+    room.c_star = room.products + p->batch * 4 * p->hidden;
     return room;
 }
 
@@ -52,6 +55,14 @@ INLINE void input_tile(const int rows, const real* panel, const real* bias, long
 // Where the gates of a step are: without `keep` the buffer has room for one stretch of steps.
 static real* gates_of(const Forward* p, long step, long first) {
     return p->gates + (p->keep ? step : step - first) * p->batch * 4 * p->hidden;
+}
+
+static const Norm* norm_of(const Options* options) { return options ? options->norm : 0; }
+
+// Where the products with the inputs of a step go: layer norm keeps them beside the activated gates.
+static real* products_of(const Forward* p, long step, long first) {
+    const Norm* norm = norm_of(p->options);
+    return norm && p->keep ? norm->p + step * p->batch * 4 * p->hidden : gates_of(p, step, first);
 }
 
 // The plain LSTM's cell, from the recurrent part of the pre-activations. `count` is a constant where it is LANES.
@@ -101,6 +112,27 @@ NOINLINE void cells_of(const Forward* p, const Step* at, int rows, vec sums[][4]
     }
 }
 
+// Layer norm: products alone, for who goes on with the sequence as a whole.
+NOINLINE void store_products(const Forward* p, real* to, int rows, vec sums[][4], long count) {
+    for (int n = 0; n < rows; ++n) {
+        for (int gate = 0; gate < 4; ++gate) store_part(to + (4 * n + gate) * p->hidden, sums[n][gate], count);
+    }
+}
+
+// The cells of this thread's sequences.
+static void norm_step(const Forward* p, const Room* room, const Place* place, const Step* at, long first, real* r) {
+    const Norm* norm = p->options->norm;
+    const long own = place->end - place->first, rows = p->batch * at->step;
+    const long begin = place->first + share(own, place->id, place->team->size);
+    const long count = place->first + share(own, place->id + 1, place->team->size) - begin;
+    const NormStep step = {*at, products_of(p, at->step, first), r, norm->moments ? norm->moments + rows * MOMENTS : 0,
+                           room->c_star + place->thread * (long)ROWS * p->hidden};
+    for (long group = 0; count && group < groups_of(count); ++group) {
+        const long from = group_start(count, group), to = group_start(count, group + 1);
+        norm_cells(p, &step, begin + from, (int)(to - from));
+    }
+}
+
 INLINE void recurrent_tile(const int rows, const real* panel, long hidden, const real* h, vec sums[][4]) {
     tile(rows, panel, hidden, h, hidden, 1, sums);
 }
@@ -108,6 +140,7 @@ INLINE void recurrent_tile(const int rows, const real* panel, long hidden, const
 static void forward_steps(const Forward* p, const Room* room, const Place* place) {
     const long hidden = p->hidden, inputs = p->inputs, batch = p->batch, units = batch * hidden;
     const long own = place->end - place->first;  // sequences
+    const Norm* norm = norm_of(p->options);
     const long stretch = stretch_of(p->steps, batch, hidden), stretches = (p->steps + stretch - 1) / stretch;
     long parity = 0;
     for (long count = 0; count < stretches; ++count) {
@@ -121,7 +154,7 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
                     const long row = run * batch + place->first + group_start(rows, group);
                     const long some = group_start(rows, group + 1) - group_start(rows, group);
                     const real* x = p->x + (first * batch + row) * inputs;
-                    real* gates = gates_of(p, first, first) + row * 4 * hidden + b * LANES;
+                    real* gates = products_of(p, first, first) + row * 4 * hidden + b * LANES;
                     WITH_ROWS(some, input_tile, room->input + b * inputs * PANEL, room->bias + b * PANEL, inputs, x,
                               gates, hidden, lanes_of(hidden, b))
                 }
@@ -135,6 +168,7 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
             at.h_after = p->keep ? p->hiddens + after * units : room->states + (1 - parity) * units;
             at.c_before = p->keep ? p->cells + before * units : p->cells;
             at.c_after = p->keep ? p->cells + after * units : p->cells;
+            real* r = norm && p->keep ? norm->r + step * 4 * units : room->products;
             for (long b = place->first_block; b < place->end_block; ++b) {
                 for (long group = 0; group < groups_of(own); ++group) {
                     const long some = group_start(own, group + 1) - group_start(own, group);
@@ -143,8 +177,16 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
                     at.unit = b * LANES;
                     WITH_ROWS(some, recurrent_tile, room->recurrent + b * hidden * PANEL, hidden,
                               at.h_before + at.sequence * hidden, sums)
-                    cells_of(p, &at, some, sums, lanes_of(hidden, b));
+                    if (norm) {
+                        store_products(p, r + at.sequence * 4 * hidden + at.unit, some, sums, lanes_of(hidden, b));
+                    } else {
+                        cells_of(p, &at, some, sums, lanes_of(hidden, b));
+                    }
                 }
+            }
+            if (norm) {
+                barrier(place->team);
+                norm_step(p, room, place, &at, first, r);
             }
             barrier(place->team);
         }
@@ -166,7 +208,7 @@ static void forward(const Forward* p) {
             lay_out_gates(room.input + b * p->inputs * PANEL, p->input, hidden, p->inputs, b);
             for (int gate = 0; gate < 4; ++gate) {
                 vec bias = {0};
-                if (p->bias) bias = load_part(p->bias + gate * hidden + b * LANES, lanes_of(hidden, b));
+                if (p->bias && !norm_of(p->options)) bias = load_part(p->bias + gate * hidden + b * LANES, lanes_of(hidden, b));
                 store(room.bias + b * PANEL + gate * LANES, bias);
             }
         }

@@ -13,11 +13,13 @@ typedef double real;
 typedef long long integer;  // as wide as a number
 #define REAL_BYTES 8
 #define NAME(of) of##_float64
+#define SQUARE_ROOT sqrt
 #else
 typedef float real;
 typedef int integer;
 #define REAL_BYTES 4
 #define NAME(of) of##_float32
+#define SQUARE_ROOT sqrtf
 #endif
 
 #if defined(__AVX512F__)
@@ -56,6 +58,18 @@ INLINE void store_part(real* to, vec v, long count) {
     } else {
         memcpy(to, &v, count * sizeof(real));
     }
+}
+
+// The sum of all lanes, halves first: additions that wait for each other are few.
+INLINE real total_of(vec v) {
+    real x[LANES];
+    memcpy(x, &v, sizeof x);
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2) {
+#pragma GCC unroll 8
+        for (int k = 0; k < half; ++k) x[k] += x[k + half];
+    }
+    return x[0];
 }
 
 // mask ? a : b, lane by lane; a mask is the outcome of a comparison.

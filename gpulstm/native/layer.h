@@ -23,9 +23,22 @@
 #define MANY_ROWS 48                 // and of weights that fill more than half of the cache
 #define MOST_THREADS 64
 
+#define MOMENTS 4  // numbers that layer norm keeps of a sequence's step: 1 / standard deviation of p, r and c*, mean of c*
+#define NORM_SUMS 14  // of each unit, that layer norm's gradient consists of: see `norm_backward.h`
+
+// Layer norm: `norm.h` has the equations.
+typedef struct {
+    const real *gain_input, *gain_recurrent;  // (4*hidden,)
+    const real *gain_cell, *bias_cell;        // (hidden,)
+    real *p, *r;    // (steps, batch, 4*hidden): products with x and h, normalised; backward their gradients; or null
+    real* moments;  // (steps, batch, MOMENTS), or null where nothing is kept
+    real* sums;     // backward, (batch, NORM_SUMS, hidden), added to
+} Norm;
+
 // What a layer does beyond the plain one; `options.h` has the equations. Weight drop is no matter of it: a call is given
 // the weights with the mask on them.
 typedef struct {
+    const Norm* norm;           // or null: no layer norm
     const real* peephole;       // (3*hidden,) of i, f, o; or null
     const real* hidden_factor;  // (batch, hidden): what the product reads is h times this; or null
     real* state;                // forward, (batch, hidden): h itself, becomes the final one; null where the factor is
@@ -34,7 +47,9 @@ typedef struct {
     uint64_t seed;              // of the masks that each step draws
     uint32_t stream, first_time;
     uint32_t zone_h, zone_c, candidate;     // words below this keep h, keep c, drop the candidate; 0 without
-    int coupled;
+    int coupled, others;                    // `others`: not sigmoid, tanh, tanh, but
+    int kinds[3];                           // these activations of `activations.h`, of gates, candidate and cell,
+    double alphas[3], betas[3];             // and their parameters
     double zone_h_share, zone_c_share;      // what is kept of the state before, instead of a mask; 0 without
     double candidate_scale;                 // of a candidate that is not dropped
     double clip;                            // bound of what goes into every activation; 0 is none
@@ -82,7 +97,7 @@ static long lanes_of(long hidden, long block) {
 // a core's own cache, and a part must be worth it.
 typedef struct {
     Team* team;           // the threads of this part
-    int id;               // this thread within it
+    int id, thread;       // this thread within it, and of all
     long first, end;      // sequences of the part
     long first_block, end_block;  // of this thread
 } Place;
@@ -102,7 +117,7 @@ static Place place_of(Team* teams, int id, int threads, long batch, long hidden)
     const int parts = parts_of(batch, hidden, threads), size = threads / parts, part = id / size;
     const long blocks = blocks_of(hidden);
     teams[part].size = size;  // by each of them the same
-    Place place = {teams + part, id % size, share(batch, part, parts), share(batch, part + 1, parts), 0, 0};
+    Place place = {teams + part, id % size, id, share(batch, part, parts), share(batch, part + 1, parts), 0, 0};
     place.first_block = share(blocks, place.id, size);
     place.end_block = share(blocks, place.id + 1, size);
     return place;
