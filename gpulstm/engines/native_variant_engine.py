@@ -19,9 +19,8 @@ from .numpy_ragged import Ragged
 from .numpy_variant_engine import NumpyVariantEngine
 
 
-NORM_SUMS = (4, 4, 4, 1, 1)
-"""Rows of hidden numbers that layer norm's gradient consists of: bias, gain_input, gain_recurrent, gain_cell, bias_cell;
-`norm_backward.h`."""
+NORM_SUMS = 14
+"""Rows of hidden numbers that layer norm's gradient consists of: `norm_backward.h`."""
 MOMENTS = 4
 KINDS = tuple(activations.DEFAULTS)
 """In the order of activations.h."""
@@ -62,7 +61,7 @@ class Gradient(NamedTuple):
 
     sums: Weights  # of `numpy_engine.Sum`
     peephole: np.ndarray | None  # (batch, 3*hidden), sequence by sequence
-    norm: np.ndarray | None  # (batch, rows of NORM_SUMS, hidden), likewise
+    norm: np.ndarray | None  # (batch, NORM_SUMS * hidden), likewise
 
 
 class NativeVariantEngine:
@@ -117,12 +116,11 @@ class NativeVariantEngine:
         steps, batch, _ = x.shape
         if not pays(steps, batch):  # a longer sequence has its first stretch of steps large enough, too
             return self.small.start_gradient(x, weights, lane)
-        sums = numpy_engine.start_gradient(x, weights, lane)
         peephole = None if weights.peephole is None else np.zeros((batch, 3 * lane.width), x.dtype)
-        if weights.gain_input is None:
-            return Gradient(sums, peephole, None)
-        # The bias is added to what is normalised already: its gradient is no sum of either product's.
-        return Gradient(sums._replace(bias=None), peephole, np.zeros((batch, sum(NORM_SUMS), lane.width), x.dtype))
+        norm = None if weights.gain_input is None else np.zeros((batch, NORM_SUMS * lane.width), x.dtype)
+        # With layer norm the bias is added to what is normalised already: its gradient is no sum of a product's.
+        summed = Weights(weights.input, weights.recurrent, weights.bias if norm is None else None)
+        return Gradient(numpy_engine.start_gradient(x, summed, lane), peephole, norm)
 
     def backward(
         self, saved, x, weights: Weights, dy, dh, dc, dx, add_to_dx: bool, lane: Lane, lengths, gradient
@@ -148,10 +146,14 @@ class NativeVariantEngine:
             found = found._replace(peephole=gradient.peephole.sum(axis=0))
         if gradient.norm is None:
             return found
-        rows = np.split(gradient.norm.sum(axis=0), np.cumsum(NORM_SUMS)[:-1])
-        bias, gain_input, gain_recurrent, gain_cell, bias_cell = (row.reshape(-1) for row in rows)
-        more = {"gain_recurrent": gain_recurrent, "gain_cell": gain_cell, "bias_cell": bias_cell}
-        return found._replace(bias=bias, gain_input=gain_input, **more)
+        total, hidden = gradient.norm.sum(axis=0), lane.width
+        return found._replace(
+            bias=total[: 4 * hidden],
+            gain_input=total[4 * hidden : 8 * hidden],
+            gain_recurrent=total[8 * hidden : 12 * hidden],
+            gain_cell=total[12 * hidden : 13 * hidden],
+            bias_cell=total[13 * hidden :],
+        )
 
     def _options(self, weights: Weights, factor, record, normalised: Normalised | None, lane: Lane) -> library.Options:
         """What the compiled functions want to know, `state`, `d_peephole` and layer norm's `sums` apart."""
@@ -164,8 +166,7 @@ class NativeVariantEngine:
             kept = normalised or (None,) * 3
             gains = weights.gain_input, weights.gain_recurrent, weights.gain_cell, weights.bias_cell
             norm = ctypes.pointer(library.Norm(*map(address, (*gains, *kept)), None))
-        functions = options.activations
-        return library.Options(
+        found = library.Options(
             norm,
             address(weights.peephole),
             address(factor),
@@ -178,14 +179,15 @@ class NativeVariantEngine:
             *thresholds,
             philox.threshold(candidate),
             options.coupled,
-            functions != PLAIN.activations,
-            tuple(KINDS.index(function.name) for function in functions),
-            tuple(function.alpha for function in functions),
-            tuple(function.beta for function in functions),
-            *shares,
-            1 / (1 - candidate),
-            options.cell_clip or 0.0,
         )
+        found.zone_h_share, found.zone_c_share = shares
+        found.candidate_scale, found.clip = 1 / (1 - candidate), options.cell_clip or 0.0
+        if options.activations != PLAIN.activations:
+            found.others = True
+            found.kinds[:] = [KINDS.index(function.name) for function in options.activations]
+            found.alphas[:] = [function.alpha for function in options.activations]
+            found.betas[:] = [function.beta for function in options.activations]
+        return found
 
     def _records(self) -> bool:
         options = self.draws.options

@@ -60,16 +60,29 @@ INLINE void store_part(real* to, vec v, long count) {
     }
 }
 
-// The sum of all lanes, halves first: additions that wait for each other are few.
+// The sum of all lanes: halves are added to each other, until four numbers are left.
+#define HALF(bytes)                                                                   \
+    typedef real half##bytes __attribute__((vector_size(bytes)));                     \
+    INLINE half##bytes halves##bytes(const void* v) {                                 \
+        half##bytes low, high;                                                        \
+        memcpy(&low, v, bytes);                                                       \
+        memcpy(&high, (const char*)v + bytes, bytes);                                 \
+        return low + high;                                                            \
+    }
+HALF(16)
+HALF(32)
 INLINE real total_of(vec v) {
     real x[LANES];
     memcpy(x, &v, sizeof x);
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half; half /= 2) {
-#pragma GCC unroll 8
-        for (int k = 0; k < half; ++k) x[k] += x[k + half];
+    if (VECTOR_BYTES == 64) {
+        const half32 h = halves32(x);
+        memcpy(x, &h, sizeof h);
     }
-    return x[0];
+    if (VECTOR_BYTES >= 32) {
+        const half16 h = halves16(x);
+        memcpy(x, &h, sizeof h);
+    }
+    return REAL_BYTES == 8 ? x[0] + x[1] : (x[0] + x[1]) + (x[2 % LANES] + x[3 % LANES]);
 }
 
 // mask ? a : b, lane by lane; a mask is the outcome of a comparison.

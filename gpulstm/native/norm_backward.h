@@ -57,7 +57,10 @@ INLINE void norm_squashed(const Backward* p, const NormStepBack* at, long s, con
     if (p->dy) dh += load_part(p->dy + row * p->dy_width + unit, count);
     const Left cell = left_by(p, &at->step, s, unit, count);
     const ivec keeps_h = where(cell.bits, KEEPS_H);
-    const vec normal = (cell.c_star - moments[3]) * moments[2];
+    // c* as it was to the last bit, where zoneout did not replace it: what all units have in common is to cancel.
+    const long after = (at->step.step + !p->reverse) * p->batch + s;
+    const vec next = load_part(p->cells + after * hidden + unit, count);
+    const vec normal = (choose(where(cell.bits, KEEPS_C), cell.c_star, next) - moments[3]) * moments[2];
     vec da_o, dn;
     squashed_back(o, &cell, gain * normal + load_part(norm->bias_cell + unit, count), choose(keeps_h, zero, dh), &da_o,
                   &dn);
