@@ -51,10 +51,14 @@ INLINE void recurrent_tile_back(const int rows, const real* panel, long hidden, 
     tile_of_four(rows, panel, hidden, da, 4 * hidden, sums);
 }
 
-// Layer norm: the products alone, for who goes on with the sequence as a whole.
-NOINLINE void store_asked(const Backward* p, real* to, int rows, vec sums[][4], long count) {
+// Layer norm: the products alone, for who goes on with the sequence as a whole. They are rounded here, whoever adds them
+// to what: a stretch of steps is to have the same bits as the whole.
+NOINLINE void store_asked(const Backward* p, real* asked, const StepBack* at, int rows, vec sums[][4], long count) {
     for (int n = 0; n < rows; ++n) {
-        store_part(to + n * p->hidden, (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]), count);
+        const long place = (at->sequence + n) * p->hidden + at->unit;
+        vec sum = (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]);
+        if (p->options->hidden_factor) sum *= load_part(p->options->hidden_factor + place, count);
+        store_part(asked + place, sum, count);
     }
 }
 
@@ -92,7 +96,7 @@ static void backward_steps(const Backward* p, const real* panels, const Place* p
                 if (!norm) {
                     gradients_of(p, &at, some, sums, lanes_of(hidden, b));
                 } else if (at.later >= 0) {
-                    store_asked(p, asked + at.sequence * hidden + at.unit, some, sums, lanes_of(hidden, b));
+                    store_asked(p, asked, &at, some, sums, lanes_of(hidden, b));
                 }
             }
         }

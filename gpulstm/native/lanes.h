@@ -60,28 +60,24 @@ INLINE void store_part(real* to, vec v, long count) {
     }
 }
 
-// The sum of all lanes: halves are added to each other, until four numbers are left.
-#define HALF(bytes)                                                                   \
-    typedef real half##bytes __attribute__((vector_size(bytes)));                     \
-    INLINE half##bytes halves##bytes(const void* v) {                                 \
-        half##bytes low, high;                                                        \
-        memcpy(&low, v, bytes);                                                       \
-        memcpy(&high, (const char*)v + bytes, bytes);                                 \
-        return low + high;                                                            \
-    }
-HALF(16)
-HALF(32)
+// The sum of all lanes: halves are added to each other, until 16 bytes are left.
 INLINE real total_of(vec v) {
     real x[LANES];
     memcpy(x, &v, sizeof x);
-    if (VECTOR_BYTES == 64) {
-        const half32 h = halves32(x);
-        memcpy(x, &h, sizeof h);
-    }
-    if (VECTOR_BYTES >= 32) {
-        const half16 h = halves16(x);
-        memcpy(x, &h, sizeof h);
-    }
+#if VECTOR_BYTES == 64
+    real low __attribute__((vector_size(32))), high __attribute__((vector_size(32)));
+    memcpy(&low, x, sizeof low);
+    memcpy(&high, x + LANES / 2, sizeof high);
+    low += high;
+    memcpy(x, &low, sizeof low);
+#endif
+#if VECTOR_BYTES >= 32
+    real a __attribute__((vector_size(16))), b __attribute__((vector_size(16)));
+    memcpy(&a, x, sizeof a);
+    memcpy(&b, x + 16 / REAL_BYTES, sizeof b);
+    a += b;
+    memcpy(x, &a, sizeof a);
+#endif
     return REAL_BYTES == 8 ? x[0] + x[1] : (x[0] + x[1]) + (x[2 % LANES] + x[3 % LANES]);
 }
 

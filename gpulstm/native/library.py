@@ -53,9 +53,7 @@ _UINT32, _UINT64 = ctypes.c_uint32, ctypes.c_uint64
 class Norm(ctypes.Structure):
     """`Norm` of layer.h."""
 
-    _fields_ = [
-        (name, _POINTER) for name in "gain_input gain_recurrent gain_cell bias_cell p r moments sums".split()
-    ]
+    _fields_ = [(name, _POINTER) for name in "gain_input gain_recurrent gain_cell bias_cell p r moments sums".split()]
 
 
 class Options(ctypes.Structure):

@@ -72,6 +72,12 @@ INLINE Moments moments_of(const real* v, long count) {
         if (unit < (hidden)) what(__VA_ARGS__, unit, (hidden) - unit);                           \
     }
 
+// The same for what takes little time, or all of it elsewhere: it is compiled once.
+#define FOR_ANY_UNITS(hidden, what, ...)                                                         \
+    for (long unit = 0; unit < (hidden); unit += LANES) {                                        \
+        what(__VA_ARGS__, unit, (hidden) - unit < LANES ? (hidden) - unit : LANES);              \
+    }
+
 // What a step draws goes into the record first, for the sequences one after the other: the processor works on several
 // draws at the same time.
 INLINE void draw_bits(const Forward* p, const Step* at, const long* sequences, int rows, long unit, long count) {
@@ -152,11 +158,11 @@ static void norm_cells(const Forward* p, const NormStep* at, long first, int row
         if (runs(p, &at->step, first + n)) {
             sequences[running++] = first + n;
         } else {
-            FOR_UNITS(hidden, hand_on, p, &at->step, first + n)
+            FOR_ANY_UNITS(hidden, hand_on, p, &at->step, first + n)
         }
     }
     Moments of_p[ROWS], of_r[ROWS], of_c[ROWS];
-    if (draws_of(p->options)) FOR_UNITS(hidden, draw_bits, p, &at->step, sequences, running)
+    if (draws_of(p->options)) FOR_ANY_UNITS(hidden, draw_bits, p, &at->step, sequences, running)
     for (int n = 0; n < running; ++n) {
         of_p[n] = moments_of(at->p + sequences[n] * 4 * hidden, 4 * hidden);
         of_r[n] = moments_of(at->r + sequences[n] * 4 * hidden, 4 * hidden);

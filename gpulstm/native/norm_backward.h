@@ -11,7 +11,7 @@
 
 typedef struct {
     StepBack step;
-    const real* asked;  // (batch, hidden): W_hh^T dr of the step that was computed last
+    const real* asked;  // (batch, hidden): W_hh^T dr of the step that was computed last, times hidden_factor
     real *normal, *dn;  // (ROWS, hidden), the thread's own: norm(c*), and the gradient of it
 } NormStepBack;
 
@@ -21,13 +21,9 @@ typedef struct {
 } Sums;
 
 INLINE vec asked_of(const Backward* p, const NormStepBack* at, long s, long unit, long count) {
-    const Options* o = p->options;
     const long place = s * p->hidden + unit;
-    vec dh = load_part(p->dh + place, count);
-    if (!ran(p, &at->step, s)) return dh;
-    vec asked = load_part(at->asked + place, count);
-    if (o->hidden_factor) asked *= load_part(o->hidden_factor + place, count);
-    return dh + asked;
+    const vec dh = load_part(p->dh + place, count);
+    return ran(p, &at->step, s) ? dh + load_part(at->asked + place, count) : dh;
 }
 
 INLINE void add_to_sums(const Norm* norm, long hidden, long s, int row, long unit, vec v, long count) {
@@ -139,7 +135,7 @@ static void norm_gradients(const Backward* p, const NormStepBack* at, long first
     for (int n = 0; n < rows; ++n) {
         const long s = first + n;
         if (at->step.last || (p->lengths && at->step.step >= p->lengths[s])) {
-            FOR_UNITS(hidden, norm_pass_on, p, at, s)
+            FOR_ANY_UNITS(hidden, norm_pass_on, p, at, s)
         } else {
             moments[running] = norm->moments + (at->step.step * p->batch + s) * MOMENTS;
             sequences[running++] = s;
