@@ -78,7 +78,7 @@ def call_backward(
     functions = native.of[x.dtype]
     steps, batch, inputs = x.shape
     threads = _threads(native, batch, inputs, lane.width)
-    numbers = functions.backward_scratch(inputs, lane.width, threads)
+    numbers = functions.backward_scratch(batch, inputs, lane.width, threads)
     if options is not None and options.norm:
         numbers += functions.norm_scratch(batch, lane.width, threads)
     scratch = native_memory.scratch(numbers, x.dtype)

@@ -6,7 +6,7 @@
 INLINE void plain_gradients(const Backward* p, const StepBack* at, const int rows, vec sums[][4], const long count) {
     const long hidden = p->hidden, batch = p->batch, units = batch * hidden, unit = at->unit;
     for (int n = 0; n < rows; ++n) {
-        const long s = at->sequence + n, place = s * hidden + unit;
+        const long s = at->sequences[n], place = s * hidden + unit;
         vec dh = load_part(p->dh + place, count);
         if (ran(p, at, s)) dh = (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]);
         if (at->last) {
@@ -47,15 +47,16 @@ NOINLINE void gradients_of(const Backward* p, const StepBack* at, int rows, vec 
 }
 
 // dh = W_hh^T da of the step that was computed last.
-INLINE void recurrent_tile_back(const int rows, const real* panel, long hidden, const real* da, vec sums[][4]) {
-    tile_of_four(rows, panel, hidden, da, 4 * hidden, sums);
+INLINE void recurrent_tile_back(const int rows, const real* panel, long hidden, const real* da, const int* sequences,
+                                vec sums[][4]) {
+    tile_of_four(rows, panel, hidden, da, sequences, 4 * hidden, sums);
 }
 
-// Layer norm: the products alone, for who goes on with the sequence as a whole. They are rounded here, whoever adds them
-// to what: a stretch of steps is to have the same bits as the whole.
+// Layer norm: the products alone, for who goes on with the sequence as a whole. They are rounded here, whoever adds
+// them to what: a stretch of steps is to have the same bits as the whole.
 NOINLINE void store_asked(const Backward* p, real* asked, const StepBack* at, int rows, vec sums[][4], long count) {
     for (int n = 0; n < rows; ++n) {
-        const long place = (at->sequence + n) * p->hidden + at->unit;
+        const long place = at->sequences[n] * p->hidden + at->unit;
         vec sum = (sums[n][0] + sums[n][1]) + (sums[n][2] + sums[n][3]);
         if (p->options->hidden_factor) sum *= load_part(p->options->hidden_factor + place, count);
         store_part(asked + place, sum, count);
@@ -64,15 +65,11 @@ NOINLINE void store_asked(const Backward* p, real* asked, const StepBack* at, in
 
 // The gradients of this thread's sequences. `asked` is what layer norm works with.
 static void norm_step_back(const Backward* p, const StepBack* at, const Place* place, real* asked) {
-    const long own = place->end - place->first;
-    const long begin = place->first + share(own, place->id, place->team->size);
-    const long count = place->first + share(own, place->id + 1, place->team->size) - begin;
     real* rows = asked + p->batch * 4 * p->hidden + place->thread * 2L * ROWS * p->hidden;
     const NormStepBack step = {*at, asked, rows, rows + ROWS * p->hidden};
-    for (long group = 0; count && group < groups_of(count); ++group) {
-        const long from = group_start(count, group), to = group_start(count, group + 1);
-        norm_gradients(p, &step, begin + from, (int)(to - from));
-    }
+    const long running = running_at(place, p->lengths, at->step), over = place->end - place->first - running;
+    FOR_OWN_SEQUENCES(place, place->order, running, norm_gradients, p, &step)
+    FOR_OWN_SEQUENCES(place, place->order + running, over, norm_gradients, p, &step)
 }
 
 static void backward_steps(const Backward* p, const real* panels, const Place* place, real* asked) {
@@ -83,21 +80,25 @@ static void backward_steps(const Backward* p, const real* panels, const Place* p
     for (long count = 0; count <= p->steps; ++count) {
         at.last = count == p->steps;
         at.step = p->reverse ? count : p->steps - 1 - count;
+        // Those that the later step was computed for: the others ask nothing, and need no product.
+        const long asking = at.later < 0 ? 0 : running_at(place, p->lengths, at.later);
         for (long b = place->first_block; b < place->end_block; ++b) {
-            for (long group = 0; group < groups_of(own); ++group) {
-                const long some = group_start(own, group + 1) - group_start(own, group);
-                vec sums[ROWS][4];
-                at.sequence = place->first + group_start(own, group);
-                at.unit = b * LANES;
-                if (at.later >= 0) {
-                    const real* da = factors + (at.later * p->batch + at.sequence) * 4 * hidden;
-                    WITH_ROWS(some, recurrent_tile_back, panels + b * hidden * PANEL, hidden, da, sums)
-                }
-                if (!norm) {
-                    gradients_of(p, &at, some, sums, lanes_of(hidden, b));
-                } else if (at.later >= 0) {
+            vec sums[ROWS][4] = {{{0}}};
+            at.unit = b * LANES;
+            for (long group = 0; group < groups_of(asking); ++group) {
+                const long some = group_start(asking, group + 1) - group_start(asking, group);
+                const real* da = factors + at.later * p->batch * 4 * hidden;
+                at.sequences = place->order + group_start(asking, group);
+                WITH_ROWS(some, recurrent_tile_back, panels + b * hidden * PANEL, hidden, da, at.sequences, sums)
+                if (norm) {
                     store_asked(p, asked, &at, some, sums, lanes_of(hidden, b));
+                } else {
+                    gradients_of(p, &at, some, sums, lanes_of(hidden, b));
                 }
+            }
+            for (long k = asking; k < own && !norm; k += ROWS) {
+                at.sequences = place->order + k;
+                gradients_of(p, &at, own - k < ROWS ? own - k : ROWS, sums, lanes_of(hidden, b));
             }
         }
         if (norm) {
@@ -109,9 +110,9 @@ static void backward_steps(const Backward* p, const real* panels, const Place* p
     }
 }
 
-static long backward_room(long inputs, long hidden, int threads) {
+static long backward_room(long batch, long inputs, long hidden, int threads) {
     const long panels = larger(panels_size(inputs), panels_size(hidden));
-    return blocks_of(hidden) * hidden * PANEL + panels + threads * (long)ROWS_SIZE;
+    return blocks_of(hidden) * hidden * PANEL + panels + threads * (long)ROWS_SIZE + ORDER_ROOM(batch);
 }
 
 static void backward(const Backward* p) {
@@ -139,9 +140,11 @@ static void backward(const Backward* p) {
                 }
             }
         }
-        const Place place = place_of(teams, id, team.size, p->batch, hidden);
+        real* rest = all_rows + team.size * (long)ROWS_SIZE;
+        Place place = place_of(teams, id, team.size, p->batch, hidden);
+        set_order(&place, (int*)rest, p->lengths);
         barrier(&team);
-        backward_steps(p, weights, &place, all_rows + team.size * (long)ROWS_SIZE);
+        backward_steps(p, weights, &place, rest + ORDER_ROOM(p->batch));
 
         const Matrix da = {of_inputs, 4 * hidden, 1}, input = {p->input, p->inputs, 1};
         multiply(&team, id, rows, p->inputs, 4 * hidden, da, input, p->dx, p->inputs, p->add_to_dx, 0, panels,

@@ -99,6 +99,7 @@ typedef struct {
     Team* team;           // the threads of this part
     int id, thread;       // this thread within it, and of all
     long first, end;      // sequences of the part
+    int* order;           // (end - first,), the same sequences, those with more steps first
     long first_block, end_block;  // of this thread
 } Place;
 
@@ -113,11 +114,46 @@ static int parts_of(long batch, long hidden, int threads) {
     return parts;
 }
 
+// Numbers of memory for all orders, whole cache lines.
+#define ORDER_ROOM(batch) (((batch) + 15) / 16 * 16)
+
+// Called by all threads of the part; a barrier must follow. `orders` (batch,) is shared by all parts.
+static void set_order(Place* place, int* orders, const int* lengths) {
+    int* order = place->order = orders + place->first;
+    const long count = place->end - place->first;
+    if (place->id) return;
+    for (long k = 0; k < count; ++k) order[k] = (int)(place->first + k);
+    if (!lengths) return;
+    for (long gap = count / 2; gap; gap /= 2) {  // Shell's sort
+        for (long k = gap; k < count; ++k) {
+            const int moved = order[k];
+            long to = k;
+            for (; to >= gap && lengths[order[to - gap]] < lengths[moved]; to -= gap) order[to] = order[to - gap];
+            order[to] = moved;
+        }
+    }
+}
+
+// How many of the part's sequences, in their order, have a step at `time`.
+static long running_at(const Place* place, const int* lengths, long time) {
+    long low = 0, high = place->end - place->first;
+    if (!lengths) return high;
+    while (low < high) {
+        const long middle = (low + high) / 2;
+        if (lengths[place->order[middle]] > time) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
 static Place place_of(Team* teams, int id, int threads, long batch, long hidden) {
     const int parts = parts_of(batch, hidden, threads), size = threads / parts, part = id / size;
     const long blocks = blocks_of(hidden);
     teams[part].size = size;  // by each of them the same
-    Place place = {teams + part, id % size, id, share(batch, part, parts), share(batch, part + 1, parts), 0, 0};
+    Place place = {teams + part, id % size, id, share(batch, part, parts), share(batch, part + 1, parts), 0, 0, 0};
     place.first_block = share(blocks, place.id, size);
     place.end_block = share(blocks, place.id + 1, size);
     return place;

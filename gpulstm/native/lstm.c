@@ -9,8 +9,8 @@ void NAME(lstm_drop)(const Dropout* p) { drop(p); }
 
 // Numbers of scratch memory.
 long NAME(lstm_forward_scratch)(long batch, long inputs, long hidden) { return forward_room(batch, inputs, hidden); }
-long NAME(lstm_backward_scratch)(long inputs, long hidden, int threads) {
-    return backward_room(inputs, hidden, threads);
+long NAME(lstm_backward_scratch)(long batch, long inputs, long hidden, int threads) {
+    return backward_room(batch, inputs, hidden, threads);
 }
 
 // The same on top of either, with layer norm.

@@ -148,17 +148,16 @@ INLINE void norm_close(const Forward* p, const NormStep* at, long s, Moments of_
     if (record && o->clip) store_bits(record, bits | next.held, count);
 }
 
-// Up to ROWS sequences from `first` on, each of whose steps is its own: they go through the passes together, so that
-// the processor need not wait for the end of a sum.
-static void norm_cells(const Forward* p, const NormStep* at, long first, int rows) {
+// Up to ROWS sequences go through the passes together, so that the processor need not wait for the end of a sum.
+static void norm_cells(const Forward* p, const NormStep* at, const int* own, int rows) {
     const long hidden = p->hidden;
     long sequences[ROWS];
     int running = 0;
     for (int n = 0; n < rows; ++n) {
-        if (runs(p, &at->step, first + n)) {
-            sequences[running++] = first + n;
+        if (runs(p, &at->step, own[n])) {
+            sequences[running++] = own[n];
         } else {
-            FOR_ANY_UNITS(hidden, hand_on, p, &at->step, first + n)
+            FOR_ANY_UNITS(hidden, hand_on, p, &at->step, own[n])
         }
     }
     Moments of_p[ROWS], of_r[ROWS], of_c[ROWS];
@@ -178,6 +177,17 @@ static void norm_cells(const Forward* p, const NormStep* at, long first, int row
         memcpy(at->moments + sequences[n] * MOMENTS, kept, sizeof kept);
     }
 }
+
+// The share of a thread in `count` sequences, in groups of up to ROWS: calls `what(..., sequences, rows)` for each.
+#define FOR_OWN_SEQUENCES(place, sequences, count, what, ...)                                                  \
+    {                                                                                                          \
+        const long begin = share(count, (place)->id, (place)->team->size);                                     \
+        const long own = share(count, (place)->id + 1, (place)->team->size) - begin;                           \
+        for (long group = 0; own && group < groups_of(own); ++group) {                                         \
+            const long from = group_start(own, group), to = group_start(own, group + 1);                       \
+            what(__VA_ARGS__, (sequences) + begin + from, (int)(to - from));                                   \
+        }                                                                                                      \
+    }
 
 // Numbers of scratch memory on top of the plain LSTM's, of either pass: the products of a step, and two rows for each
 // sequence that a thread goes through at once.

@@ -122,8 +122,7 @@ INLINE void norm_products(const Backward* p, const NormStepBack* at, long s, con
     }
 }
 
-// Up to ROWS sequences from `first` on.
-static void norm_gradients(const Backward* p, const NormStepBack* at, long first, int rows) {
+static void norm_gradients(const Backward* p, const NormStepBack* at, const int* own, int rows) {
     const Norm* norm = p->options->norm;
     const long hidden = p->hidden;
     const Sums nothing = {{0}, {0}};
@@ -133,7 +132,7 @@ static void norm_gradients(const Backward* p, const NormStepBack* at, long first
     real plain[ROWS], along[ROWS], means[ROWS][4];
     int running = 0;
     for (int n = 0; n < rows; ++n) {
-        const long s = first + n;
+        const long s = own[n];
         if (at->step.last || (p->lengths && at->step.step >= p->lengths[s])) {
             FOR_ANY_UNITS(hidden, norm_pass_on, p, at, s)
         } else {

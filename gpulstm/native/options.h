@@ -21,7 +21,8 @@ typedef uint8_t bytes __attribute__((vector_size(LANES)));
 
 // One step of one block of units for some sequences: where things are.
 typedef struct {
-    long step, sequence, unit;
+    long step, unit;
+    const int* sequences;
     real* gates;                       // (batch, 4*hidden), W_ih x + b, of this step
     const real *h_before, *c_before;   // (batch, hidden)
     real *h_after, *c_after;
@@ -183,10 +184,10 @@ INLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[][
     Below all_drawn[ROWS];
     const Block units = block_of(generator, unit);
     for (int n = 0; draws && n < rows; ++n) {
-        all_drawn[n] = draw(generator, units, at->sequence + n, o->first_time + (uint32_t)at->step, thresholds);
+        all_drawn[n] = draw(generator, units, at->sequences[n], o->first_time + (uint32_t)at->step, thresholds);
     }
     for (int n = 0; n < rows; ++n) {
-        const long s = at->sequence + n, place = s * hidden + unit;
+        const long s = at->sequences[n], place = s * hidden + unit;
         if (!runs(p, at, s)) {
             hand_on(p, at, s, unit, count);
             continue;
@@ -213,7 +214,8 @@ INLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[][
 
 // One step of the backward pass: `later` is the step that came before it here, or -1.
 typedef struct {
-    long step, later, sequence, unit;
+    long step, later, unit;
+    const int* sequences;
     int last;  // there is no step left: dh alone is asked for
 } StepBack;
 
@@ -296,7 +298,7 @@ INLINE void option_gradients(const Backward* p, const StepBack* at, int rows, ve
     load_peepholes(w, o, hidden, unit, count);
 
     for (int n = 0; n < rows; ++n) {
-        const long s = at->sequence + n, place = s * hidden + unit, row = at->step * p->batch + s;
+        const long s = at->sequences[n], place = s * hidden + unit, row = at->step * p->batch + s;
         real* gates = p->gates + row * 4 * hidden + unit;
         vec dh = load_part(p->dh + place, count);
         if (ran(p, at, s)) {

@@ -46,18 +46,50 @@ INLINE void tile(const int rows, const real* panel, long depth, const real* a, l
     COPY_SUMS(rows, sums, own)
 }
 
-// sums[n][g] = sum over k of a[n][g][k] * panel[k][g]: four products at once, of factors that lie `depth` apart.
-INLINE void tile_of_four(const int rows, const real* panel, long depth, const real* a, long by_row, vec sums[][4]) {
+// The same of rows that lie anywhere: row n is `a` + index[n] * by_row.
+INLINE void tile_of_rows(const int rows, const real* panel, long depth, const real* a, const int* index, long by_row,
+                         vec sums[][4]) {
     vec own[ROWS][4];  // no pointer to them, so that they are registers
+    const real* from[ROWS];
 #pragma GCC unroll 8
-    for (int n = 0; n < rows; ++n) own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
+    for (int n = 0; n < rows; ++n) {
+        from[n] = a + index[n] * by_row;
+        own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
+    }
     for (long k = 0; k < depth; ++k, panel += PANEL) {
         ask_for(panel + AHEAD * PANEL);
         const vec w0 = load(panel), w1 = load(panel + LANES);
         const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
-            const real* x = a + n * by_row + k;
+            const real x = from[n][k];
+            own[n][0] += w0 * x;
+            own[n][1] += w1 * x;
+            own[n][2] += w2 * x;
+            own[n][3] += w3 * x;
+        }
+    }
+    COPY_SUMS(rows, sums, own)
+}
+
+// sums[n][g] = sum over k of a[n][g][k] * panel[k][g]: four products at once, of factors that lie `depth` apart. Row n
+// is `a` + index[n] * by_row.
+INLINE void tile_of_four(const int rows, const real* panel, long depth, const real* a, const int* index, long by_row,
+                         vec sums[][4]) {
+    vec own[ROWS][4];  // no pointer to them, so that they are registers
+    const real* from[ROWS];
+#pragma GCC unroll 8
+    for (int n = 0; n < rows; ++n) {
+        from[n] = a + index[n] * by_row;
+        own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
+    }
+    for (long k = 0; k < depth; ++k, panel += PANEL) {
+        ask_for(panel + AHEAD * PANEL);
+        const vec w0 = load(panel), w1 = load(panel + LANES);
+        const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+#pragma GCC unroll 8
+        for (int n = 0; n < rows; ++n) {
+            const real* x = from[n] + k;
             own[n][0] += w0 * x[0];
             own[n][1] += w1 * x[depth];
             own[n][2] += w2 * x[2 * depth];
