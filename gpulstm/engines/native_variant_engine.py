@@ -18,7 +18,6 @@ from .native_engine import pays
 from .numpy_ragged import Ragged
 from .numpy_variant_engine import NumpyVariantEngine
 
-
 NORM_SUMS = 14
 """Rows of hidden numbers that layer norm's gradient consists of: `norm_backward.h`."""
 MOMENTS = 4

@@ -72,8 +72,61 @@ static void norm_step_back(const Backward* p, const StepBack* at, const Place* p
     FOR_OWN_SEQUENCES(place, place->order + running, over, norm_gradients, p, &step)
 }
 
-static void backward_steps(const Backward* p, const real* panels, const Place* place, real* asked) {
-    const long hidden = p->hidden, own = place->end - place->first;
+// The same for the units of four blocks, gate by gate, as if each block had been multiplied by itself: blocks[v][n] are
+// the sums that `recurrent_tile_back` has for block v. It reads a quarter of the numbers of `da`, over and over.
+static void wide_tile_back(int rows, const real* panel, long hidden, const real* da, const int* sequences,
+                           vec blocks[4][ROWS][4]) {
+    for (int gate = 0; gate < 4; ++gate) {
+        vec sums[ROWS][4];
+        product_of_rows(rows, panel + gate * hidden * PANEL, hidden, da + gate * hidden, sequences, 4 * hidden, sums);
+        for (int n = 0; n < rows; ++n) {
+            for (int v = 0; v < 4; ++v) blocks[v][n][gate] = sums[n][v];
+        }
+    }
+}
+
+// Whether a part's threads share the units in fours of blocks: where every one has as many of them, or many.
+static int is_wide(long hidden, int threads) {
+    const long fours = hidden / PANEL;
+    return hidden % PANEL == 0 && fours && (fours % threads == 0 || fours >= 4 * threads);
+}
+
+// W_hh for the backward product. Of each block panel[k][gate][lane]; of four blocks at once panel[gate][k][block][lane].
+static void lay_out_back(const Backward* p, real* weights, int wide, int id, int threads) {
+    const long hidden = p->hidden, blocks = blocks_of(hidden), fours = hidden / PANEL;
+    if (wide) {
+        for (long four = share(fours, id, threads); four < share(fours, id + 1, threads); ++four) {
+            real* to = weights + four * 4 * hidden * PANEL;
+            for (long k = 0; k < 4 * hidden; ++k) {
+                memcpy(to + k * PANEL, p->recurrent + k * hidden + four * PANEL, PANEL * sizeof(real));
+            }
+        }
+        return;
+    }
+    for (long b = share(blocks, id, threads); b < share(blocks, id + 1, threads); ++b) {
+        real* panel = weights + b * hidden * PANEL;
+        const long count = lanes_of(hidden, b);
+        for (long k = 0; k < hidden; ++k) {
+            for (int gate = 0; gate < 4; ++gate) {
+                const real* from = p->recurrent + (gate * hidden + k) * hidden + b * LANES;
+                store(panel + k * PANEL + gate * LANES, load_part(from, count));
+            }
+        }
+    }
+}
+
+// What a group of sequences goes on with, of one block of units.
+INLINE void use_sums(const Backward* p, const StepBack* at, real* asked, int rows, vec sums[][4]) {
+    const long count = lanes_of(p->hidden, at->unit / LANES);
+    if (p->options && p->options->norm) {
+        store_asked(p, asked, at, rows, sums, count);
+    } else {
+        gradients_of(p, at, rows, sums, count);
+    }
+}
+
+static void backward_steps(const Backward* p, const real* panels, const Place* place, int wide, real* asked) {
+    const long hidden = p->hidden, own = place->end - place->first, at_once = wide ? 4 : 1;
     const Norm* norm = p->options ? p->options->norm : 0;
     const real* factors = norm ? norm->r : p->gates;
     StepBack at = {.later = -1};
@@ -82,23 +135,29 @@ static void backward_steps(const Backward* p, const real* panels, const Place* p
         at.step = p->reverse ? count : p->steps - 1 - count;
         // Those that the later step was computed for: the others ask nothing, and need no product.
         const long asking = at.later < 0 ? 0 : running_at(place, p->lengths, at.later);
-        for (long b = place->first_block; b < place->end_block; ++b) {
-            vec sums[ROWS][4] = {{{0}}};
-            at.unit = b * LANES;
+        for (long b = place->first_block; b < place->end_block; b += at_once) {
+            vec blocks[4][ROWS][4] = {{{{0}}}};
+            const real* panel = panels + b * hidden * PANEL;
             for (long group = 0; group < groups_of(asking); ++group) {
                 const long some = group_start(asking, group + 1) - group_start(asking, group);
                 const real* da = factors + at.later * p->batch * 4 * hidden;
                 at.sequences = place->order + group_start(asking, group);
-                WITH_ROWS(some, recurrent_tile_back, panels + b * hidden * PANEL, hidden, da, at.sequences, sums)
-                if (norm) {
-                    store_asked(p, asked, &at, some, sums, lanes_of(hidden, b));
+                if (wide) {
+                    wide_tile_back(some, panel, hidden, da, at.sequences, blocks);
                 } else {
-                    gradients_of(p, &at, some, sums, lanes_of(hidden, b));
+                    WITH_ROWS(some, recurrent_tile_back, panel, hidden, da, at.sequences, blocks[0])
+                }
+                for (int v = 0; v < at_once; ++v) {
+                    at.unit = (b + v) * LANES;
+                    use_sums(p, &at, asked, some, blocks[v]);
                 }
             }
             for (long k = asking; k < own && !norm; k += ROWS) {
                 at.sequences = place->order + k;
-                gradients_of(p, &at, own - k < ROWS ? own - k : ROWS, sums, lanes_of(hidden, b));
+                for (int v = 0; v < at_once; ++v) {
+                    at.unit = (b + v) * LANES;
+                    use_sums(p, &at, asked, own - k < ROWS ? own - k : ROWS, blocks[v]);
+                }
             }
         }
         if (norm) {
@@ -130,21 +189,17 @@ static void backward(const Backward* p) {
 #pragma omp single
         team.size = omp_get_num_threads();
         real* own_rows = all_rows + id * (long)ROWS_SIZE;
-        for (long b = share(blocks, id, team.size); b < share(blocks, id + 1, team.size); ++b) {
-            real* panel = weights + b * hidden * PANEL;
-            const long count = lanes_of(hidden, b);
-            for (long k = 0; k < hidden; ++k) {
-                for (int gate = 0; gate < 4; ++gate) {
-                    const real* from = p->recurrent + (gate * hidden + k) * hidden + b * LANES;
-                    store(panel + k * PANEL + gate * LANES, load_part(from, count));
-                }
-            }
-        }
         real* rest = all_rows + team.size * (long)ROWS_SIZE;
         Place place = place_of(teams, id, team.size, p->batch, hidden);
+        const int wide = is_wide(hidden, place.team->size);
+        if (wide) {
+            place.first_block = 4 * share(blocks / 4, place.id, place.team->size);
+            place.end_block = 4 * share(blocks / 4, place.id + 1, place.team->size);
+        }
         set_order(&place, (int*)rest, p->lengths);
+        lay_out_back(p, weights, wide, id, team.size);
         barrier(&team);
-        backward_steps(p, weights, &place, rest + ORDER_ROOM(p->batch));
+        backward_steps(p, weights, &place, wide, rest + ORDER_ROOM(p->batch));
 
         const Matrix da = {of_inputs, 4 * hidden, 1}, input = {p->input, p->inputs, 1};
         multiply(&team, id, rows, p->inputs, 4 * hidden, da, input, p->dx, p->inputs, p->add_to_dx, 0, panels,

@@ -137,11 +137,6 @@ static void norm_step(const Forward* p, const Room* room, const Place* place, co
     FOR_OWN_SEQUENCES(place, place->order + running, over, norm_cells, p, &step)
 }
 
-INLINE void recurrent_tile(const int rows, const real* panel, long hidden, const real* h, const int* sequences,
-                           vec sums[][4]) {
-    tile_of_rows(rows, panel, hidden, h, sequences, hidden, sums);
-}
-
 // The products with the inputs of `here` steps from `first` on. Where sequences have lengths of their own, and there are
 // enough of them to fill tiles at each step, those that are over are left out.
 static void input_products(const Forward* p, const Room* room, const Place* place, long first, long here) {
@@ -195,8 +190,8 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
                 for (long group = 0; group < groups_of(running); ++group) {
                     const long some = group_start(running, group + 1) - group_start(running, group);
                     at.sequences = place->order + group_start(running, group);
-                    WITH_ROWS(some, recurrent_tile, room->recurrent + b * hidden * PANEL, hidden, at.h_before,
-                              at.sequences, sums)
+                    product_of_rows(some, room->recurrent + b * hidden * PANEL, hidden, at.h_before, at.sequences,
+                                    hidden, sums);
                     if (norm) {
                         store_products(p, &at, r, some, sums, lanes_of(hidden, b));
                     } else {
