@@ -91,7 +91,7 @@ static int is_wide(long hidden, int threads) {
     return hidden % PANEL == 0 && fours && (fours % threads == 0 || fours >= 4 * threads);
 }
 
-// W_hh for the backward product. Of each block panel[k][gate][lane]; of four blocks at once panel[gate][k][block][lane].
+// W_hh for the backward product: of each block panel[k][gate][lane], of four at once panel[gate][k][block][lane].
 static void lay_out_back(const Backward* p, real* weights, int wide, int id, int threads) {
     const long hidden = p->hidden, blocks = blocks_of(hidden), fours = hidden / PANEL;
     if (wide) {

@@ -137,8 +137,8 @@ static void norm_step(const Forward* p, const Room* room, const Place* place, co
     FOR_OWN_SEQUENCES(place, place->order + running, over, norm_cells, p, &step)
 }
 
-// The products with the inputs of `here` steps from `first` on. Where sequences have lengths of their own, and there are
-// enough of them to fill tiles at each step, those that are over are left out.
+// The products with the inputs of `here` steps from `first` on. Where sequences have lengths of their own, and there
+// are enough of them to fill tiles at each step, those that are over are left out.
 static void input_products(const Forward* p, const Room* room, const Place* place, long first, long here) {
     static const int in_turn[] = {0, 1, 2, 3, 4, 5};
     const long hidden = p->hidden, inputs = p->inputs, batch = p->batch;

@@ -7,7 +7,8 @@
 // Their four gates' rows of W_hh are laid out once a call, so that they are read in one go and stay in the core's own
 // cache, and their cell states are nobody else's. A step of a block multiplies for up to ROWS sequences at a time, with
 // the four gates of its units side by side in registers, and goes on to the cell and the hidden state at once. One
-// barrier a step hands h on to the threads of the same part.
+// barrier a step hands h on to the threads of the same part. Of sequences that have lengths of their own the longest
+// come first, so that those which run at a step fill its tiles; the others are in none.
 //
 // Backward, the same thread owns the same units: dh = W_hh^T da needs all of da, one barrier a step hands it on.
 // Weight gradients are products over all steps of a window, with the same sums however many threads there are.
@@ -23,7 +24,7 @@
 #define MANY_ROWS 48                 // and of weights that fill more than half of the cache
 #define MOST_THREADS 64
 
-#define MOMENTS 4  // numbers that layer norm keeps of a sequence's step: 1 / standard deviation of p, r and c*, mean of c*
+#define MOMENTS 4     // of a sequence's step, kept by layer norm: 1 / standard deviation of p, r and c*, and c*'s mean
 #define NORM_SUMS 14  // of each unit, that layer norm's gradient consists of: see `norm_backward.h`
 
 // Layer norm: `norm.h` has the equations.

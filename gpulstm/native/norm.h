@@ -4,8 +4,8 @@
 //     n = gain_c * norm(c*) + bias_c                  over its units; what is squashed instead of c*
 //     norm(v) = (v - mean(v)) / sqrt(variance(v) + epsilon)
 //
-// Who owns what: the products of a step are shared by units, as ever, and go to memory. What follows needs a sequence as
-// a whole, and is shared by sequences: a barrier after the products, and one after the states. A row of sums is some
+// Who owns what: the products of a step are shared by units, as ever, and go to memory. What follows needs a sequence
+// as a whole, and is shared by sequences: a barrier after the products, and one after the states. A row of sums is some
 // thousand numbers, and stays in the first cache while it is gone through several times.
 #pragma once
 

@@ -4,11 +4,11 @@
 #include "lanes.h"
 #include "team.h"
 
-#define DEPTH 384    // terms of a sum that are added up before it goes back to memory
-#define BLOCK 48     // rows that are gone through at once; of a transposed operand, three cache lines of each column
-#define AHEAD 32     // terms by which a panel is asked for early: the processor itself looks no further than a page
-#define COLUMNS_AHEAD 8  // columns of a transposed operand by which it is asked for early
-#define TRANSPOSE 16 // columns that are turned at once, while their lines are in the cache
+#define DEPTH 384        // terms of a sum that are added up before it goes back to memory
+#define BLOCK 48         // rows that are gone through at once; of a transposed operand, three lines of each column
+#define AHEAD 32         // terms by which a panel is asked for early: the processor itself looks no further than a page
+#define COLUMNS_AHEAD 8  // columns by which a transposed operand is, in which each column is on another page
+#define TRANSPOSE 16     // columns that are turned at once, while their lines are in the cache
 
 // A matrix in memory, at element (row, column) = data[row * by_row + column * by_column]. One of the two is 1.
 typedef struct {
@@ -20,8 +20,8 @@ INLINE void ask_for(const real* row) {
     for (int v = 0; v < 4; ++v) __builtin_prefetch(row + v * LANES);  // which may lie beyond the end
 }
 
-// Numbers that the compiler is to know nothing about. Otherwise it makes a pointer of each sum of a row's address and an
-// offset, 24 of them, has no registers for so many, and loads more of them than numbers.
+// Numbers that the compiler is to know nothing about. Otherwise it makes a pointer of each sum of a row's address and
+// an offset, 24 of them, has no registers for so many, and loads more of them than numbers.
 #define HIDE(a, b, c) __asm__("" : "+r"(a), "+r"(b), "+r"(c));
 
 #define COPY_SUMS(rows, to, from)                                                     \
@@ -132,8 +132,8 @@ INLINE void tile_of_four(const int rows, const real* panel, long depth, const re
     }
 #endif
 
-// sums[n][v] = sum over k of a[index[n] * by_row + k] * panel[k][v]. Not part of who calls it: it is as fast, and compiled
-// once.
+// sums[n][v] = sum over k of a[index[n] * by_row + k] * panel[k][v]. Not part of who calls it: it is as fast, and
+// compiled once.
 NOINLINE void product_of_rows(int rows, const real* panel, long depth, const real* a, const int* index, long by_row,
                               vec sums[][4]) {
     WITH_ROWS(rows, tile_of_rows, panel, depth, a, index, by_row, sums)
@@ -188,7 +188,7 @@ INLINE void add_tile(const int rows, const real* panel, long depth, const real* 
 static void lay_out_rows(real* out, const real* from, long by_column, long rows, long depth, real* sums) {
     real own[BLOCK] = {0};
     for (long k = 0; k < depth; ++k, from += by_column) {
-        for (long row = 0; row < rows; row += 64 / REAL_BYTES) {  // which the processor does not foresee: pages apart
+        for (long row = 0; row < rows; row += 64 / REAL_BYTES) {
             __builtin_prefetch(from + COLUMNS_AHEAD * by_column + row);
         }
         for (long row = 0; row < rows; row += ROWS) {
