@@ -3,6 +3,8 @@ function takes. What is too small goes to `numpy_variant_engine`, and so does a 
 """
 
 import ctypes
+import sys
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +40,10 @@ class Normalised(NamedTuple):
         return cls(p, r, native_memory.take((*x.shape[:2], MOMENTS), x.dtype))
 
 
-class Saved(NamedTuple):
-    """What the backward pass needs."""
+@dataclass
+class Saved:
+    """What the backward pass needs. Its memory goes back when it has been used, or when nobody holds it any more: what
+    layer norm keeps is so much that the system would take it back from the allocator, and clear it, in each call."""
 
     gates: np.ndarray  # (time, batch, 4*hidden) activated
     cells: np.ndarray  # (time + 1, batch, hidden)
@@ -48,11 +52,11 @@ class Saved(NamedTuple):
     factor: np.ndarray | None  # (batch, hidden), the mask of recurrent dropout
     record: np.ndarray | None  # (time, batch, hidden) of bits: what each step drew, and what cell_clip held
     normalised: Normalised | None
+    taken: list[np.ndarray]  # all that `native_memory` gave
 
-    def taken(self) -> list[np.ndarray]:
-        """What `native_memory` gave, but for the weights."""
-        found = [self.gates, self.cells, self.hiddens, self.factor, self.record, *(self.normalised or ())]
-        return [array for array in found if array is not None]
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            native_memory.leave(*self.taken)
 
 
 class Gradient(NamedTuple):
@@ -101,7 +105,10 @@ class NativeVariantEngine:
         c[...] = cells[last]
         if ragged := Ragged.of(lengths, steps, lane.reverse):
             ragged.clear_inputs(hiddens)
-        return Saved(gates, cells, hiddens, weights, factor, record, normalised)
+        taken = [gates, cells, hiddens, factor, record, *(normalised or ())]
+        taken.append(weights.recurrent if self._drops_weights() else None)
+        taken = [array for array in taken if array is not None]
+        return Saved(gates, cells, hiddens, weights, factor, record, normalised, taken)
 
     def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
         steps, batch, _ = x.shape
@@ -133,7 +140,8 @@ class NativeVariantEngine:
             options.norm.contents.sums = address(gradient.norm)
         how = (dy, dh, dc, dx, add_to_dx, lane, lengths, gradient.sums, options)
         call_backward(saved.gates, saved.cells, saved.hiddens, x, saved.weights, *how)
-        native_memory.give_back(*saved.taken(), *([saved.weights.recurrent] if self._drops_weights() else []))
+        native_memory.give_back(*saved.taken)
+        saved.taken = []
 
     def finish_gradient(self, gradient, lane: Lane) -> Weights:
         if not isinstance(gradient, Gradient):
