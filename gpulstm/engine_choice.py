@@ -87,8 +87,7 @@ def _folded_engine(layout: Layout, x: Array, draws: Draws) -> Any:
 
 def _variant_engine(layout: Layout, x: Array, draws: Draws) -> Any:
     if arrays.is_numpy(x):
-        has = {"layer_norm": layout.layer_norm, "projection": layout.proj_size > 0}
-        if native_engine.takes(x) and not native_variant_engine.not_held(draws.options, **has):
+        if native_engine.takes(x) and not layout.proj_size:
             return native_variant_engine.NativeVariantEngine(draws)
         from .engines.numpy_variant_engine import NumpyVariantEngine
 

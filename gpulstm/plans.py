@@ -91,7 +91,5 @@ def _on_cpu(call: Any) -> planner.Plan:
         return planner.both("native", f"compiled for this processor; what is too small for it goes through NumPy{also}")
     by_step = not (call.is_plain or folded)
     how = "step by step, as the equations stand" if by_step else "a matrix product and a few calls per step"
-    layout, options = call.layout, call.draws.options
-    not_held = native_variant_engine.not_held(options, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
-    why = library.why_not() if library.load() is None else f"the compiled one does not hold {not_held}"
+    why = library.why_not() if library.load() is None else "the compiled one does not hold proj_size"
     return planner.both("numpy", f"{how}; {why}{also}")
