@@ -17,8 +17,8 @@
 // What one word says of its own arrival: in `exchange`, which is used again and again, the lowest bit, as in
 // lstm_persistent_backward; in `handed`, which is written once, anything but all ones.
 //
-// Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells + 1 dc + 1 dh (+ 1 dy), writes 4 gates + 4 r + 1 dc + 1 dh,
-// adds onto 6 sums, and 4 * blocks written and read of contributions. hidden is a multiple of 4.
+// Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells + 1 dc + 1 dh (+ 1 dy), writes 4 gates + 4 r + 1 dc +
+// 1 dh, adds onto 6 sums, and 4 * blocks written and read of contributions. hidden is a multiple of 4.
 #include "handed_sums.cuh"
 #include "tensor_core.cuh"
 
@@ -87,8 +87,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     int share) {                       // sequences of a group
     __shared__ unsigned mask;
     __shared__ float per_unit;  // 1 / hidden: a register less
-    // Registers are short while something is waited for, so what is needed afterwards stands here: first three gates and
-    // c[t-1], then d, then dr; norm(r); and dc.
+    // Registers are short while something is waited for, so what is needed afterwards stands here: first three gates
+    // and c[t-1], then d, then dr; norm(r); and dc.
     __shared__ float dr[ROWS * STRIDE];
     __shared__ float normals[ROWS * STRIDE];
     __shared__ float d_cells[UNITS * COLUMNS];

@@ -9,9 +9,9 @@
 // lstm_layer_norm_inputs_backward's.
 //
 // Who owns what: as in lstm_resident_backward. A block owns SEQUENCES sequences, and waits for no other block. Eight
-// neighbouring lanes own a hidden unit: its dh is a sum over all 4*hidden of dr, of which each lane takes an eighth. The
-// first four make one gate's gradient each. The means are sums over the block, in the order of the warps. A step has
-// three barriers: for those over e, for those over d, and for dr. Gradients of the gains and of the cell's bias are
+// neighbouring lanes own a hidden unit: its dh is a sum over all 4*hidden of dr, of which each lane takes an eighth.
+// The first four make one gate's gradient each. The means are sums over the block, in the order of the warps. A step
+// has three barriers: for those over e, for those over d, and for dr. Gradients of the gains and of the cell's bias are
 // added up over time in registers: a gate's gain by its lane, the cell's by the two next ones.
 //
 // What a step reads from memory is two numbers per lane (of each gate its value and norm(r), the norms, the cell state

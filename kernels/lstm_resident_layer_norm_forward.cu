@@ -4,8 +4,8 @@
 //     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(gain_c * norm(c[t]) + bias_c)
 //
-// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its own
-// taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
+// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its
+// own taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
 //
 // Who owns what: as in lstm_resident_forward. A block owns SEQUENCES sequences, and waits for no other block. Eight
 // neighbouring lanes own a hidden unit: two for each of its gates, which halve the sum over h.

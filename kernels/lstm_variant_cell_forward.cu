@@ -14,9 +14,9 @@
 // row. A thread owns every (gridDim.y * blockDim.x)-th hidden unit, all four gates of it. Options that are off cost a
 // branch that all threads take alike: a null pointer, a limit or a probability of zero.
 //
-// Bytes per hidden unit and step, in units of sizeof(real): reads 4 parts + 1 cell; writes 1 cell + 1 h + 1 y, in training
-// 4 gates + 1 h_in, with zoneout of c 1 c*. With LAYERNORM it reads p and r three times (from cache, if a row of
-// 8*hidden fits) and writes both in training; c* is written once and read twice.
+// Bytes per hidden unit and step, in units of sizeof(real): reads 4 parts + 1 cell; writes 1 cell + 1 h + 1 y, in
+// training 4 gates + 1 h_in, with zoneout of c 1 c*. With LAYERNORM it reads p and r three times (from cache, if a row
+// of 8*hidden fits) and writes both in training; c* is written once and read twice.
 // Weights, biases and gains come from cache: up to 4 + 3 + 8 + 2 per unit.
 //
 // LAYERNORM  the products of x and h come apart, and each is normalised over its 4*hidden, c* over its hidden

@@ -2,8 +2,8 @@
 // lstm_variant_hidden.cuh has the equations. One thread owns one feature of one sequence.
 #include "lstm_variant_hidden.cuh"
 
-// h* is m @ weight_hr.T. Bytes per feature, in units of sizeof(real): reads 1 (+ 1 h with zoneout); writes 1 h + 1 y, and
-// in training 1 h_in.
+// h* is m @ weight_hr.T. Bytes per feature, in units of sizeof(real): reads 1 (+ 1 h with zoneout); writes 1 h + 1 y,
+// and in training 1 h_in.
 extern "C" __global__ void lstm_variant_output_forward(
     const real* h_star,  // (batch, width) hidden state before zoneout
     real* h,             // (batch, width) hidden state, replaced by this step's
