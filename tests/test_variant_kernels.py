@@ -292,9 +292,15 @@ class TestOnTheCpu:
                 for run in RUNS:
                     check(Backend(backends.CUPY_ON_CPU, cupy), random_case(number), run, "float64")
 
-    @pytest.mark.parametrize("mode", ["asan", "tsan"])
-    @pytest.mark.parametrize("name", ["layer norm", "layer norm and projection", "zoneout", "projection"])
-    def test_sanitizers(self, mode, name):
+    @pytest.mark.parametrize(
+        ("name", "mode"),
+        [
+            *((name, "asan") for name in ("layer norm", "layer norm and projection", "zoneout", "projection")),
+            # In the others a thread never reads what another one has written.
+            *((name, "tsan") for name in ("layer norm", "layer norm and projection")),
+        ],
+    )
+    def test_sanitizers(self, name, mode):
         given = case(steps=2, hidden=37, lengths=(2, 0, 1), **ALONE[name])
         few = mode == "tsan" and name != "layer norm and projection"  # inference launches no other kernels
         with cupy_on_cpu(mode, thread_order="random", seed=1) as cupy:
