@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; some tests press Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
     quick_strict.speed_up()
-    gc.disable()  # a million objects are made until all tests are collected, and hardly one of them is dropped
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # who hands out collects nothing
+        gc.disable()  # a million objects are made until all tests are collected, and hardly one of them is dropped
     if config.getoption("--gpu"):
         reason = backends.why_no_gpu()
         if reason:
