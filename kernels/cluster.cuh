@@ -9,9 +9,9 @@
 //   of that mbarrier, with acquire, reads all numbers that were counted in it.
 // - Another block's shared memory exists until that block returns: whatever is stored there has to be waited for there.
 //
-// A step does not meet at a barrier of the cluster: its arrival with release becomes MEMBAR.ALL.GPU in machine code, which
-// waits for everything that the thread has written to global memory too. st.async waits for nothing; with it 256 words
-// went all to all in 0.31 us on an H200 (benchmarks/results/notes.md).
+// A step does not meet at a barrier of the cluster: its arrival with release becomes MEMBAR.ALL.GPU in machine code,
+// which waits for everything that the thread has written to global memory too. st.async waits for nothing; with it 256
+// words went all to all in 0.31 us on an H200 (benchmarks/results/notes.md).
 #pragma once
 
 __device__ __forceinline__ int cluster_rank() {
@@ -48,7 +48,8 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 #endif
 }
 
-// Stores `value` in block `rank`, where `place` is in this block, counted at its mbarrier that is where `barrier` is here.
+// Stores `value` in block `rank`, where `place` is in this block, counted at its mbarrier that is where
+// `barrier` is here.
 __device__ __forceinline__ void send(float* place, unsigned long long* barrier, int rank, float value) {
 #ifdef __CUDA_ARCH__
     asm volatile(

@@ -11,8 +11,8 @@
 #define BATCH 4                              // loads in flight per thread
 #endif
 
-// Adds up a sequence's contributions if it is `there`, `pieces` times four from `source` on, each once its lowest bit is
-// `arrival_bit`. parts[p * UNITS + u] receives unit u's sum over the readers of part p.
+// Adds up a sequence's contributions if it is `there`, `pieces` times four from `source` on, each once its lowest bit
+// is `arrival_bit`. parts[p * UNITS + u] receives unit u's sum over the readers of part p.
 __device__ __forceinline__ void collect(const unsigned* source, bool there, int pieces, unsigned arrival_bit,
                                         Patience& patience, float* parts) {
     const int lane = threadIdx.x % 32, reader = threadIdx.x % READERS;

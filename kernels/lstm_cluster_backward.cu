@@ -2,20 +2,20 @@
 //
 // The formulas are those of lstm_backward_step.cu, and dh[t-1] = W_hh^T da[t].
 //
-// Who owns what: a cluster of CLUSTER blocks owns SEQUENCES sequences, and waits for no other cluster. A block owns UNITS
-// hidden units, and the rows of W_hh of their four gates. It multiplies these by the gradients of its own gates, which
-// makes a contribution to every dh, and hands to each block what that one's units get. So CLUSTER * UNITS words for each
-// sequence leave a block; handing over the gates' gradients instead would be four times as many.
+// Who owns what: a cluster of CLUSTER blocks owns SEQUENCES sequences, and waits for no other cluster. A block owns
+// UNITS hidden units, and the rows of W_hh of their four gates. It multiplies these by the gradients of its own gates,
+// which makes a contribution to every dh, and hands to each block what that one's units get. So CLUSTER * UNITS words
+// for each sequence leave a block; handing over the gates' gradients instead would be four times as many.
 //
-// Sixteen neighbouring lanes make the contributions to one unit of each block: a lane adds up SLICE of the block's rows,
-// for CLUSTER units, with 16 * QUADS weights in registers. They hand their sums over such that each is left with one
-// block's unit of one sequence, and stores it there.
+// Sixteen neighbouring lanes make the contributions to one unit of each block: a lane adds up SLICE of the block's
+// rows, for CLUSTER units, with 16 * QUADS weights in registers. They hand their sums over such that each is left with
+// one block's unit of one sequence, and stores it there.
 //
-// A step: one thread for each own unit and sequence waits for the contributions, adds them up in the order of the blocks,
-// and makes the gradients of the gates; a barrier of the block; multiply; send the contributions. There are two places
-// for contributions, used in turn, each with an mbarrier that counts what has come. That is enough: who sends into a
-// place again has received all of the step in between, which this block sent after the barrier that everybody reaches
-// when the place has been read. A block that has no unit takes no part.
+// A step: one thread for each own unit and sequence waits for the contributions, adds them up in the order of the
+// blocks, and makes the gradients of the gates; a barrier of the block; multiply; send the contributions. There are two
+// places for contributions, used in turn, each with an mbarrier that counts what has come. That is enough: who sends
+// into a place again has received all of the step in between, which this block sent after the barrier that everybody
+// reaches when the place has been read. A block that has no unit takes no part.
 //
 // Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates; CLUSTER contributions cross to the
 // unit's block through distributed shared memory.

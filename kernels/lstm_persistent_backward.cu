@@ -17,8 +17,9 @@
 // Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions.
 // hidden is a multiple of 4.
 //
-// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. c* is
-//          computed again from the gates instead of reading c[t]. With peepholes 3 sums more are read and written.
+// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu.
+//          c* is computed again from the gates instead of reading c[t]. With peepholes 3 sums more are read and
+//          written.
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.

@@ -16,9 +16,9 @@
 // Who owns what: as in the forward pass, a block owns UNITS hidden units of its group's sequences: their dh, a sum over
 // the columns of W_hh that are its rows of weights here, and their da. handed_product.cuh says how its warps share the
 // sum out. A lane's two units make four words for each sequence, one for each gate: a unit's neighbour is in the other
-// half. They follow each other in `exchange`, which is all ones where nothing has been written yet. `gates` itself cannot
-// be handed over: a reader could not tell a gradient there from the activated gate before it. So that `exchange` stays
-// small, long sequences take several launches, between which dh and dc are all that is carried on.
+// half. They follow each other in `exchange`, which is all ones where nothing has been written yet. `gates` itself
+// cannot be handed over: a reader could not tell a gradient there from the activated gate before it. So that `exchange`
+// stays small, long sequences take several launches, between which dh and dc are all that is carried on.
 //
 // Bytes per hidden unit and step: reads 4 gates and dy of 2, 2 cells, dh and dc of 4, writes 4 gates of 2, dh and dc of
 // 4, and 8 to `exchange`, which each block of the group reads from L2, WARPS / SPLIT times.

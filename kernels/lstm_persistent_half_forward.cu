@@ -3,15 +3,15 @@
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
-// Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what a
-// step computes, and the cell state, which never goes through 16 bits.
+// Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what
+// a step computes, and the cell state, which never goes through 16 bits.
 //
 // Who owns what: the batch is split into groups of sequences that never wait for each other. Within a group a block
-// owns UNITS hidden units, all four gates of each, for all sequences of the group; row r of its weights is gate r % 4 of
-// unit r / 4. handed_product.cuh says how its warps share them out.
+// owns UNITS hidden units, all four gates of each, for all sequences of the group; row r of its weights is gate r % 4
+// of unit r / 4. handed_product.cuh says how its warps share them out.
 //
-// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]; multiply; add
-// up the warps' sums through shared memory, in a fixed order; four neighbouring lanes make one unit's four gates;
+// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]; multiply;
+// add up the warps' sums through shared memory, in a fixed order; four neighbouring lanes make one unit's four gates;
 // publish h[t], two units in one word. What has not been written yet in `hiddens` is all ones: two NaNs that `stored`
 // does not make, and that `present` does not pass on.
 //

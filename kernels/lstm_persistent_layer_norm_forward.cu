@@ -4,23 +4,24 @@
 //     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(gain_c * norm(c[t]) + bias_c)
 //
-// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its own
-// taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
+// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its
+// own taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
 //
 // Who owns what: as in lstm_persistent_forward. The batch is split into groups of sequences that never wait for each
 // other. Within a group a block owns UNITS = 4 * MTILES hidden units, all four gates of each, for all sequences of the
 // group; its 16 warps share out the sum over h. Row r of the block is gate r % 4 of unit r / 4.
 //
-// A step of a block, for 8 * NTILES sequences at a time, has three hand-overs instead of one: wait for h[t-1], multiply,
-// add up the warps' sums through shared memory; hand over the sum of the squares of r, and wait for those of all blocks;
-// make c; hand over its mean and the sum of squared distances from it, and wait for all; publish h[t]. Both sums are made
-// by warps: one has 8 hidden units of one sequence, and what it hands over does not depend on the tiles. The variance of
-// c is put together from the warps' (Chan, Golub and LeVeque 1983), so that nothing large is taken off something large.
+// A step of a block, for 8 * NTILES sequences at a time, has three hand-overs instead of one: wait for h[t-1],
+// multiply, add up the warps' sums through shared memory; hand over the sum of the squares of r, and wait for those of
+// all blocks; make c; hand over its mean and the sum of squared distances from it, and wait for all; publish h[t]. Both
+// sums are made by warps: one has 8 hidden units of one sequence, and what it hands over does not depend on the tiles.
+// The variance of c is put together from the warps' (Chan, Golub and LeVeque 1983), so that nothing large is taken off
+// something large.
 //
 // A sequence that does not run at a step hands over no sums, and nobody waits for them.
 //
-// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y + 1 state, and with `keep` 4 gates + 4 r;
-// each block reads the group's h[t-1] and 3 words for every 8 hidden units from L2.
+// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y + 1 state, and with `keep` 4 gates
+// + 4 r; each block reads the group's h[t-1] and 3 words for every 8 hidden units from L2.
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
 //
@@ -66,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     float* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
     const int* __restrict__ lengths,       // (batch,) steps that a sequence has, or null
     unsigned* handed,                      // (steps, batch, 3 * padded) all ones: sums of squares of r, then means and
-                                           // distances of c in turn; padded is hidden / 8, rounded up to a multiple of 4
+                                           // distances of c in turn; padded is hidden / 8, rounded up to a multiple
+                                           // of 4
     unsigned* failed,                      // becomes 1 if a block waited in vain
 #if OPTIONS
     const unsigned char* __restrict__ drawn,  // (steps, batch, hidden) of lstm_draw_options, or null
@@ -143,8 +145,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             }
             __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
 
-            // From here on a warp goes its own way. It has 8 hidden units, part number `part` of all, and one sequence, so
-            // that all of its lanes take the same branches.
+            // From here on a warp goes its own way. It has 8 hidden units, part number `part` of all, and one sequence,
+            // so that all of its lanes take the same branches.
             float recurrent[OUTPUTS];
 #pragma unroll
             for (int e = 0; e < OUTPUTS; ++e) {

@@ -16,7 +16,7 @@ from tests import backends
 from tests.backends import NUMPY, Backend
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.problems import assert_same_bits
-from tests.schedule_cases import laid_out_by_hand, lengths_for
+from tests.schedule_cases import laid_out_by_hand, lengths_for, schedule_of_each
 from tests.schedule_cases import scheduled as scheduled_so
 from tests.test_kernel_sanitizers import without
 from tests.variant_kernel_cases import RUNS, Case, by_numpy, case, check, error, infer, train
@@ -135,16 +135,9 @@ def test_tiles_of_the_kernel_that_hands_over_once(backend, tiles, hidden):
 
 @pytest.mark.parametrize("forward", ("loop", *SCHEDULES[:2]))
 @pytest.mark.parametrize("backward", ("loop", *SCHEDULES[:2]))
-def test_each_pass_takes_its_own_schedule(backend, forward, backward, monkeypatch):
+def test_each_pass_takes_its_own_schedule(backend, forward, backward):
     """Forward and backward hand each other the same arrays, whichever schedule runs them."""
-    schedules, real = {FORWARD: forward, BACKWARD: backward}, planner.choose
-
-    def choose(direction, *arguments, **more):
-        with planner.only(schedules[direction]):
-            return real(direction, *arguments, **more)
-
-    monkeypatch.setattr(planner, "choose", choose)
-    with scheduled(backend, "persistent", 5):
+    with scheduled(backend, "persistent", 5), schedule_of_each(forward=forward, backward=backward):
         check(backend, usual(steps=3, batch=3, lengths=(3, 0, 2)), "training", "float32")
 
 
