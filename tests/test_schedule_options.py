@@ -227,7 +227,7 @@ class TestWhatIsLaunched:
 
     @pytest.mark.parametrize("run", RUNS)
     def test_what_one_launch_does_not_hold_takes_the_loop(self, backend, schedule, run):
-        for not_held in ({"proj_size": 3}, {"layer_norm": True}, {"cell_clip": 0.4}):
+        for not_held in ({"proj_size": 3}, {"layer_norm": True, "peephole": True}, {"cell_clip": 0.4}):
             given = usual(steps=2, lengths=None, zoneout=0.2, **not_held)
             with scheduled(backend, schedule, 5), planner.only("loop", schedule):
                 backend.xp.on_cpu.reset_counts()
