@@ -19,6 +19,11 @@ JOBS = {  # job: what to install, what to start
     "course": (".[course]", ["-m", "jupyterlab", "--ServerApp.root_dir=.", "--LabApp.default_url=" + FIRST]),
     "test": (".[test,kernelcheck]", ["-m", "pytest"]),
 }
+# What pip would do with one core, here with all of them, and without the packages' own tests.
+COMPILE = (
+    "import compileall, re, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), "
+    "quiet=2, workers=0, rx=re.compile(r'[\\\\/]tests?[\\\\/]'))"
+)
 
 
 def main(arguments):
@@ -32,7 +37,8 @@ def main(arguments):
     os.chdir(ROOT)
     print("Installing into %s; the first time takes some minutes." % os.path.dirname(os.path.dirname(python)))
     sys.stdout.flush()  # ahead of what the next process writes
-    run([python, "-m", "pip", "install", "--editable", wanted])
+    run([python, "-m", "pip", "install", "--no-compile", "--editable", wanted])
+    run([python, "-c", COMPILE])
     if arguments[0] == "course" and hasattr(os, "geteuid") and os.geteuid() == 0:
         started = started + ["--allow-root"]  # JupyterLab refuses root otherwise, and a container often has nobody else
     run([python] + started + arguments[1:])

@@ -50,6 +50,7 @@ LAYOUTS = (
     ("float32", "cluster"),
     ("tf32", "persistent"),
     ("float16", "persistent"),
+    ("float16", "cluster"),
     ("bfloat16", "persistent"),
 )
 # Floors first: the comparison takes its bound from them. The comparison is what the others explain.
@@ -59,7 +60,10 @@ STEPS = {
         Step("compare-gpu", "compare.py", ("--device", "gpu"), 8, has_seconds=True),
         Step("first_call", "first_call.py", (), 1, least=60, most=300),
         Step("options", "options.py", (), 1, has_seconds=True),
+        Step("options-bfloat16", "options.py", ("--dtype", "bfloat16"), 0.5, has_seconds=True),
         Step("directions", "directions.py", (), 0.5, has_seconds=True),
+        Step("graphs", "graphs.py", (), 0.5, has_seconds=True),
+        Step("layers", "layers.py", (), 0.5, has_seconds=True),
         *(
             Step(
                 f"layouts-{dtype}-{schedule}",

@@ -3,6 +3,7 @@
     python benchmarks/layouts.py --out layouts.json
     python benchmarks/layouts.py --dtype bfloat16 --out layouts-bfloat16.json
     python benchmarks/layouts.py --schedules cluster --hidden 64 128 256 384
+    python benchmarks/layouts.py --schedules wide --hidden 1280 1536 2048 --batch 1 4 8 32
 
 Microseconds per time step, of kernels alone, without the products before and after. See benchmarks/README.md.
 """
@@ -21,12 +22,17 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import files  # noqa: E402
 from gpulstm import arrays  # noqa: E402
-from gpulstm.cuda import planner  # noqa: E402 - of this checkout, installed or not
+from gpulstm.cuda import planner, wide_layouts  # noqa: E402 - of this checkout, installed or not
 from gpulstm.cuda.copies import copy  # noqa: E402
 from gpulstm.engines import Lane, cupy_one_launch  # noqa: E402
 from gpulstm.parameters import Weights  # noqa: E402
 
-LAYOUTS = {"resident": planner._resident, "persistent": planner._persistent, "cluster": planner._cluster}
+LAYOUTS = {
+    "resident": planner._resident,
+    "persistent": planner._persistent,
+    "wide": planner._wide,  # the persistent schedule of layers that do not fit on the chip
+    "cluster": planner._cluster,
+}
 HIDDEN, BATCHES, STEPS, REPEATS = (64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 128, 5
 
 
@@ -150,7 +156,8 @@ def fit(rows: list[dict]) -> dict[str, str]:
 
 def _row(direction: str, batch: int, hidden: int, choice: planner.Choice, seconds: float) -> dict:
     layout = {"tiles": list(choice.tiles), "blocks": choice.blocks, "groups": choice.groups, "share": choice.share}
-    sizes = {"schedule": choice.schedule, "direction": direction, "hidden": hidden, "batch": batch}
+    schedule = "wide" if choice.kernel in wide_layouts.TILES else choice.schedule
+    sizes = {"schedule": schedule, "direction": direction, "hidden": hidden, "batch": batch}
     return {**sizes, **layout, "microseconds": seconds * 1e6, "predicted": choice.microseconds}
 
 

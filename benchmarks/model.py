@@ -2,6 +2,8 @@
 
     python benchmarks/model.py
     python benchmarks/model.py --hidden 512 1024 --batch 1 32 --dtype bfloat16
+    python benchmarks/model.py --layer-norm
+    python benchmarks/model.py --layers 2
 
 Arithmetic on paper, no GPU needed. The bound puts the measured floors of `results/h200/floors.json` behind the numbers.
 Of a step of one schedule it is the longer of arithmetic and of bytes, and the hand-overs on top. Of a call
@@ -18,7 +20,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gpulstm.cuda import half_layouts, planner  # noqa: E402 - of this checkout, installed or not
+from gpulstm.cuda import (  # noqa: E402 - of this checkout, installed or not
+    cluster_half_layouts,
+    half_layouts,
+    layer_norm_layouts,
+    planner,
+    stacked_layers,
+    wide_layouts,
+)
 
 H200 = planner.Device(90, 132, 232448, True)
 FLOORS = Path(__file__).parent / "results" / "h200" / "floors.json"
@@ -28,6 +37,8 @@ INFERENCE = "inference"  # a forward pass that keeps nothing
 # Numbers of a hidden unit of a sequence that a step reads and writes, as in kernels/README.md: in the type of the
 # arrays, and in that of the cell states.
 GATES_AND_H = {planner.FORWARD: (4 + 4 + 1 + 1, 2), planner.BACKWARD: (4 + 4 + 1, 3), INFERENCE: (4 + 1, 0)}
+# The same with layer norm, in float32, where all steps are one launch: resident, persistent, and with one hand-over.
+WITH_LAYER_NORM = {planner.FORWARD: (15, 17, 18), planner.BACKWARD: (19, 35, 35), INFERENCE: (5, 9, 9)}
 PEAKS = {
     "float32": "registers only, all SMs: fma_fp32",
     "tf32": "registers only, all SMs: mma_tf32",
@@ -48,11 +59,12 @@ SHARED_BYTES = {80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100:
 
 
 class Work(NamedTuple):
-    """Of one time step of a layer in one direction, the product with the input left out."""
+    """Of one time step of a layer in one direction, the product with the input left out; or of layers side by side, of
+    all of them, with the products between them."""
 
     flops: int
     memory_bytes: int  # of device memory: gates, states and outputs; weights where they stay nowhere
-    crossing_bytes: int  # read of what other blocks made: through L2, or in a cluster through shared memory
+    crossing_bytes: int  # read through L2 of what other blocks made and of weights; in a cluster through shared memory
     launches: int
     hand_overs: int  # times that blocks wait for each other; a kernel's end is one
 
@@ -84,9 +96,13 @@ class Bound(NamedTuple):
 
 def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtype: str) -> Work:
     """What a step of this choice needs: in training, or in `INFERENCE`. ``batch`` may be the mean over the steps."""
+    if choice.layers > 1:
+        return _work_of_layers(choice, direction, batch, hidden, dtype)
     size, wide = _bytes(dtype)
     numbers, of_cells = GATES_AND_H[direction]
     units = batch * hidden
+    if "layer_norm" in choice.kernel:
+        return _work_with_layer_norm(choice, direction, batch, hidden)
     memory = units * (numbers * size + of_cells * wide)
     flops = 2 * 4 * hidden * units
     if choice.schedule in ("loop", "graph"):
@@ -96,11 +112,44 @@ def work(choice: planner.Choice, direction: str, batch: float, hidden: int, dtyp
     if choice.schedule == "resident":
         return Work(flops, memory, 0, 0, 0)
     in_half = choice.kernel in half_layouts.TILES
+    if choice.kernel in cluster_half_layouts.TILES:  # h in 16 bits, and contributions in float32, as in other clusters
+        in_half = direction != planner.BACKWARD
     if direction != planner.BACKWARD:
         words = choice.blocks * units  # each block reads all h of its sequences
     else:  # each block reads contributions to its own units from all of them, or in 16 bits all of da
         words = choice.blocks * units * (4 if in_half else 1)
-    return Work(flops, memory, words * (size if in_half else 4), 0, 1 if choice.blocks > 1 else 0)
+    crossing = words * (size if in_half else 4) + wide_layouts.streamed_bytes(choice)
+    return Work(flops, memory, crossing, 0, 1 if choice.blocks > 1 else 0)
+
+
+def _work_with_layer_norm(choice: planner.Choice, direction: str, batch: float, hidden: int) -> Work:
+    resident, handed, once = WITH_LAYER_NORM[direction]
+    units, blocks = batch * hidden, choice.blocks
+    flops = 2 * 4 * hidden * units
+    if choice.schedule == "resident":
+        return Work(flops, 4 * units * resident, 0, 0, 0)
+    is_once = choice.kernel == layer_norm_layouts.ONCE
+    if is_once:
+        words = blocks * units * (4 + 4)  # each block reads all r and inputs of its sequences
+    elif direction == planner.BACKWARD:
+        words = blocks * (units + 4 * blocks * batch)  # contributions, and four sums of each block
+    else:
+        words = blocks * units * (1 + 3 / layer_norm_layouts.UNITS_OF_A_WARP)  # h, and sums
+    crossing = round(4 * words)
+    return Work(
+        flops, 4 * units * (once if is_once else handed), crossing, 0, layer_norm_layouts.hand_overs(choice.kernel)
+    )
+
+
+def _work_of_layers(choice: planner.Choice, direction: str, batch: float, hidden: int, dtype: str) -> Work:
+    """Every layer but one has a second product. Forward its h comes from below, and the gates' part of W_ih x is not
+    read; back its da comes from above, written once more for that, and dy is not read."""
+    layers, units = choice.layers, batch * hidden
+    one = work(choice._replace(layers=1), direction, batch, hidden, dtype)
+    back = direction == planner.BACKWARD
+    memory = layers * one.memory_bytes + (layers - 1) * units * ((4 - 1) if back else -4) * 4
+    crossing = layers * one.crossing_bytes + (layers - 1) * choice.blocks * units * (4 if back else 1) * 4
+    return Work((2 * layers - 1) * one.flops, memory, crossing, 0, 1)  # one block hands over to that of the next layer
 
 
 def around(direction: str, call: Call) -> tuple[float, float]:
@@ -143,7 +192,9 @@ class Floors:
         if dtype not in PEAKS:
             return None
         peak = PEAKS[dtype]
-        if choice.schedule == "persistent" and dtype == "float32":
+        if choice.kernel in wide_layouts.TILES:
+            peak = PEAKS["float32"]
+        elif choice.schedule == "persistent" and dtype == "float32":
             peak = "registers only, all SMs: mma_fp32_by_three_tf32"
         arithmetic = found.flops / self.median[peak] / 1e6
         moving = found.memory_bytes / self.median[MEMORY] / 1e6
@@ -209,27 +260,39 @@ class Floors:
         raise KeyError(beginning)
 
 
-def _choices(direction: str, batch: int, hidden: int, dtype: str, device: planner.Device) -> Iterator[planner.Choice]:
-    """One for each schedule that takes the layer."""
-    for schedule in planner.SCHEDULES:
+def _choices(
+    direction: str, batch: int, hidden: int, dtype: str, device: planner.Device, *, layer_norm: bool = False
+) -> Iterator[planner.Choice]:
+    """One for each schedule that takes the layer; with layer norm, of those with one launch for all steps."""
+    for schedule in ("resident", "persistent") if layer_norm else planner.SCHEDULES:
         asked = planner.BACKWARD if direction == planner.BACKWARD else planner.FORWARD
         try:
             with planner.only(schedule):
-                choice = planner.choose(asked, batch, hidden, dtype, device)
+                not_plain = planner.LAYER_NORM if layer_norm else ""
+                choice = planner.choose(asked, batch, hidden, dtype, device, "", not_plain)
         except ValueError:
             continue  # it does not take this layer
         yield choice
 
 
-def rows(hidden: list[int], batch: list[int], dtype: str, floors: Floors) -> Iterator[dict]:
-    """One for each size, direction and schedule that takes it."""
+def rows(
+    hidden: list[int], batch: list[int], dtype: str, floors: Floors, layers: int = 1, *, layer_norm: bool = False
+) -> Iterator[dict]:
+    """One for each size, direction and schedule that takes it, and one more where that has ``layers`` side by side."""
     for h in hidden:
         for n in batch:
             for direction in (planner.FORWARD, planner.BACKWARD):
-                for choice in _choices(direction, n, h, dtype, H200):
+                choices = list(_choices(direction, n, h, dtype, H200, layer_norm=layer_norm))
+                stacks: list[planner.Choice | None] = []
+                if layers > 1 and not layer_norm:
+                    with stacked_layers.ways("any"):
+                        sizes_of_stack = layers, stacked_layers.FEWEST_STEPS, n, h, H200
+                        stacks = [stacked_layers.side_by_side(direction, one, *sizes_of_stack)[0] for one in choices]
+                for choice in [*choices, *(stack for stack in stacks if stack)]:
                     found = work(choice, direction, n, h, dtype)
                     sizes = {"hidden": h, "batch": n, "direction": direction, "schedule": choice.schedule}
                     layout = f"{choice.groups} x {choice.blocks}" if choice.blocks else ""
+                    layout = layout if choice.layers == 1 else f"{choice.layers} x {layout}"
                     yield {**sizes, "blocks": layout, **found._asdict(), "bound_us": floors.bound(found, choice, dtype)}
 
 
@@ -238,10 +301,16 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 1024, 2048])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--layer-norm", action="store_true", help="in float32, where all steps are one launch")
+    parser.add_argument("--layers", type=int, default=1, help="also a line for so many layers side by side")
     given = parser.parse_args()
-    print(f"A time step in training on an H200, {given.dtype}, without the product with the input")
+    if given.layer_norm and given.dtype != "float32":
+        parser.error(f"--layer-norm is for float32, got --dtype {given.dtype}")
+    layer = f"{given.dtype}{' with layer norm' if given.layer_norm else ''}"
+    print(f"A time step in training on an H200, {layer}, without the product with the input")
     print("   H    N direction schedule       blocks   MFLOP    KB memory  KB crossing  launches  hand-overs  bound us")
-    for row in rows(given.hidden, given.batch, given.dtype, Floors(FLOORS)):
+    found = rows(given.hidden, given.batch, given.dtype, Floors(FLOORS), given.layers, layer_norm=given.layer_norm)
+    for row in found:
         bound = "" if row["bound_us"] is None else f"{row['bound_us']:.2f}"
         print(
             f"{row['hidden']:4} {row['batch']:4} {row['direction']:9} {row['schedule']:10} {row['blocks']:>10} "

@@ -1,6 +1,7 @@
-"""What each option of the LSTM costs beside the plain LSTM: float32, one layer, one process.
+"""What each option of the LSTM costs beside the plain LSTM: one layer, one process.
 
     python benchmarks/options.py --out options.json
+    python benchmarks/options.py --dtype bfloat16 --bidirectional --out options-bfloat16.json
     python benchmarks/options.py --device cpu --out options-cpu.json
 
 Ends with 1 if recurrent dropout or zoneout takes more than 1.1 times the plain LSTM's time anywhere, or layer norm more
@@ -49,12 +50,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 LIMITS = {"recurrent dropout": 1.1, "recurrent dropout of the candidate": 1.1, "zoneout": 1.1, "layer norm": 1.5}
 PASSES = ("forward", "forward_backward")
+DTYPES = ("float32", "float16", "bfloat16")
+NOT_IN_16_BITS = ("layer norm",)
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     arguments.add_argument("--out", type=Path, help="a JSON file to write")
+    arguments.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    arguments.add_argument("--bidirectional", action="store_true")
     arguments.add_argument("--hidden", type=int, nargs="+")
     arguments.add_argument("--batch", type=int, nargs="+")
     arguments.add_argument("--steps", type=int)
@@ -62,7 +67,10 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     arguments.add_argument("--without", nargs="+", choices=[name for name in OPTIONS if name != PLAIN], default=())
     given = arguments.parse_args()
-    document: dict[str, Any] = {}
+    if given.device == "cpu" and given.dtype != DTYPES[0]:
+        arguments.error(f"--dtype {given.dtype} is for CuPy arrays, on a CPU there is {DTYPES[0]}")
+    of_all: dict[str, Any] = {"dtype": given.dtype, "bidirectional": given.bidirectional}
+    document: dict[str, Any] = {**of_all}
     if given.device == "cpu":
         xp, in_turn, machine = np, in_turn_on_cpu(given.rounds), _machine
     else:
@@ -75,13 +83,14 @@ def main() -> int:
         document["machine"] = machine()
     all_hidden, all_batch, all_steps = GRID[given.device]
     start, steps, rows, left = time.perf_counter(), given.steps or all_steps, [], []
-    options = {name: made for name, made in OPTIONS.items() if name not in given.without}
+    left_out = {*given.without, *(() if given.dtype == DTYPES[0] else NOT_IN_16_BITS)}
+    options = {name: made for name, made in OPTIONS.items() if name not in left_out}
     document |= {"steps": steps, "left": left, "rows": rows}
     for hidden, batch in product(given.hidden or all_hidden, given.batch or all_batch):
         if time.perf_counter() - start > given.seconds:
             left.append([hidden, batch])
             continue
-        for row in measured(xp, batch, hidden, steps, in_turn, options):
+        for row in measured(xp, batch, hidden, steps, in_turn, options, **of_all):
             rows.append(row)
             print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
                   "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
@@ -96,12 +105,23 @@ def main() -> int:
 
 
 def measured(
-    xp: Any, batch: int, hidden: int, steps: int, in_turn: Callable, options: dict[str, dict] = OPTIONS
+    xp: Any,
+    batch: int,
+    hidden: int,
+    steps: int,
+    in_turn: Callable,
+    options: dict[str, dict] = OPTIONS,
+    **of_all: Any,
 ) -> Iterator[dict]:
-    """A row for each option; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
+    """A row for each option; ``in_turn(calls)`` times several calls in turn and gives a list of seconds. ``of_all``
+    are arguments of all layers."""
     random = np.random.default_rng(0)
-    x, dy = (xp.asarray(random.standard_normal((steps, batch, hidden), dtype=np.float32)) for _ in range(2))
-    layers = {name: gl.LSTM(hidden, hidden, **made, xp=xp, rng=0) for name, made in options.items()}
+    layers = {name: gl.LSTM(hidden, hidden, **made, **of_all, xp=xp, rng=0) for name, made in options.items()}
+    dtype, width = layers[PLAIN].params["weight_hh_l0"].dtype, hidden * (2 if of_all.get("bidirectional") else 1)
+    x, dy = (
+        xp.asarray(random.standard_normal((steps, batch, features), dtype=np.float32)).astype(dtype)
+        for features in (hidden, width)
+    )
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
         calls = [partial(_folded_or_not, name, call, lstm, x, dy) for name, lstm in layers.items()]

@@ -43,6 +43,7 @@ class CheckpointedEngine:
 
     forward_from = None  # `forward` keeps the states in between, and begins with what h and c hold
     forward_both = backward_both = None  # the directions come to their stretches in opposite orders
+    forward_layers = backward_layers = None  # a stretch is run again for one layer at a time
 
     def __init__(self, engine: Any, every: int) -> None:
         self.engine, self.every = engine, every

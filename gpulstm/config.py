@@ -9,7 +9,7 @@ PACKAGES = (
     *("numpy", "array-api-compat", "cupy-cuda12x", "cupy-cuda13x", "ml_dtypes"),
     *("torch", "jax", "onnx", "safetensors"),
 )
-NOT_COMPILED = "layer_norm, proj_size and other activations"
+NOT_COMPILED = "a proj_size that is not folded into weight_hh"
 
 
 def show_config() -> None:

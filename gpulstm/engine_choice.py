@@ -8,6 +8,7 @@ from .arrays import Array
 from .cuda import folding
 from .engines import (
     cupy_engine,
+    cupy_layers,
     cupy_one_launch,
     cupy_one_launch_options,
     native_engine,
@@ -25,16 +26,10 @@ def is_plain(layout: Layout, draws: Draws) -> bool:
     return layout.is_plain and draws.options.plain_steps[draws.training]
 
 
-def is_plain_but_projected(layout: Layout, draws: Draws) -> bool:
-    """Whether every step is the plain LSTM's, or that with a projection."""
-    bare = layout.is_plain or not (layout.peephole or layout.layer_norm)
-    return bare and draws.options.plain_steps[draws.training]
-
-
 def engine_for(layout: Layout, x: Array, draws: Draws, *, backward: bool) -> Any:
     """The engine for x (time, batch, inputs), which is not empty; ``backward`` says whether a backward pass follows."""
     if is_plain(layout, draws):
-        return _plain_engine(x, draws)
+        return _plain_engine(layout, x, draws)
     if folds(layout, x, draws, backward=backward):
         return _folded_engine(layout, x, draws)
     return _variant_engine(layout, x, draws)
@@ -73,10 +68,11 @@ def _plain_once_folded(layout: Layout, draws: Draws) -> bool:
     return rest == PLAIN and not (layout.peephole or layout.layer_norm)
 
 
-def _plain_engine(x: Array, draws: Draws) -> Any:
+def _plain_engine(layout: Layout, x: Array, draws: Draws) -> Any:
     if arrays.is_numpy(x):
         return native_engine if native_engine.takes(x) else numpy_engine
-    return cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine
+    plain = cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine
+    return cupy_layers.engine_for(layout, draws, plain)
 
 
 def _folded_engine(layout: Layout, x: Array, draws: Draws) -> Any:
@@ -91,8 +87,7 @@ def _folded_engine(layout: Layout, x: Array, draws: Draws) -> Any:
 
 def _variant_engine(layout: Layout, x: Array, draws: Draws) -> Any:
     if arrays.is_numpy(x):
-        has = {"layer_norm": layout.layer_norm, "projection": layout.proj_size > 0}
-        if native_engine.takes(x) and not native_variant_engine.not_held(draws.options, **has):
+        if native_engine.takes(x) and not layout.proj_size:
             return native_variant_engine.NativeVariantEngine(draws)
         from .engines.numpy_variant_engine import NumpyVariantEngine
 

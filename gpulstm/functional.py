@@ -81,8 +81,9 @@ def lstm_forward(
     options : what `LSTM` takes beyond sizes, such as ``{"zoneout": 0.1}`` or ``{"tf32": True}``.
     rng : seed below 2^64 or numpy Generator for the random masks of training; None draws a fresh seed.
     checkpoint_every : keep only the states of every so many steps, and compute the rest again in the backward pass:
-        less memory for a second forward pass, and the same gradients to the bit. NumPy and CuPy round it up to a
-        multiple of the window in which they add up gradients: 128 steps, on a GPU more for fewer than 64 sequences.
+        less memory for a second forward pass, and the same gradients to the bit (but for a stack whose layers would run
+        side by side on a GPU: they run one after the other then). NumPy and CuPy round it up to a multiple of the
+        window in which they add up gradients: 128 steps, on a GPU more for fewer than 64 sequences.
 
     Returns
     -------
@@ -230,7 +231,7 @@ def _check(
     inward = _inward(x, batched, batch_first)
     steps = None if lengths is None else lengths_module.checked(lengths, inward, batched=batched)
     call = _Call(layout, inward, initial, steps, batched, draws)
-    if not engine_choice.is_plain_but_projected(layout, draws):
+    if layout.layer_norm:
         refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
     return call
 
@@ -262,11 +263,11 @@ def _check_closely(
 
 
 def refuse_half(on_cupy: bool, dtype: str) -> None:
-    """Raises TypeError for options on CuPy arrays of 16 bits."""
+    """Raises TypeError for layer norm on CuPy arrays of 16 bits."""
     if on_cupy and dtype in arrays.HALF_DTYPES:
         raise TypeError(
-            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with options, peepholes or layer norm on "
-            f"CuPy arrays, got {dtype}; {arrays.WHERE_HALF}"
+            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with layer norm on CuPy arrays, got {dtype}; "
+            f"{arrays.WHERE_HALF}"
         )
 
 

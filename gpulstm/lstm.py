@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import arrays, checkpoints, engine_choice, initialisers, options, state_dict
+from . import arrays, checkpoints, initialisers, options, state_dict
 from .arrays import Array
 from .cuda.planner import Plan
 from .functional import Cache, forward, inference, lstm_backward, plan, refuse_half
@@ -61,9 +61,9 @@ class LSTM:
     checkpoint_every : training keeps the states of every so many steps only, and backward runs the rest again: for
         sequences too long for the memory. See `gpulstm.lstm_forward`.
     dtype : of the parameters, and so of what the layer takes and gives, states and gradients too: "float32" or
-        "float64". On CuPy arrays "float16" and "bfloat16" as well, for the plain LSTM, with or without a projection and
-        dropout between layers: cell states and sums are float32 inside, and bfloat16 needs the package ml_dtypes and
-        compute capability 8.0. Other libraries take all four.
+        "float64". On CuPy arrays "float16" and "bfloat16" as well, with all options but ``layer_norm``: cell states and
+        sums are float32 inside, and bfloat16 needs the package ml_dtypes and compute capability 8.0. Other libraries
+        take all four.
     tf32 : on CuPy arrays of float32, matrix products may round their factors to TF32, with 10 bits of mantissa instead
         of 23: faster, and by 1e-3 less exact. The resident schedule, of small layers, multiplies exactly within its
         steps. Without effect on other libraries' arrays and on GPUs before compute capability 8.0.
@@ -141,7 +141,7 @@ class LSTM:
         """Raises what every call would raise."""
         name = arrays.dtype_name(weight)
         options.refuse_tf32(self.options, name)
-        if not engine_choice.is_plain_but_projected(self.layout, Draws(self.options, 0)):
+        if self.layout.layer_norm:
             refuse_half(arrays.is_cupy(weight), name)
 
     def __call__(
@@ -185,7 +185,8 @@ class LSTM:
         """What would run each layer's time steps forward and back for an input such as x, and why. Runs nothing.
 
         Print it. On a GPU it names the schedule, `gpulstm.cuda.planner` says what there is; all layers have the same
-        one, and so have both directions, which run side by side where it says "2 directions".
+        one, and so have both directions, which run side by side where it says "2 directions", as layers do where it
+        says how many.
         """
         return plan(
             self.layout, x, self.params, self.batch_first, Draws(self.options, 0 if self.options.is_random else None)

@@ -3,10 +3,11 @@
 from typing import Any
 
 from . import arrays, engine_choice
-from .cuda import both_directions, planner
+from .cuda import both_directions, planner, stacked_layers
 from .engines import (
     cupy_engine,
     cupy_graph,
+    cupy_layers,
     cupy_one_launch,
     cupy_one_launch_options,
     native_engine,
@@ -15,7 +16,7 @@ from .engines import (
 from .engines.folded_projection import FoldedEngine, obstacle
 from .native import library
 
-OPTIONS = "does not hold options"  # said of what runs both directions
+PROJECTION = "does not hold proj_size"  # said of what runs both directions
 
 
 def of(call: Any) -> planner.Plan:
@@ -27,11 +28,22 @@ def of(call: Any) -> planner.Plan:
         return planner.both("equations", reason)
     with arrays.on_device_of(call.x):
         found = cupy_graph.explained(_on_gpu(call))
-        if not call.layout.bidirectional:
-            return found
-        batch, device = call.x.shape[1], cupy_one_launch.current_device()
-        obstacle_of_both = "" if call.is_plain else OPTIONS
-        return both_directions.explained(found, batch, call.layout.hidden_size, device, obstacle_of_both)
+        layout, (steps, batch, _), device = call.layout, call.x.shape, cupy_one_launch.current_device()
+        if not layout.bidirectional:
+            return found if layout.num_layers == 1 else _of_stack(call, found, steps, batch, device)
+        why_not, hidden = PROJECTION if layout.proj_size else "", layout.hidden_size
+        return both_directions.explained(found, batch, hidden, device, why_not, options=not call.is_plain)
+
+
+def _of_stack(call: Any, of_one: planner.Plan, steps: int, batch: int, device: planner.Device) -> planner.Plan:
+    """The plan of layers on top of each other."""
+    in_training, in_inference = (
+        cupy_layers.why_not(call.layout, call.draws, is_plain=call.is_plain, training=training)
+        for training in (True, False)
+    )
+    why_not = {"forward": in_training, "backward": in_training, "inference": in_inference}
+    sizes = call.layout.num_layers, steps, batch, call.layout.hidden_size
+    return stacked_layers.explained(of_one, why_not, *sizes, device)
 
 
 def _on_gpu(call: Any) -> planner.Plan:
@@ -43,7 +55,7 @@ def _on_gpu(call: Any) -> planner.Plan:
     of_step = options.of_step(training=call.draws.training)
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
     not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
-    not_plain = cupy_one_launch_options.not_plain(layer_norm=layout.layer_norm)
+    not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
     if call.is_plain:
         not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
     arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
@@ -62,7 +74,8 @@ def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.
     why = f"not folded into weight_hh because of {why}" if why else "folded into weight_hh it would take longer"
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
     not_held = cupy_one_launch_options.not_held(of_step, steps=len(call.x), **has)
-    return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, "options")
+    not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
+    return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, not_plain)
 
 
 def _named(choice: planner.Choice) -> planner.Choice:
@@ -78,7 +91,5 @@ def _on_cpu(call: Any) -> planner.Plan:
         return planner.both("native", f"compiled for this processor; what is too small for it goes through NumPy{also}")
     by_step = not (call.is_plain or folded)
     how = "step by step, as the equations stand" if by_step else "a matrix product and a few calls per step"
-    layout, options = call.layout, call.draws.options
-    not_held = native_variant_engine.not_held(options, layer_norm=layout.layer_norm, projection=layout.proj_size > 0)
-    why = library.why_not() if library.load() is None else f"the compiled one does not hold {not_held}"
+    why = library.why_not() if library.load() is None else "the compiled one does not hold proj_size"
     return planner.both("numpy", f"{how}; {why}{also}")

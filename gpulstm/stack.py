@@ -53,6 +53,12 @@ def forward(
     inputs: list[Array] = []
     runs: list[Any] = []
     layer_input = x if lengths is None else engine.without_padding(x, lengths)
+    if run_layers := getattr(engine, "forward_layers", None):
+        lanes_of_stack = _lanes_of_stack(layout, draws.options.reverse)
+        if done := run_layers(layer_input, weights, initial, *final, lanes_of_stack, lengths):
+            runs, (*between, y) = done
+            inputs = [layer_input, *between]
+            return y, _rounded(engine, final, x), Saved(engine, layout, weights, inputs, runs, lengths, draws)
     for layer in range(layout.num_layers):
         y = engine.empty((steps, batch, layout.output_size), x)
         lanes = _lanes(layout, layer, draws.options.reverse)
@@ -85,11 +91,18 @@ def backward(
     part = getattr(engine, "part", getitem)
     dstate = _gradient_state(engine, layout, saved.inputs[0], dstate)
     gradients: list[Any] = [None] * len(saved.runs)
+    begun: list[Any] = []  # of all layers, if they might have run side by side
     dy = None if dy is None else engine.contiguous(dy)
+    if run_layers := getattr(engine, "backward_layers", None):
+        x, lanes_of_stack = saved.inputs[0], _lanes_of_stack(layout, saved.draws.options.reverse)
+        begun = [engine.start_gradient(*each) for each in zip(saved.inputs, saved.weights, lanes_of_stack, strict=True)]
+        of_all = saved.runs, saved.inputs, saved.weights, dy, *dstate
+        if (dx := run_layers(*of_all, lanes_of_stack, lengths, begun)) is not None:
+            return dx, _finished(engine, begun, lanes_of_stack, x), _rounded(engine, dstate, x)
     for layer in reversed(range(layout.num_layers)):
         x = saved.inputs[layer]
         dx = engine.empty(x.shape, x)
-        lanes, started, done = _lanes(layout, layer, saved.draws.options.reverse), {}, False
+        lanes, started, done = _lanes(layout, layer, saved.draws.options.reverse), dict(enumerate(begun)), False
         if run_both := _run_both(engine, "backward_both", layout):
             started = {index: engine.start_gradient(x, saved.weights[index], lane) for index, lane in lanes}
             runs, weights, dh, dc = _pairs(lanes, saved.runs, saved.weights, *dstate)
@@ -115,6 +128,12 @@ def backward(
             gradients[index] = Weights(*(None if w is None else engine.rounded(w, x) for w in finished))
         dy = dx if layer == 0 else engine.dropped(dx, saved.draws, layer - 1)
     return dy, gradients, _rounded(engine, dstate, saved.inputs[0])
+
+
+def _finished(engine: Engine, gradients: list[Any], lanes: list[Lane], x: Array) -> list[Weights]:
+    """The weights' gradients of one direction's layers as they are handed out."""
+    finished = (engine.finish_gradient(*each) for each in zip(gradients, lanes, strict=True))
+    return [Weights(*(None if w is None else engine.rounded(w, x) for w in each)) for each in finished]
 
 
 def inference(
@@ -162,8 +181,14 @@ def inference(
         return y, _rounded(engine, final, x)
 
     between = [engine.empty((tile_steps, tile_batch, layout.width), x) for _ in range(min(layout.num_layers - 1, 2))]
+    run_layers = getattr(engine, "inference_layers", None) if tile_batch == batch else None
     for t, n in _tiles(steps, batch, tile_steps, tile_batch, reverse):
         source = engine.contiguous(x[t, n])
+        if run_layers:
+            gates = scratch[: len(source) * batch * 4 * layout.hidden_size].reshape(len(source), batch, -1)
+            lanes, in_time = _lanes_of_stack(layout, reverse), (t.start, steps)
+            if run_layers(source, weights, *final, y[t], lanes, gates, lengths, *in_time):
+                continue
         for layer in range(layout.num_layers):
             last = layer == layout.num_layers - 1
             target = y[t, n] if last else between[layer % 2][: t.stop - t.start, : n.stop - n.start]
@@ -207,6 +232,10 @@ def _infer_in_one_piece(
     time than a small layer takes."""
     gates = engine.empty((*source.shape[:2], 4 * layout.hidden_size), source)
     run_both = _run_both(engine, "inference_both", layout) if 2 * gates.nbytes <= engine.GATE_BUFFER_BYTES else None
+    if run_layers := getattr(engine, "inference_layers", None):
+        in_time = 0, len(source)
+        if run_layers(source, weights, *final, y, _lanes_of_stack(layout, reverse), gates, lengths, *in_time):
+            return
     part = getattr(engine, "part", getitem)
     between = [y, engine.empty(y.shape, y) if layout.num_layers > 1 else None]
     for layer in range(layout.num_layers):
@@ -248,6 +277,11 @@ def _lanes_of(width: int, bidirectional: bool, layer: int, reverse: bool) -> tup
     if not bidirectional:
         return ((layer, Lane(0, width, reverse, 2 * layer)),)
     return tuple((2 * layer + d, Lane(d * width, width, d == 1, 2 * layer + d)) for d in (0, 1))
+
+
+def _lanes_of_stack(layout: Layout, reverse: bool) -> list[Lane]:
+    """Those of the only direction, layer by layer."""
+    return [_lanes(layout, layer, reverse)[0][1] for layer in range(layout.num_layers)]
 
 
 def _run_both(engine: Engine, name: str, layout: Layout) -> Any:

@@ -1,7 +1,7 @@
 // The non-linearities that a gate, the candidate or the cell can go through, chosen when a kernel is launched: a branch
 // that all threads take alike. gpulstm/activations.py has the same formulas, and says what alpha and beta default to.
 #pragma once
-#include "common.cuh"
+#include "storage.cuh"
 
 // Numbered as ACTIVATION_NUMBERS in gpulstm/engines/cupy_variant_engine.py.
 #define SIGMOID 0
@@ -50,7 +50,7 @@ struct Activation {
 };
 
 // The slope by a bounded argument: zero where the bound held it, which the value tells because every one of the
-// functions is monotonic.
+// functions is monotonic. The value is one that was stored, so the bounds are rounded as it was.
 struct BoundedSlope {
     Activation activation;
     bool is_bounded;
@@ -60,8 +60,8 @@ struct BoundedSlope {
         : activation(f), is_bounded(limit != real(0)), low(0), high(0) {
         if (is_bounded) {
             const real at_low = f(-limit), at_high = f(limit);
-            low = at_low < at_high ? at_low : at_high;  // a negative alpha turns them around
-            high = at_low < at_high ? at_high : at_low;
+            low = real_of(stored(at_low < at_high ? at_low : at_high));  // a negative alpha turns them around
+            high = real_of(stored(at_low < at_high ? at_high : at_low));
         }
     }
     __device__ __forceinline__ real operator()(real value) const {

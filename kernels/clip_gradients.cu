@@ -8,8 +8,8 @@
 // the sizes and the grid alone: the same gradients give the same bits. Each block of scale_to_norm adds up all partials
 // itself, in the same order, so nobody waits for another block or for the host.
 //
-// Bytes per element, in units of sizeof(real): sum_of_squares reads 1; scale_to_norm reads 1 and writes 1, or nothing where
-// the norm is small enough; clip_values reads 1, writes 1. Blocks are whole warps, at most MAX_WARPS of them.
+// Bytes per element, in units of sizeof(real): sum_of_squares reads 1; scale_to_norm reads 1 and writes 1, or nothing
+// where the norm is small enough; clip_values reads 1, writes 1. Blocks are whole warps, at most MAX_WARPS of them.
 #include "block_sums.cuh"
 #include "tensor_table.cuh"
 

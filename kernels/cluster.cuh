@@ -9,9 +9,9 @@
 //   of that mbarrier, with acquire, reads all numbers that were counted in it.
 // - Another block's shared memory exists until that block returns: whatever is stored there has to be waited for there.
 //
-// A step does not meet at a barrier of the cluster: its arrival with release becomes MEMBAR.ALL.GPU in machine code, which
-// waits for everything that the thread has written to global memory too. st.async waits for nothing; with it 256 words
-// went all to all in 0.31 us on an H200 (benchmarks/results/notes.md).
+// A step does not meet at a barrier of the cluster: its arrival with release becomes MEMBAR.ALL.GPU in machine code,
+// which waits for everything that the thread has written to global memory too. st.async waits for nothing; with it 256
+// words went all to all in 0.31 us on an H200 (benchmarks/results/notes.md).
 #pragma once
 
 __device__ __forceinline__ int cluster_rank() {
@@ -48,7 +48,8 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 #endif
 }
 
-// Stores `value` in block `rank`, where `place` is in this block, counted at its mbarrier that is where `barrier` is here.
+// Stores `value` in block `rank`, where `place` is in this block, counted at its mbarrier that is where
+// `barrier` is here.
 __device__ __forceinline__ void send(float* place, unsigned long long* barrier, int rank, float value) {
 #ifdef __CUDA_ARCH__
     asm volatile(
@@ -61,6 +62,43 @@ __device__ __forceinline__ void send(float* place, unsigned long long* barrier, 
         : "memory");
 #else
     host_cuda::store_async(place, barrier, (unsigned)rank, value);
+#endif
+}
+
+// The same of four words, or numbers, at a multiple of 16 bytes.
+__device__ __forceinline__ void send_words(unsigned* place, unsigned long long* barrier, int rank, uint4 four) {
+#ifdef __CUDA_ARCH__
+    asm volatile(
+        "{\n\t.reg .u32 there, counter;\n\t"
+        "mapa.shared::cluster.u32 there, %0, %2;\n\t"
+        "mapa.shared::cluster.u32 counter, %1, %2;\n\t"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [there], {%3, %4, %5, %6}, [counter];\n\t"
+        "}" ::"r"(shared_address(place)),
+        "r"(shared_address(barrier)), "r"(rank), "r"(four.x), "r"(four.y), "r"(four.z), "r"(four.w)
+        : "memory");
+#else
+    host_cuda::store_async(place, barrier, (unsigned)rank, four.x);
+    host_cuda::store_async(place + 1, barrier, (unsigned)rank, four.y);
+    host_cuda::store_async(place + 2, barrier, (unsigned)rank, four.z);
+    host_cuda::store_async(place + 3, barrier, (unsigned)rank, four.w);
+#endif
+}
+
+__device__ __forceinline__ void send_four(float* place, unsigned long long* barrier, int rank, float4 four) {
+#ifdef __CUDA_ARCH__
+    asm volatile(
+        "{\n\t.reg .u32 there, counter;\n\t"
+        "mapa.shared::cluster.u32 there, %0, %2;\n\t"
+        "mapa.shared::cluster.u32 counter, %1, %2;\n\t"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], {%3, %4, %5, %6}, [counter];\n\t"
+        "}" ::"r"(shared_address(place)),
+        "r"(shared_address(barrier)), "r"(rank), "f"(four.x), "f"(four.y), "f"(four.z), "f"(four.w)
+        : "memory");
+#else
+    host_cuda::store_async(place, barrier, (unsigned)rank, four.x);
+    host_cuda::store_async(place + 1, barrier, (unsigned)rank, four.y);
+    host_cuda::store_async(place + 2, barrier, (unsigned)rank, four.z);
+    host_cuda::store_async(place + 3, barrier, (unsigned)rank, four.w);
 #endif
 }
 
@@ -85,39 +123,25 @@ __device__ __forceinline__ void barrier_expect(unsigned long long* barrier, int 
 }
 
 // Until the phase of this parity, 0 of the first one, has ended. All blocks of a cluster run at the same time, so none
-// waits long. One that does waits for what will never come: with BOUNDED the launch ends with an error after 8 * 2^32
-// clocks, some twenty seconds. In PTX as a whole: for a loop with a way out the compiler would keep more registers.
-template <bool BOUNDED = true>
+// waits long. One that does waits for what will never come: the launch ends with an error after 8 * 2^32 clocks, some
+// twenty seconds. In PTX as a whole: for a loop with a way out the compiler would keep more registers.
 __device__ __forceinline__ void barrier_wait(unsigned long long* barrier, int parity) {
 #ifdef __CUDA_ARCH__
-    if (BOUNDED) {
-        asm volatile(
-            "{\n\t.reg .pred done, late;\n\t"
-            ".reg .u32 begun, now;\n\t"
-            "mov.u32 begun, %%clock_hi;\n"
-            "AGAIN:\n\t"
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
-            "@done bra PASSED;\n\t"
-            "mov.u32 now, %%clock_hi;\n\t"
-            "sub.u32 now, now, begun;\n\t"
-            "setp.gt.u32 late, now, 8;\n\t"
-            "@late trap;\n\t"
-            "bra AGAIN;\n"
-            "PASSED:\n\t}" ::"r"(shared_address(barrier)),
-            "r"(parity)
-            : "memory");
-    } else {
-        unsigned done;
-        do {
-            asm volatile(
-                "{\n\t.reg .pred p;\n\t"
-                "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
-                "selp.u32 %0, 1, 0, p;\n\t}"
-                : "=r"(done)
-                : "r"(shared_address(barrier)), "r"(parity)
-                : "memory");
-        } while (!done);
-    }
+    asm volatile(
+        "{\n\t.reg .pred done, late;\n\t"
+        ".reg .u32 begun, now;\n\t"
+        "mov.u32 begun, %%clock_hi;\n"
+        "AGAIN:\n\t"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
+        "@done bra PASSED;\n\t"
+        "mov.u32 now, %%clock_hi;\n\t"
+        "sub.u32 now, now, begun;\n\t"
+        "setp.gt.u32 late, now, 8;\n\t"
+        "@late trap;\n\t"
+        "bra AGAIN;\n"
+        "PASSED:\n\t}" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
 #else
     while (!host_cuda::mbarrier_passed(barrier, (unsigned)parity)) host_cuda::yield();
 #endif

@@ -1,7 +1,7 @@
 // Shared by every kernel: the type to compute with, the two non-linearities and the flat thread index.
 //
-// REAL is chosen when a kernel is compiled (-DREAL=float or -DREAL=double), so one body serves both types. Arrays are of
-// this type too, but for kernels that include storage.cuh.
+// REAL is chosen when a kernel is compiled (-DREAL=float or -DREAL=double), so one body serves both types. Arrays are
+// of this type too, but for kernels that include storage.cuh.
 #pragma once
 
 typedef REAL real;

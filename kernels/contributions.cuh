@@ -7,10 +7,12 @@
 #define READERS (THREADS / COLUMNS)          // threads that collect one sequence's contributions
 #define LANES (READERS < 32 ? READERS : 32)  // of them in one warp
 #define PARTS (READERS / LANES)
+#ifndef BATCH
 #define BATCH 4                              // loads in flight per thread
+#endif
 
-// Adds up a sequence's contributions if it is `there`, `pieces` times four from `source` on, each once its lowest bit is
-// `arrival_bit`. parts[p * UNITS + u] receives unit u's sum over the readers of part p.
+// Adds up a sequence's contributions if it is `there`, `pieces` times four from `source` on, each once its lowest bit
+// is `arrival_bit`. parts[p * UNITS + u] receives unit u's sum over the readers of part p.
 __device__ __forceinline__ void collect(const unsigned* source, bool there, int pieces, unsigned arrival_bit,
                                         Patience& patience, float* parts) {
     const int lane = threadIdx.x % 32, reader = threadIdx.x % READERS;

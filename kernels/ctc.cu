@@ -1,27 +1,28 @@
-// Connectionist temporal classification (Graves et al. 2006): the loss of each sequence and its gradient with respect to
-// the logits, in the log domain.
+// Connectionist temporal classification (Graves et al. 2006): the loss of each sequence and its gradient with respect
+// to the logits, in the log domain.
 //
 // A labelling of L labels becomes 2 L + 1 positions, blank label blank ... label blank: position s is blank where s is
 // even, else label s / 2. A path stays, goes one position on, or goes two on from a label to another one.
 //
-//     log y[t, k] = logits[t, k] - normaliser[t]                    normaliser[t] = log(sum over k of exp(logits[t, k]))
+//     log y[t, k] = logits[t, k] - normaliser[t]                  normaliser[t] = log(sum over k of exp(logits[t, k]))
 //     alpha[t, s] = log y[t, label s] + logsumexp(alpha[t-1, s], alpha[t-1, s-1], alpha[t-1, s-2] if it may skip)
 //     beta[t, s]  = log y[t, label s] + before[t, s]
 //     before[t, s] = logsumexp(beta[t+1, s], beta[t+1, s+1], beta[t+1, s+2] if it may skip)
-//     loss = -total                                                 total = logsumexp of alpha at the end's two positions
+//     loss = -total                                             total = logsumexp of alpha at the end's two positions
 //     occupancy[t, s] = exp(alpha[t, s] + before[t, s] - total)
 //     gradient[t, k] = weight (y[t, k] - sum of occupancy[t, s] over the positions s of class k, in their order)
 //
-// Three kernels. `ctc_log_normaliser`: a warp owns one time step of one sequence. `ctc_forward_backward`: a block owns a
-// sequence, a thread every blockDim.x-th position; one barrier between time steps. `ctc_gradient`: a thread owns one
+// Three kernels. `ctc_log_normaliser`: a warp owns one time step of one sequence. `ctc_forward_backward`: a block owns
+// a sequence, a thread every blockDim.x-th position; one barrier between time steps. `ctc_gradient`: a thread owns one
 // class of one time step; the positions of a class are a linked list that the kernel before has made, so each sum has
 // one owner and one order, and no atomic is needed.
 //
-// Where there is no path the loss is infinite. Where a target length or a label is none, it is NaN; nothing is read for it
-// outside of the arrays. The gradient is then NaN, or for an infinite loss 0 if asked for.
+// Where there is no path the loss is infinite. Where a target length or a label is none, it is NaN; nothing is read for
+// it outside of the arrays. The gradient is then NaN, or for an infinite loss 0 if asked for.
 //
 // Bytes in units of sizeof(real): the normaliser reads each logit twice, once from cache. Forward and backward per
-// position and step 7 reads + 3 writes, mostly through cache. The gradient per logit 1 + 1, and per position and step 1.
+// position and step 7 reads + 3 writes, mostly through cache. The gradient per logit 1 + 1, and per position and
+// step 1.
 #include "common.cuh"
 
 // One sequence's positions.

@@ -5,15 +5,16 @@
 //
 // For the gradient the positions r are sorted by their token, so that each token is one run of positions. The sorted
 // positions are cut into chunks of equal length, and the order of all sums depends on the tokens alone:
-//   1. embedding_gradient_chunks adds up the runs inside each chunk. A run that lies inside one chunk is done; the parts
-//      of a run that goes across chunks are kept.
+//   1. embedding_gradient_chunks adds up the runs inside each chunk. A run that lies inside one chunk is done; the
+//      parts of a run that goes across chunks are kept.
 //   2. embedding_gradient_join adds up the parts of each such run.
 // A token that is everywhere, such as a space, then costs a chunk's length plus the number of chunks, both about the
 // square root of the number of positions.
 //
 // One thread owns one element of out; in the gradient, one column of one chunk.
-// Bytes per element of out or dout, in units of sizeof(real): forward 1 + 1; chunks 1 + 1 per run and chunk; join 1 + 1 of
-// those kept. The tokens and positions, 8 bytes each, are read once for each row, and by the other columns from cache.
+// Bytes per element of out or dout, in units of sizeof(real): forward 1 + 1; chunks 1 + 1 per run and chunk; join 1 + 1
+// of those kept. The tokens and positions, 8 bytes each, are read once for each row, and by the other columns from
+// cache.
 #include "common.cuh"
 
 extern "C" __global__ void embedding_forward(

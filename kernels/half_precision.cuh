@@ -13,6 +13,9 @@ __device__ __forceinline__ unsigned pair_of(store first, store second) { return 
 __device__ __forceinline__ store first_of(unsigned pair) { return store{(unsigned short)pair}; }
 __device__ __forceinline__ store second_of(unsigned pair) { return store{(unsigned short)(pair >> 16)}; }
 
+// A weight of a peephole (persistent_options.cuh).
+__device__ __forceinline__ float weight_of(store weight) { return real_of(weight); }
+
 // A word that is handed over: all ones would say that it is not there yet.
 __device__ __forceinline__ unsigned present(unsigned word) { return word == 0xFFFFFFFFu ? 0x7FFF7FFFu : word; }
 

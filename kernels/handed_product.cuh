@@ -1,11 +1,12 @@
 // The product that both persistent kernels of 16 bits are made for: weights that stay on the chip, times numbers that
 // other blocks hand over (handover.cuh), for 8 * NTILES sequences at a time.
 //
-// A block has ROWS rows of weights. Of its 16 warps, SPLIT share out the sum, and 16 / SPLIT the rows: a warp holds 16 *
-// MTILES rows x 16 * KTILES columns as fragments for the tensor cores, and reads the words of its columns; the row
+// A block has ROWS rows of weights. Of its 16 warps, SPLIT share out the sum, and 16 / SPLIT the rows: a warp holds
+// 16 * MTILES rows x 16 * KTILES columns as fragments for the tensor cores, and reads the words of its columns; the row
 // groups read them once each. The last IN_SHARED of the KTILES stand in shared memory, where each thread reads what it
-// wrote itself, 16 bytes at a time; the rest stay in registers, 4 * MTILES * (KTILES - IN_SHARED) of a thread. The order
-// of the columns within a warp is permuted such that the words that a thread needs of a sequence follow each other.
+// wrote itself, 16 bytes at a time; the rest stay in registers, 4 * MTILES * (KTILES - IN_SHARED) of a thread. The
+// order of the columns within a warp is permuted such that the words that a thread needs of a sequence follow each
+// other.
 #pragma once
 #include "half_precision.cuh"
 #include "handover.cuh"

@@ -1,5 +1,5 @@
-// Sums over all hidden units in a launch whose blocks each own some of them: each block hands over what it has added up,
-// and whoever needs the sum adds up what all blocks handed over, in a fixed order.
+// Sums over all hidden units in a launch whose blocks each own some of them: each block hands over what it has added
+// up, and whoever needs the sum adds up what all blocks handed over, in a fixed order.
 //
 // A row of words belongs to one sequence at one step. It is written once in a launch, so words that have not been
 // written yet are all ones, as in handover.cuh.

@@ -2,20 +2,20 @@
 //
 // The formulas are those of lstm_backward_step.cu, and dh[t-1] = W_hh^T da[t].
 //
-// Who owns what: a cluster of CLUSTER blocks owns SEQUENCES sequences, and waits for no other cluster. A block owns UNITS
-// hidden units, and the rows of W_hh of their four gates. It multiplies these by the gradients of its own gates, which
-// makes a contribution to every dh, and hands to each block what that one's units get. So CLUSTER * UNITS words for each
-// sequence leave a block; handing over the gates' gradients instead would be four times as many.
+// Who owns what: a cluster of CLUSTER blocks owns SEQUENCES sequences, and waits for no other cluster. A block owns
+// UNITS hidden units, and the rows of W_hh of their four gates. It multiplies these by the gradients of its own gates,
+// which makes a contribution to every dh, and hands to each block what that one's units get. So CLUSTER * UNITS words
+// for each sequence leave a block; handing over the gates' gradients instead would be four times as many.
 //
-// Sixteen neighbouring lanes make the contributions to one unit of each block: a lane adds up SLICE of the block's rows,
-// for CLUSTER units, with 16 * QUADS weights in registers. They hand their sums over such that each is left with one
-// block's unit of one sequence, and stores it there.
+// Sixteen neighbouring lanes make the contributions to one unit of each block: a lane adds up SLICE of the block's
+// rows, for CLUSTER units, with 16 * QUADS weights in registers. They hand their sums over such that each is left with
+// one block's unit of one sequence, and stores it there.
 //
-// A step: one thread for each own unit and sequence waits for the contributions, adds them up in the order of the blocks,
-// and makes the gradients of the gates; a barrier of the block; multiply; send the contributions. There are two places
-// for contributions, used in turn, each with an mbarrier that counts what has come. That is enough: who sends into a
-// place again has received all of the step in between, which this block sent after the barrier that everybody reaches
-// when the place has been read. A block that has no unit takes no part.
+// A step: one thread for each own unit and sequence waits for the contributions, adds them up in the order of the
+// blocks, and makes the gradients of the gates; a barrier of the block; multiply; send the contributions. There are two
+// places for contributions, used in turn, each with an mbarrier that counts what has come. That is enough: who sends
+// into a place again has received all of the step in between, which this block sent after the barrier that everybody
+// reaches when the place has been read. A block that has no unit takes no part.
 //
 // Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates; CLUSTER contributions cross to the
 // unit's block through distributed shared memory.
@@ -29,12 +29,11 @@
 #define THREADS (LANES * UNITS)
 #define SLICE (4 * UNITS / LANES)   // rows of a lane
 #define VECTOR (SLICE % 4 == 0 ? 4 : SLICE % 2 == 0 ? 2 : 1)  // rows that are loaded at once
-// Of two sequences with this many weights each goes by itself: together, registers would spill.
-#define MOST (WIDTH == 256 && SEQUENCES == 2 ? 1 : LANES / CLUSTER < 4 ? LANES / CLUSTER : 4)
+#define MOST (LANES / CLUSTER < 4 ? LANES / CLUSTER : 4)
 #define TOGETHER (SEQUENCES < MOST ? SEQUENCES : MOST)  // sequences that are multiplied at the same time
-#define PLACES 2  // for contributions
-#define BOUNDED (WIDTH != 256)  // waiting; where its clock would make registers spill, it is not
-#define AHEAD (WIDTH == 256 && CLUSTER == 8 ? 1 : 2)  // steps; what dh does not take part in is fetched so early
+#define PLACES 2                    // for contributions
+#define AHEAD PLACES                // steps; what dh does not take part in is fetched so early
+#define IN_FLIGHT 32                // weights that are on their way at the same time, at most
 
 struct __align__(4 * VECTOR) Rows {
     float at[VECTOR];
@@ -61,14 +60,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const long long units = (long long)batch * hidden;
 
     float w[CLUSTER][SLICE];  // of the block's rows and unit `group` of each block
+    // Where a weight stands depends on those before it, by a number that is zero, of which the compiler knows nothing:
+    // with all of them on their way at once, their addresses would take more registers than there are.
+    unsigned before = 0, after = 0;
+    const unsigned zero = (size_t)cells % 4;
 #pragma unroll
     for (int block = 0; block < CLUSTER; ++block) {
 #pragma unroll
         for (int k = 0; k < SLICE; ++k) {
             const int row = VECTOR * (LANES * (k / VECTOR) + lane) + k % VECTOR;
-            const int from = rank * UNITS + row / 4, to = block * UNITS + group;
+            const int from = rank * UNITS + row / 4, to = block * UNITS + group + (int)after;
             const bool inside = from < hidden && to < hidden;
             w[block][k] = inside ? weight[((long long)(row % 4) * hidden + from) * hidden + to] : 0.0f;
+            before |= __float_as_uint(w[block][k]);
+            if ((block * SLICE + k) % IN_FLIGHT == IN_FLIGHT - 1) after = before & zero;
         }
     }
 
@@ -102,15 +107,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     if (rank * UNITS >= hidden) return;
 
     for (int first = 0; first < steps; first += PLACES) {
-#pragma unroll(AHEAD)
+#pragma unroll
         for (int i = 0; i < PLACES; ++i) {
             const int count = first + i;
             if (count >= steps) break;
             const int step = reverse ? count : steps - 1 - count;
-            float(&now)[7] = item[i % AHEAD];
+            float(&now)[7] = item[i];
             if (owner) {
                 if (count > 0) {
-                    barrier_wait<BOUNDED>(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);
+                    barrier_wait(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);
 #pragma unroll
                     for (int block = 0; block < CLUSTER; ++block) {
                         if (block * UNITS < hidden) d_hidden += (&contributions[(i + 1) % PLACES][block][0][0])[thread];
@@ -174,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     }
     if (!owner) return;
     const int last = (steps - 1) % PLACES;  // when it has come, so has all that was sent here
-    barrier_wait<BOUNDED>(&arrived[last], (steps - 1) / PLACES & 1);
+    barrier_wait(&arrived[last], (steps - 1) / PLACES & 1);
     for (int block = 0; block * UNITS < hidden; ++block) d_hidden += (&contributions[last][block][0][0])[thread];
     dh[(long long)sequence * hidden + unit] = d_hidden;
     dc[(long long)sequence * hidden + unit] = d_cell;

@@ -5,13 +5,13 @@
 //
 // Who owns what: a cluster of CLUSTER blocks owns SEQUENCES sequences, and waits for no other cluster. A block owns
 // UNITS hidden units, all four gates of each. Sixteen neighbouring lanes own a unit: each has a sixteenth of the sum
-// over h, 4 * QUADS columns of the four gates, with 16 * QUADS weights in registers. Every h that a lane loads takes part
-// in four products; with one product for each, loading would take four times as long as multiplying. The lanes hand
-// their sums over such that each is left with one gate of one of up to four sequences, and finishes that.
+// over h, 4 * QUADS columns of the four gates, with 16 * QUADS weights in registers. Every h that a lane loads takes
+// part in four products; with one product for each, loading would take four times as long as multiplying. The lanes
+// hand their sums over such that each is left with one gate of one of up to four sequences, and finishes that.
 //
-// A step: wait until h has come; multiply; finish; send h to all blocks of the cluster. There are two copies of h, used in
-// turn, each with an mbarrier that counts what has come. That is enough: who sends into a copy again has received all
-// of the step in between, and every warp of this block sends its part of that step only after it has read the copy.
+// A step: wait until h has come; multiply; finish; send h to all blocks of the cluster. There are two copies of h, used
+// in turn, each with an mbarrier that counts what has come. That is enough: who sends into a copy again has received
+// all of the step in between, and every warp of this block sends its part of that step only after it has read the copy.
 // So a warp that has no unit, and would send nothing, does not take part; nor does a block that has none.
 //
 // Why plain multiplications: measured on an H200, the tensor cores make a float32 product 1.6 times as fast as these
@@ -19,8 +19,8 @@
 // there are more, their time counts less than that of handing over: 0.31 us for one sequence at hidden 256, and 0.16 us
 // of multiplying for each. (benchmarks/results/notes.md)
 //
-// Bytes per hidden unit and step: reads 4 gates, writes 1 y, with `keep` 4 gates + 1 h + 1 cell too; h crosses to CLUSTER
-// blocks through distributed shared memory.
+// Bytes per hidden unit and step: reads 4 gates, writes 1 y, with `keep` 4 gates + 1 h + 1 cell too; h crosses to
+// CLUSTER blocks through distributed shared memory.
 //
 // hidden is at most 64 * QUADS. The grid has CLUSTER blocks of THREADS threads for every SEQUENCES sequences.
 #include "cluster.cuh"

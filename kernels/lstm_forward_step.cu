@@ -7,8 +7,8 @@
 // units, so every access is coalesced. Gate order along the 4*hidden axis is i, f, g, o.
 //
 // Bytes per hidden unit and step, in units of sizeof(store): reads 4 gates + 1 cell (+ 4 bias, from cache);
-// writes 1 cell + 1 h + 1 y, and with KEEP 4 gates. A cell state is a `real` even where the rest has 16 bits: it adds up
-// over all steps, and counts twice then.
+// writes 1 cell + 1 h + 1 y, and with KEEP 4 gates. A cell state is a `real` even where the rest has 16 bits: it adds
+// up over all steps, and counts twice then.
 //
 // BIAS     add bias to the pre-activations
 // LENGTHS  a sequence past its end keeps its state and puts out zero

@@ -25,6 +25,11 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+//
+// LAYERS  layers on top of each other run in one launch, each with blocks of its own, which begin where those of the
+//         layer below end. The lowest one is as without the switch. The others have their W_ih in registers too, and
+//         take h[t] of the layer below word by word instead of W_ih x from `gates`, so that all of them have passed
+//         through `steps` steps after `steps + layers - 1`. Nobody waits for a layer above.
 #include "handover.cuh"
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
@@ -39,6 +44,7 @@
 #define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
 
 #include "handed_rows.cuh"
+#include "stacked_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forward(
     float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
@@ -49,17 +55,26 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
     unsigned* failed,                 // becomes 1 if a block waited in vain
-#if OPTIONS
-    float* state,                     // (batch, hidden) the initial h; becomes the final one
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
-    const Options options,
-#endif
 #if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
     float* gates_2,
     const float* weight_2,
     const float* bias_2,
     float* cells_2,
     float* hiddens_2,
+#endif
+#if OPTIONS
+    float* state,                     // (batch, hidden) the initial h; becomes the final one
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    Options options,
+#if BIDIRECTIONAL
+    float* state_2,
+    const float* peephole_2,
+    unsigned stream_2,
+#endif
+#endif
+#if LAYERS  // y of a layer is null where nobody reads it
+    const LayersAbove above,
+    int layers,                       // with the lowest one
 #endif
     int steps,
     int batch,
@@ -76,8 +91,21 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        state = state_2, peephole = peephole_2, options.stream = stream_2;
+#endif
         gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
         y_offset += hidden, reverse = !reverse;
+    }
+#elif LAYERS
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a layer
+    const int layer = blockIdx.x / of_one;
+    const unsigned number = blockIdx.x % of_one;
+    const float* below = layer == 0 ? 0 : layer == 1 ? hiddens : above.hiddens[layer - 2];
+    const float* input_weight = layer == 0 ? 0 : above.input_weight[layer - 1];
+    if (layer > 0) {
+        gates = above.gates[layer - 1], weight = above.weight[layer - 1], bias = above.bias[layer - 1];
+        cells = above.cells[layer - 1], hiddens = above.hiddens[layer - 1], y = above.y[layer - 1];
     }
 #else
     const unsigned number = blockIdx.x;  // of this block in its direction
@@ -92,6 +120,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KTILES][4];
+#if LAYERS
+    unsigned w_input[MTILES][KTILES][4];
+#endif
 #pragma unroll
     for (int m = 0; m < MTILES; ++m) {
 #pragma unroll
@@ -103,11 +134,18 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const bool inside = unit < hidden && column < hidden;
                 const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
                 w[m][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
+#if LAYERS
+                w_input[m][k][part] = operand(__float_as_uint(inside && layer > 0 ? input_weight[at] : 0.0f));
+#endif
             }
         }
     }
 
+#if LAYERS
+    if (blocks_are_missing(layers * blocks, batch, share, failed)) return;
+#else
     if (blocks_are_missing(blocks, batch, share, failed)) return;
+#endif
     if (thread == 0) mask = HIGH_BITS;
     __syncthreads();
     Patience patience = {0, failed};
@@ -138,7 +176,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 }
 #endif
                 if (output < ROWS * COLUMNS && unit < hidden && sequence < end_sequence) {
-                    input[e] = gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit];
+#if LAYERS
+                    if (layer == 0)
+#endif
+                        input[e] = gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit];
                     if (bias) input[e] += bias[gate * hidden + unit];
                     c[e] = c_before[(long long)sequence * hidden + unit];
 #if OPTIONS
@@ -155,7 +196,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const unsigned* source = (const unsigned*)h_before + (long long)sequence * hidden;
                 float* out = mine + 8 * n * STRIDE;
                 const bool there = sequence < end_sequence;
+#if LAYERS
+                const long long row = (step + 1 - reverse) * units + (long long)sequence * hidden;
+                const unsigned* source_below = layer > 0 ? (const unsigned*)below + row : 0;
+                multiply_both_rows_when_there(source_below, source, there, count > 0, first_column, hidden, g, t,
+                                              w_input, w, &mask, patience, out);
+#else
                 multiply_rows_when_there(source, there, count > 0, first_column, hidden, g, t, w, &mask, patience, out);
+#endif
             }
             __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
 
@@ -205,6 +253,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
 #endif
                     store_word((unsigned*)h_after + at, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
                 }
+#if LAYERS
+                if (y)
+#endif
                 if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : 0.0f;
                 if (gate == 2) c_after[at] = runs ? c_next : c[e];
                 if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = activated;

@@ -16,18 +16,22 @@
 // Who owns what: as in the forward pass, a block owns UNITS hidden units of its group's sequences: their dh, a sum over
 // the columns of W_hh that are its rows of weights here, and their da. handed_product.cuh says how its warps share the
 // sum out. A lane's two units make four words for each sequence, one for each gate: a unit's neighbour is in the other
-// half. They follow each other in `exchange`, which is all ones where nothing has been written yet. `gates` itself cannot
-// be handed over: a reader could not tell a gradient there from the activated gate before it. So that `exchange` stays
-// small, long sequences take several launches, between which dh and dc are all that is carried on.
+// half. They follow each other in `exchange`, which is all ones where nothing has been written yet. `gates` itself
+// cannot be handed over: a reader could not tell a gradient there from the activated gate before it. So that `exchange`
+// stays small, long sequences take several launches, between which dh and dc are all that is carried on.
 //
 // Bytes per hidden unit and step: reads 4 gates and dy of 2, 2 cells, dh and dc of 4, writes 4 gates of 2, dh and dc of
 // 4, and 8 to `exchange`, which each block of the group reads from L2, WARPS / SPLIT times.
 //
 // hidden is a multiple of 8, and at most 4 * SPLIT * KTILES.
 //
+// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. c*
+//          comes from the gates again instead of c[t]. With peepholes 3 sums of 4 bytes more are read and written.
+//
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
 #include "handed_product.cuh"
+#include "persistent_options.cuh"
 #include "storage.cuh"
 
 #define UNITS ROWS
@@ -50,6 +54,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     float* dh_2,
     float* dc_2,
     unsigned* exchange_2,
+#endif
+#if OPTIONS
+    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
+    Options options,
+#if BIDIRECTIONAL
+    const store* peephole_2,
+    float* d_peephole_2,
+    unsigned stream_2,
+#endif
+#endif
+#if BIDIRECTIONAL
     int first_time_2,
 #endif
     int steps,
@@ -66,6 +82,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        peephole = peephole_2, d_peephole = d_peephole_2, options.stream = stream_2;
+        options.first_draw += first_time_2 - first_time;
+#endif
         gates = gates_2, weight = weight_2, cells = cells_2, dy = dy_2, dh = dh_2, dc = dc_2, exchange = exchange_2;
         dy_offset += hidden, reverse = !reverse, first_time = first_time_2;
     }
@@ -98,14 +118,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
 
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
             // What the recurrence does not touch is fetched first.
+#if OPTIONS
+            float c_before[OUTPUTS], d_cell[OUTPUTS], d_hidden[OUTPUTS];
+            unsigned dy_and_drawn[OUTPUTS];  // in its upper half what was drawn: registers are short
+#else
             float c_before[OUTPUTS], c_after[OUTPUTS], d_cell[OUTPUTS], d_hidden[OUTPUTS], d_output[OUTPUTS];
+#endif
             unsigned i_and_f[OUTPUTS], g_and_o[OUTPUTS];
 #pragma unroll
             for (int e = 0; e < OUTPUTS; ++e) {
                 const int output = afresh(thread) + e * THREADS;
                 const int unit = first_unit + output % UNITS, sequence = sequence0 + output / UNITS;
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+#if OPTIONS
+                c_before[e] = d_cell[e] = d_hidden[e] = 0.0f;
+                dy_and_drawn[e] = 0;
+#else
                 c_before[e] = c_after[e] = d_cell[e] = d_hidden[e] = d_output[e] = 0.0f;
+#endif
                 i_and_f[e] = g_and_o[e] = 0;
                 if (output >= UNITS * COLUMNS || unit >= hidden || sequence >= end_sequence) continue;
                 d_hidden[e] = dh[at];
@@ -114,10 +144,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 i_and_f[e] = pair_of(gate[0], gate[hidden]);
                 g_and_o[e] = pair_of(gate[2 * hidden], gate[3 * hidden]);
                 c_before[e] = cells[(step + reverse) * units + at];
+#if OPTIONS
+                d_cell[e] = dc[at];
+                if (dy) dy_and_drawn[e] = dy[row * dy_width + dy_offset + unit].bits;
+#else
                 c_after[e] = cells[(step + 1 - reverse) * units + at];
                 d_cell[e] = dc[at];
                 if (dy) d_output[e] = real_of(dy[row * dy_width + dy_offset + unit]);
+#endif
             }
+#if OPTIONS  // while these are on their way
+#pragma unroll
+            for (int e = 0; e < OUTPUTS; ++e) {
+                const int output = afresh(thread) + e * THREADS;
+                const int unit = first_unit + output % UNITS, sequence = sequence0 + output / UNITS;
+                unsigned drawn = draw_for_step(options, unit, sequence, step);
+                drawn |= draw_for_sequence(options, unit, sequence);
+                const int later = first_time + step + 1 - 2 * reverse;
+                if (!lengths || (sequence < end_sequence && later < lengths[sequence])) drawn |= LATER_STEP_RAN;
+                dy_and_drawn[e] |= drawn << 16;
+            }
+#endif
 
             const float* sums = all_sums + buffer * SPLIT * COLUMNS * STRIDE;
             if (collects) {
@@ -138,7 +185,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 if (first >= UNITS * COLUMNS || sequence0 + first / UNITS >= end_sequence) break;
                 const bool owner = unit < hidden && sequence < end_sequence;
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+#if OPTIONS
+                const unsigned drawn = dy_and_drawn[e] >> 16;
+                if (collects) {
+                    const float sum = whole_sum(sums, output % UNITS, column);
+                    d_hidden[e] += drawn & LATER_STEP_RAN ? sum * hidden_mask(options, drawn) : 0.0f;
+                }
+#else
                 if (collects) d_hidden[e] += whole_sum(sums, output % UNITS, column);
+#endif
                 if (!computes) {
                     if (owner) dh[at] = d_hidden[e];
                     continue;
@@ -148,6 +203,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                     if (!lengths || first_time + step < lengths[sequence]) {
                         const float i = real_of(first_of(i_and_f[e])), f = real_of(second_of(i_and_f[e]));
                         const float candidate = real_of(first_of(g_and_o[e])), o = real_of(second_of(g_and_o[e]));
+#if OPTIONS
+                        const float of_gates[4] = {i, f, candidate, o};
+                        float d_gate[4];
+                        d_hidden[e] += real_of(first_of(dy_and_drawn[e]));
+                        const float c_star = step_back(options, drawn, of_gates, c_before[e], peephole, unit, hidden,
+                                                       d_hidden[e], d_cell[e], d_gate);
+                        if (peephole) {
+                            float* d_peep = d_peephole + (long long)sequence * 3 * hidden + unit;
+                            d_peep[0] += d_gate[0] * c_before[e];
+                            d_peep[hidden] += d_gate[1] * c_before[e];
+                            d_peep[2 * hidden] += d_gate[3] * c_star;
+                        }
+                        dc[at] = d_cell[e];
+                        i_and_f_gradient = pair_of(stored(d_gate[0]), stored(d_gate[1]));
+                        g_and_o_gradient = pair_of(stored(d_gate[2]), stored(d_gate[3]));
+#else
                         const float d_h = d_hidden[e] + d_output[e], tanh_c = tanhf(c_after[e]);
                         const float d_c = d_cell[e] + d_h * o * (1.0f - tanh_c * tanh_c);
                         i_and_f_gradient = pair_of(stored(d_c * candidate * (i * (1.0f - i))),
@@ -156,6 +227,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                                                    stored(d_h * tanh_c * (o * (1.0f - o))));
                         dc[at] = d_c * f;
                         d_hidden[e] = 0;
+#endif
                     }
                     dh[at] = d_hidden[e];
                     store* gate = gates + row * 4 * hidden + unit;

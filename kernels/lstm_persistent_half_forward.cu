@@ -3,15 +3,15 @@
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
-// Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what a
-// step computes, and the cell state, which never goes through 16 bits.
+// Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what
+// a step computes, and the cell state, which never goes through 16 bits.
 //
 // Who owns what: the batch is split into groups of sequences that never wait for each other. Within a group a block
-// owns UNITS hidden units, all four gates of each, for all sequences of the group; row r of its weights is gate r % 4 of
-// unit r / 4. handed_product.cuh says how its warps share them out.
+// owns UNITS hidden units, all four gates of each, for all sequences of the group; row r of its weights is gate r % 4
+// of unit r / 4. handed_product.cuh says how its warps share them out.
 //
-// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]; multiply; add
-// up the warps' sums through shared memory, in a fixed order; four neighbouring lanes make one unit's four gates;
+// A step of a block, for 8 * NTILES sequences at a time: fetch what does not depend on h; wait for h[t-1]; multiply;
+// add up the warps' sums through shared memory, in a fixed order; four neighbouring lanes make one unit's four gates;
 // publish h[t], two units in one word. What has not been written yet in `hiddens` is all ones: two NaNs that `stored`
 // does not make, and that `present` does not pass on.
 //
@@ -20,12 +20,17 @@
 //
 // hidden is a multiple of 8, and at most 16 * SPLIT * KTILES.
 //
+// OPTIONS  the equations are those of persistent_options.cuh. `hiddens` then holds what the products read, h with its
+//          mask and zero where a step does nothing, rounded once more; h itself is in `state`. 2 + 2 bytes more.
+//
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
 #include "handed_product.cuh"
+#include "persistent_options.cuh"
 #include "storage.cuh"
 
 #define UNITS (ROWS / 4)
+#define TOGETHER (OUTPUTS < 4 ? OUTPUTS : 4)  // outputs of a thread for which the four lanes of a unit draw together
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_forward(
     store* gates,                      // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
@@ -43,6 +48,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     float* cells_2,
     store* hiddens_2,
 #endif
+#if OPTIONS
+    store* state,                      // (batch, hidden) the initial h; becomes the final one
+    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    Options options,
+#if BIDIRECTIONAL
+    store* state_2,
+    const store* peephole_2,
+    unsigned stream_2,
+#endif
+#endif
     int steps,
     int batch,
     int hidden,
@@ -58,6 +73,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        state = state_2, peephole = peephole_2, options.stream = stream_2;
+#endif
         gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
         y += hidden, reverse = !reverse;
     }
@@ -93,17 +111,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
 
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
             float input[OUTPUTS], c[OUTPUTS];
+#if OPTIONS
+            unsigned h_and_drawn[OUTPUTS];  // h[t-1], and in the upper half what was drawn: registers are short
+#endif
 #pragma unroll
             for (int e = 0; e < OUTPUTS; ++e) {
                 const int output = afresh(thread) + e * THREADS, gate = output % 4;
                 const int unit = first_unit + output / 4 % UNITS, sequence = sequence0 + output / ROWS;
                 input[e] = c[e] = 0.0f;
+#if OPTIONS
+                h_and_drawn[e] = 0;
+#endif
                 if (output < ROWS * COLUMNS && unit < hidden && sequence < end_sequence) {
                     input[e] = real_of(gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit]);
                     if (bias) input[e] += real_of(bias[gate * hidden + unit]);
                     c[e] = c_before[(long long)sequence * hidden + unit];
+#if OPTIONS
+                    h_and_drawn[e] = state[(long long)sequence * hidden + unit].bits;
+                    if (peephole && gate < 2) input[e] += real_of(peephole[gate * hidden + unit]) * c[e];
+#endif
                 }
             }
+#if OPTIONS  // while these are on their way
+#pragma unroll
+            for (int e = 0; e < OUTPUTS; e += TOGETHER) {
+                const int part = afresh(thread) % 4, first_lane = afresh(thread) % 32 & ~3;
+                const int output = afresh(thread) + (e + part * TOGETHER / 4) * THREADS;
+                const int unit = first_unit + output / 4 % UNITS, sequence = sequence0 + output / ROWS;
+                const unsigned own = draw_together<TOGETHER>(options, unit, sequence, step, part) << 16;
+#pragma unroll
+                for (int k = 0; k < TOGETHER; ++k) h_and_drawn[e + k] |= drawn_together<TOGETHER>(own, k, first_lane);
+            }
+#endif
 
             const Corner corner(afresh(thread));
             const int own = sequence0 + corner.g;  // the first of this lane's sequences
@@ -121,11 +160,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                 if (first >= ROWS * COLUMNS || sequence0 + first / ROWS >= end_sequence) break;
                 const float a = whole_sum(sums, output % ROWS, column) + input[e];
                 const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(half * a), activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                const float tanh_a = tanhf(half * a);
+                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
                 const int first_lane = output % 32 & ~3;
                 const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
                 const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+#if OPTIONS
+                const store h_old = first_of(h_and_drawn[e]);
+                const unsigned drawn = h_and_drawn[e] >> 16;
+                const bool exists = unit < hidden && sequence < end_sequence;
+                const float forget = options.coupled ? 1.0f - i : f;
+                const float c_star = fmaf(forget, c[e], i * (candidate * candidate_mask(options, drawn)));
+                if (gate == 1) activated = forget;
+                if (peephole && gate == 3 && unit < hidden) {
+                    activated = 0.5f * tanhf(0.5f * (a + real_of(peephole[2 * hidden + unit]) * c_star)) + 0.5f;
+                }
+                const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
+                const float c_next = zoned_c(options, drawn, c[e], c_star);
+                const store h_next = stored(zoned_h(options, drawn, real_of(h_old), o * tanhf(c_star)));
+                const int left = !lengths ? steps : exists ? lengths[sequence] - first_time : 0;
+                const bool runs = step < left;
+                const store h_now = runs ? h_next : h_old;
+                store handed = store{0};
+                if (step + 1 - 2 * reverse < left) handed = stored(real_of(h_now) * hidden_mask(options, drawn));
+                const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, (unsigned)handed.bits, 4);
+                if (!exists) continue;
+                const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
+                if (gate == 0) state[at] = h_now;
+                if (gate == 0 && unit % 2 == 0) store_word(h_after + at / 2, present(handed.bits | h_neighbour << 16));
+#else
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
                 const float c_next = fmaf(f, c[e], i * candidate);
                 const store h_next = stored(o * tanhf(c_next));
@@ -137,11 +201,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                     const unsigned word = runs ? h_next.bits | h_neighbour << 16 : h_before[at / 2];
                     store_word(h_after + at / 2, present(word));
                 }
+#endif
                 if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : stored(0.0f);
                 if (gate == 2) c_after[at] = runs ? c_next : c[e];
                 if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = stored(activated);
             }
-            __syncwarp();  // c was written by one lane of four, and all four read it in the next step
+            __syncwarp();  // c was written by one lane of four, and all four read it in the next step; so was `state`
             buffer ^= 1;
         }
     }

@@ -10,16 +10,28 @@
 //
 // Who owns what: as in lstm_persistent_backward. A block owns UNITS = 4 * MTILES hidden units of its group's sequences.
 // It makes their dr, and at once what these contribute to every dh of the group; the contributions go to the owners of
-// the outputs, who add up one from each block, in the order of the blocks. A step has three hand-overs instead of one:
-// those contributions, the sums over e, and the sums over d. Of either kind of sum a block hands over two for each
-// sequence, and the UNITS threads that own a sequence's units add up those of all blocks.
+// the outputs, who add up one from each block, in the order of the blocks.
+//
+// A step has two hand-overs: those contributions, and all of its sums. The sums over d need not wait for those over e.
+// With x = dc + e / std_c, which a unit's owner knows at once, and S, N and m as in lstm_layer_norm_slope_sums, which
+// has made the sums of S, S m, N and N m for all steps beforehand:
+//
+//     E = sum of e, F = sum of e * m            dc = x - (E + F m) / (hidden * std_c)        d_o = da_o * gain_o
+//     sum of d           = sum of (x S + d_o)     - (E * sum of S + F * sum of S m) / (hidden * std_c)
+//     sum of d * norm(r) = sum of (x N + d_o n_o) - (E * sum of N + F * sum of N m) / (hidden * std_c)
+//
+// So a block hands over four sums for each sequence, and a warp for each sequence adds up those of all blocks.
 //
 // What one word says of its own arrival: in `exchange`, which is used again and again, the lowest bit, as in
 // lstm_persistent_backward; in `handed`, which is written once, anything but all ones.
 //
-// Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells + 1 dc + 1 dh (+ 1 dy), writes 4 gates + 4 r + 1 dc + 1 dh,
-// adds onto 6 sums, and 4 * blocks written and read of contributions. hidden is a multiple of 4.
+// Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells + 1 dc + 1 dh (+ 1 dy), writes 4 gates + 4 r + 1 dc + 1
+// dh, adds onto 6 sums, and 4 * blocks written and read of contributions. hidden is a multiple of 4.
+//
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
+//          lstm_draw_options has drawn, since registers are short. dh and dc go by a step as zoneout says.
 #include "handed_sums.cuh"
+#include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
 #define WARPS 16
@@ -28,40 +40,39 @@
 #define ROWS (16 * MTILES)
 #define COLUMNS (8 * NTILES)                       // sequences at a time
 #define STRIDE (COLUMNS + (NTILES % 2 ? 0 : 8))    // of a row of dr: no two lanes of a fragment share a bank
-#define PAIRS (MTILES * JTILES == 8 ? 3 : 4)       // the same of pairs of sums, of which so many fit into the registers
+#define OWNERS (UNITS * COLUMNS)                   // threads that have a hidden unit of a sequence
+#define AT_ONCE 4                                  // blocks whose sums a lane waits for together
 
 #include "contributions.cuh"
 
-// Two sums over all hidden units, of which each block has handed over its pair: for UNITS neighbouring threads, whose
-// number among them is `reader`, if `waits`. A whole warp has to come.
-__device__ __forceinline__ void sum_of_pairs(
-    const unsigned* row, int count, int reader, bool waits, Patience& patience, float (&sums)[2]) {
-    sums[0] = sums[1] = 0.0f;
+// Four sums over all hidden units, of which each block has handed over its own, for a whole warp.
+__device__ __forceinline__ void sums_of_blocks(
+    const unsigned* row, int blocks, int lane, Patience& patience, float (&sums)[4]) {
+    sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
     patience.begin();
-    for (int first = 4 * reader; waits && first < count; first += 4 * PAIRS * UNITS) {
-        unsigned words[PAIRS][4];
+    for (int first = lane; first < blocks; first += 32 * AT_ONCE) {
+        unsigned words[AT_ONCE][4];
 #pragma unroll
-        for (int b = 0; b < PAIRS; ++b) {
-            const int at = first + 4 * b * UNITS;
-            look_at(row + at, count - at, words[b]);
+        for (int b = 0; b < AT_ONCE; ++b) {
+            look_at(row + 4 * (first + 32 * b), first + 32 * b < blocks ? 4 : 0, words[b]);
         }
 #pragma unroll
-        for (int b = 0; b < PAIRS; ++b) {
-            const int at = first + 4 * b * UNITS;
-            wait_for(row + at, count - at, words[b], patience);
-            sums[0] += __uint_as_float(words[b][0]) + __uint_as_float(words[b][2]);
-            sums[1] += __uint_as_float(words[b][1]) + __uint_as_float(words[b][3]);
+        for (int b = 0; b < AT_ONCE; ++b) {
+            wait_for(row + 4 * (first + 32 * b), 4, words[b], patience);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sums[k] += __uint_as_float(words[b][k]);
         }
     }
     __syncwarp();
-    sums[0] = sum_over_lanes<1, UNITS>(sums[0]);
-    sums[1] = sum_over_lanes<1, UNITS>(sums[1]);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sums[k] = sum_over_lanes<1, 32>(sums[k]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_norm_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
     const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
+    const float* __restrict__ slope_sums,  // (steps, batch, 4) of lstm_layer_norm_slope_sums
     const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
     const float* __restrict__ gain,    // (4*hidden,) gain_r
     const float* __restrict__ gain_cell,  // (hidden,)
@@ -70,13 +81,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     const float* __restrict__ dy,      // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
-    float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell and
-                                       // bias_cell so far, apart for each sequence
+    float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell
+                                       // and bias_cell so far, apart for each sequence
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* exchange,                // [2][groups][blocks][share][blocks][UNITS], zeros at the beginning
-    unsigned* handed,                  // (steps, batch, 2 * padded) all ones: pairs of sums, over e and over d; padded is
-                                       // 2 * blocks, rounded up to a multiple of 4
+    unsigned* handed,                  // (steps, batch, blocks, 4) all ones: each block's sums
     unsigned* failed,                  // becomes 1 if a block waited in vain
+#if OPTIONS
+    const unsigned char* __restrict__ drawn,  // (steps, batch, hidden) of lstm_draw_options, or null
+    const float* __restrict__ c_star,  // (steps, batch, hidden) c* with zoneout of c, else null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -87,11 +102,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     int share) {                       // sequences of a group
     __shared__ unsigned mask;
     __shared__ float per_unit;  // 1 / hidden: a register less
-    // Registers are short while something is waited for, so what is needed afterwards stands here: first three gates and
-    // c[t-1], then d, then dr; norm(r); and dc.
     __shared__ float dr[ROWS * STRIDE];
-    __shared__ float normals[ROWS * STRIDE];
-    __shared__ float d_cells[UNITS * COLUMNS];
+    // Registers are short while something is waited for, so what is needed afterwards stands here.
+    __shared__ float normals[4][OWNERS];  // norm(r)
+    __shared__ float slopes[3][OWNERS];   // of a_i, a_f and a_g: what their gradients are for dc = 1
+    __shared__ float of_sums[2][OWNERS];  // S and N
+    __shared__ float forget[OWNERS];
+    __shared__ float d_cells[OWNERS];     // dc of the later step
+    __shared__ float totals[COLUMNS][4];  // sums over all units
     __shared__ float parts[COLUMNS * PARTS * UNITS];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const int block = blockIdx.x % blocks, group = blockIdx.x / blocks;
@@ -132,19 +150,57 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
         const unsigned arrival_bit = (((count - 1) / 2) & 1) ^ 1, departure_bit = ((count / 2) & 1) ^ 1;
 
         for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += COLUMNS) {
-            if (computes && thread < UNITS * COLUMNS) {  // on its way while the contributions are waited for
-                const int unit = first_unit + thread % UNITS, sequence = sequence0 + afresh(thread) / UNITS;
-                if (unit < hidden && sequence < end_sequence) {
-                    const long long row = ((long long)step * batch + sequence) * 4 * hidden + unit;
+            const int reader = afresh(thread) % UNITS, column = afresh(thread) / UNITS;
+            const int unit = first_unit + reader, sequence = sequence0 + column;
+            const bool owner = thread < OWNERS && unit < hidden && sequence < end_sequence;
+            const bool runs = computes && sequence < end_sequence && (!lengths || step < lengths[sequence]);
+            const bool acts = owner && runs;
+            const long long of_step = (long long)step * batch + sequence;
+            if (owner && count + 1 < steps) {  // what the next step needs, on its way into the cache
+                const int next = step + (reverse ? 1 : -1);
+                const long long row = (long long)next * batch + sequence;
 #pragma unroll
-                    for (int q = 0; q < 4; ++q) {
-                        prefetch(gates + row + q * hidden);
-                        prefetch(r + row + q * hidden);
-                    }
-                    prefetch(cells + (step + reverse) * units + (long long)sequence * hidden + unit);
-                    prefetch(norms + 4 * ((long long)step * batch + sequence));
-                    if (dy) prefetch(dy + ((long long)step * batch + sequence) * dy_width + dy_offset + unit);
+                for (int q = 0; q < 4; ++q) {
+                    prefetch(gates + (row * 4 + q) * hidden + unit);
+                    prefetch(r + (row * 4 + q) * hidden + unit);
                 }
+                prefetch(cells + (next + reverse) * units + (long long)sequence * hidden + unit);
+                prefetch(norms + 4 * row);
+                prefetch(slope_sums + 4 * row);
+                if (dy) prefetch(dy + row * dy_width + dy_offset + unit);
+            }
+            if (acts) {  // what the contributions do not touch
+                const float* gate = gates + of_step * 4 * hidden + unit;
+                const long long at = (long long)sequence * hidden + unit;
+                const float i = gate[0], f = gate[hidden], candidate = gate[2 * hidden];
+                const float c_before = cells[(step + reverse) * units + at];
+#if OPTIONS
+                const unsigned bits = drawn ? drawn[of_step * hidden + unit] : 0u;
+                const float mask = candidate_mask(options, bits), off = options.coupled ? c_before : 0.0f;
+                const float a[3] = {(candidate * mask - off) * (i * (1.0f - i)),
+                                    options.coupled ? 0.0f : c_before * (f * (1.0f - f)),
+                                    i * mask * (1.0f - candidate * candidate)};
+#else
+                const float a[3] = {candidate * (i * (1.0f - i)), c_before * (f * (1.0f - f)),
+                                    i * (1.0f - candidate * candidate)};
+#endif
+                float slope = 0.0f, along = 0.0f;
+#pragma unroll
+                for (int q = 0; q < 4; ++q) {
+                    const float normal = r[(of_step * 4 + q) * hidden + unit];
+                    normals[q][thread] = normal;
+                    if (q == 3) continue;
+                    slopes[q][thread] = a[q];
+                    slope += a[q] * gain[q * hidden + unit];
+                    along += a[q] * gain[q * hidden + unit] * normal;
+                }
+                of_sums[0][thread] = slope;
+                of_sums[1][thread] = along;
+                forget[thread] = f;
+                d_cells[thread] = dc[at];
+#if OPTIONS
+                zone_c_takes(options, bits, d_cells[thread]);
+#endif
             }
 
             if (collects) {
@@ -155,101 +211,117 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 __syncthreads();
             }
 
-            if (thread < UNITS * COLUMNS) {  // whole warps, since sums over units are made of what all lanes have
-                const int reader = afresh(thread) % UNITS, column = afresh(thread) / UNITS;
-                const int unit = first_unit + reader, sequence = sequence0 + column;
-                const bool owner = unit < hidden && sequence < end_sequence;
-                const bool runs = computes && sequence < end_sequence && (!lengths || step < lengths[sequence]);
-                const bool acts = owner && runs;
-                const long long at = (long long)sequence * hidden + unit, of_step = (long long)step * batch + sequence;
-                float d_hidden = 0.0f;
-                if (owner) {
-                    d_hidden = dh[at];
-                    if (collects && (!lengths || step + 1 - 2 * reverse < lengths[sequence])) {  // the later step ran
+            float x = 0.0f, d_o = 0.0f, normal_c = 0.0f, scale_c = 0.0f;
+            if (owner) {
+                const long long at = (long long)afresh(sequence) * hidden + unit;
+                float d_hidden = dh[at];
+#if OPTIONS
+                const int drew = computes ? step : reverse ? steps - 1 : 0;  // a step for the initial h's mask too
+                const unsigned bits = drawn ? drawn[drew * units + at] : 0u;
+                float product = 0.0f;
+#else
+                float& product = d_hidden;
+#endif
+                if (collects && (!lengths || step + 1 - 2 * reverse < lengths[sequence])) {  // the later step ran
 #pragma unroll
-                        for (int part = 0; part < PARTS; ++part) d_hidden += parts[(column * PARTS + part) * UNITS + reader];
+                    for (int part = 0; part < PARTS; ++part) {
+                        product += parts[(column * PARTS + part) * UNITS + reader];
                     }
-                    dh[at] = acts ? 0.0f : d_hidden;
+#if OPTIONS
+                    d_hidden += product * hidden_mask(options, bits);
+#endif
                 }
-                if (computes) {
-                    const int padded = (2 * blocks + 3) / 4 * 4;
-                    unsigned* row = handed + of_step * 2 * padded;
-                    const float* gate = gates + of_step * 4 * hidden + unit;
-                    float e = 0.0f, dn = 0.0f, normal_c = 0.0f, d_gate[4] = {0, 0, 0, 0};
-                    float scale_c = 0.0f, sums[2];
-                    if (acts) {
-                        scale_c = norms[4 * of_step + 3];
-                        normal_c = (cells[(step + 1 - reverse) * units + at] - norms[4 * of_step + 2]) * scale_c;
-                        if (dy) d_hidden += dy[of_step * dy_width + dy_offset + unit];
-                        const float o = gate[3 * hidden], tanh_n = tanhf(gain_cell[unit] * normal_c + bias_cell[unit]);
-                        dn = d_hidden * o * (1.0f - tanh_n * tanh_n);
-                        e = dn * gain_cell[unit];
-                        d_gate[3] = d_hidden * tanh_n * (o * (1.0f - o));
-                    }
-                    sums[0] = sum_over_lanes<1, UNITS>(e);
-                    sums[1] = sum_over_lanes<1, UNITS>(e * normal_c);
-                    if (runs && reader == 0) {
-                        store_words(row + 2 * block, to_hand_over(sums[0]), to_hand_over(sums[1]));
-                    }
-                    const int place = 4 * reader * STRIDE + column;
-                    if (acts) {  // while the sums are on their way
-                        const float c_before = cells[(step + reverse) * units + at];
-                        d_cells[thread] = dc[at];
+                dh[at] = acts ? 0.0f : d_hidden;
+                if (acts) {
+                    scale_c = norms[4 * of_step + 3];
+                    float c_after = cells[(step + 1 - reverse) * units + at];
+                    if (dy) d_hidden += dy[of_step * dy_width + dy_offset + unit];
+#if OPTIONS
+                    if (c_star) c_after = c_star[of_step * hidden + unit];
+                    dh[at] = zone_h_takes(options, bits, d_hidden);
+#endif
+                    normal_c = (c_after - norms[4 * of_step + 2]) * scale_c;
+                    const float o = gates[(of_step * 4 + 3) * hidden + unit];
+                    const float tanh_n = tanhf(gain_cell[unit] * normal_c + bias_cell[unit]);
+                    x = d_hidden * o * (1.0f - tanh_n * tanh_n);  // the gradient of what tanh is taken of
+                    d_o = d_hidden * tanh_n * (o * (1.0f - o));
+                }
+            }
+            if (!computes) {
+                __syncthreads();  // `parts` is written again for the next sequences
+                continue;
+            }
+            if (thread < OWNERS) {  // whole warps, since sums over units are made of what all lanes have
+                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+                if (acts) {
+                    float* d_gains = d_norm + (long long)sequence * 10 * hidden + unit;
+                    d_gains[8 * hidden] += x * normal_c;
+                    d_gains[9 * hidden] += x;
+                    sums[0] = x * gain_cell[unit];
+                    sums[1] = sums[0] * normal_c;
+                    x = d_cells[thread] + scale_c * sums[0];
+                    const float of_o = d_o * gain[3 * hidden + unit];
+                    sums[2] = x * of_sums[0][thread] + of_o;
+                    sums[3] = x * of_sums[1][thread] + of_o * normals[3][thread];
+                }
 #pragma unroll
-                        for (int q = 0; q < 4; ++q) {
-                            normals[place + q * STRIDE] = r[(of_step * 4 + q) * hidden + unit];
-                            dr[place + q * STRIDE] = q < 3 ? gate[q * hidden] : c_before;
-                        }
-                        float* d_gains = d_norm + (long long)sequence * 10 * hidden + unit;
-                        d_gains[8 * hidden] += dn * normal_c;
-                        d_gains[9 * hidden] += dn;
-                    }
-                    sum_of_pairs(row, 2 * blocks, reader, runs, patience, sums);
-                    if (acts) {
-                        const float i = dr[place], f = dr[place + STRIDE], candidate = dr[place + 2 * STRIDE];
-                        const float c_before = dr[place + 3 * STRIDE];
-                        const float d_cell = d_cells[thread] + scale_c * (e - per_unit * (sums[0] + normal_c * sums[1]));
-                        d_gate[0] = d_cell * candidate * (i * (1.0f - i));
-                        d_gate[1] = d_cell * c_before * (f * (1.0f - f));
-                        d_gate[2] = d_cell * i * (1.0f - candidate * candidate);
-                        dc[at] = d_cell * f;
-                    }
-                    float sum = 0.0f, along = 0.0f;
+                for (int k = 0; k < 4; ++k) sums[k] = sum_over_lanes<1, UNITS>(sums[k]);
+                if (runs && reader == 0) {
+                    unsigned* own = handed + (of_step * blocks + block) * 4;
+                    store_words(own, to_hand_over(sums[0]), to_hand_over(sums[1]));
+                    store_words(own + 2, to_hand_over(sums[2]), to_hand_over(sums[3]));
+                }
+            }
+            for (int other = warp; other < COLUMNS; other += WARPS) {
+                const int whose = sequence0 + other;
+                if (whose >= end_sequence || (lengths && step >= lengths[whose])) continue;
+                float sums[4];
+                sums_of_blocks(handed + ((long long)step * batch + whose) * blocks * 4, blocks, lane, patience, sums);
+                if (lane == 0) {
 #pragma unroll
-                    for (int q = 0; q < 4; ++q) {
-                        const float d = acts ? d_gate[q] * gain[q * hidden + unit] : 0.0f;
-                        sum += d;
-                        if (acts) along += d * normals[place + q * STRIDE];
-                        dr[place + q * STRIDE] = d;
-                    }
-                    sums[0] = sum_over_lanes<1, UNITS>(sum);
-                    sums[1] = sum_over_lanes<1, UNITS>(along);
-                    if (runs && reader == 0) {
-                        store_words(row + padded + 2 * block, to_hand_over(sums[0]), to_hand_over(sums[1]));
-                    }
-                    if (owner) {
-                        float* gate = gates + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
-#pragma unroll
-                        for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
-                    }
-                    if (acts) {
-                        float* d_gains = d_norm + (long long)afresh(sequence) * 10 * hidden + unit;
-#pragma unroll
-                        for (int q = 0; q < 4; ++q) d_gains[(4 + q) * hidden] += d_gate[q] * normals[place + q * STRIDE];
-                    }
-                    const float scale_r = acts ? norms[4 * of_step + 1] : 0.0f;
-                    sum_of_pairs(row + padded, 2 * blocks, reader, runs, patience, sums);
-                    float* own_r = r + ((long long)step * batch + afresh(sequence)) * 4 * hidden + unit;
-#pragma unroll
-                    for (int q = 0; q < 4; ++q) {
-                        const int own = place + q * STRIDE;
-                        if (acts) dr[own] = scale_r * (dr[own] - 0.25f * per_unit * (sums[0] + normals[own] * sums[1]));
-                        if (owner) own_r[q * hidden] = dr[own];
-                    }
+                    for (int k = 0; k < 4; ++k) totals[other][k] = sums[k];
                 }
             }
             __syncthreads();
-            if (!computes) continue;
+            if (owner) {
+                float d_gate[4] = {0, 0, 0, 0}, own_r[4] = {0, 0, 0, 0};
+                const long long now = (long long)step * batch + afresh(sequence);
+                if (acts) {
+                    const float* of_slopes = slope_sums + 4 * now;
+                    const float per_std = per_unit * scale_c, scale_r = norms[4 * now + 1];
+                    const float e = per_std * totals[column][0], f = per_std * totals[column][1];
+                    const float sum = totals[column][2] - (e * of_slopes[0] + f * of_slopes[1]);
+                    const float along = totals[column][3] - (e * of_slopes[2] + f * of_slopes[3]);
+                    const float d_cell = x - (e + f * normal_c);
+                    float* d_gains = d_norm + (long long)afresh(sequence) * 10 * hidden + unit;
+#pragma unroll
+                    for (int q = 0; q < 4; ++q) {
+                        const float normal = normals[q][thread];
+                        d_gate[q] = q < 3 ? d_cell * slopes[q][thread] : d_o;
+                        const float off = 0.25f * per_unit * (sum + normal * along);
+                        own_r[q] = scale_r * (d_gate[q] * gain[q * hidden + unit] - off);
+                        d_gains[(4 + q) * hidden] += d_gate[q] * normal;
+                    }
+                    float* of_c = dc + (long long)afresh(sequence) * hidden + unit;
+#if OPTIONS
+                    float later = *of_c;
+                    const unsigned bits = drawn ? drawn[now * hidden + unit] : 0u;
+                    *of_c = d_cell * forget[thread] + zone_c_takes(options, bits, later);
+#else
+                    *of_c = d_cell * forget[thread];
+#endif
+                }
+#pragma unroll
+                for (int q = 0; q < 4; ++q) {
+                    gates[(now * 4 + q) * hidden + unit] = d_gate[q];
+                    r[(now * 4 + q) * hidden + unit] = own_r[q];
+                    dr[(4 * reader + q) * STRIDE + column] = own_r[q];
+                }
+            } else if (thread < OWNERS) {
+#pragma unroll
+                for (int q = 0; q < 4; ++q) dr[(4 * reader + q) * STRIDE + column] = 0.0f;
+            }
+            __syncthreads();
 
             unsigned* departures = exchange + count % 2 * slot_size + (long long)group * blocks * region;
 #pragma unroll 1
@@ -281,8 +353,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                     }
                 }
             }
-            // dr is written again after the barrier of collecting; where nothing is collected, after this one.
-            if (!collects) __syncthreads();
+            // dr is written again after the next barrier of the totals.
         }
     }
 }

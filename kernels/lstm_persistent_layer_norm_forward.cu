@@ -4,26 +4,31 @@
 //     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(gain_c * norm(c[t]) + bias_c)
 //
-// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its own
-// taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
+// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its
+// own taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
 //
 // Who owns what: as in lstm_persistent_forward. The batch is split into groups of sequences that never wait for each
 // other. Within a group a block owns UNITS = 4 * MTILES hidden units, all four gates of each, for all sequences of the
 // group; its 16 warps share out the sum over h. Row r of the block is gate r % 4 of unit r / 4.
 //
-// A step of a block, for 8 * NTILES sequences at a time, has three hand-overs instead of one: wait for h[t-1], multiply,
-// add up the warps' sums through shared memory; hand over the sum of the squares of r, and wait for those of all blocks;
-// make c; hand over its mean and the sum of squared distances from it, and wait for all; publish h[t]. Both sums are made
-// by warps: one has 8 hidden units of one sequence, and what it hands over does not depend on the tiles. The variance of
-// c is put together from the warps' (Chan, Golub and LeVeque 1983), so that nothing large is taken off something large.
+// A step of a block, for 8 * NTILES sequences at a time, has three hand-overs instead of one: wait for h[t-1],
+// multiply, add up the warps' sums through shared memory; hand over the sum of the squares of r, and wait for those of
+// all blocks; make c; hand over its mean and the sum of squared distances from it, and wait for all; publish h[t]. Both
+// sums are made by warps: one has 8 hidden units of one sequence, and what it hands over does not depend on the tiles.
+// The variance of c is put together from the warps' (Chan, Golub and LeVeque 1983), so that nothing large is taken off
+// something large.
 //
 // A sequence that does not run at a step hands over no sums, and nobody waits for them.
 //
-// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y + 1 state, and with `keep` 4 gates + 4 r;
-// each block reads the group's h[t-1] and 3 words for every 8 hidden units from L2.
+// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y + 1 state, and with `keep` 4 gates
+// + 4 r; each block reads the group's h[t-1] and 3 words for every 8 hidden units from L2.
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
+//
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
+//          lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h with its mask.
 #include "handed_sums.cuh"
+#include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
 #define NORM_EPSILON 1e-5f
@@ -62,8 +67,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     float* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
     const int* __restrict__ lengths,       // (batch,) steps that a sequence has, or null
     unsigned* handed,                      // (steps, batch, 3 * padded) all ones: sums of squares of r, then means and
-                                           // distances of c in turn; padded is hidden / 8, rounded up to a multiple of 4
+                                           // distances of c in turn; padded is hidden / 8, rounded up to a multiple
+                                           // of 4
     unsigned* failed,                      // becomes 1 if a block waited in vain
+#if OPTIONS
+    const unsigned char* __restrict__ drawn,  // (steps, batch, hidden) of lstm_draw_options, or null
+    float* c_star,                         // (steps, batch, hidden) receives c* with zoneout of c, else null
+    const Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -134,8 +145,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             }
             __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
 
-            // From here on a warp goes its own way. It has 8 hidden units, part number `part` of all, and one sequence, so
-            // that all of its lanes take the same branches.
+            // From here on a warp goes its own way. It has 8 hidden units, part number `part` of all, and one sequence,
+            // so that all of its lanes take the same branches.
             float recurrent[OUTPUTS];
 #pragma unroll
             for (int e = 0; e < OUTPUTS; ++e) {
@@ -168,6 +179,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const float input = exists ? gates[of_step * 4 * hidden + gate * hidden + unit] : 0.0f;
                 const long long c_before = (keep ? (afresh(step) + reverse) * units : 0) + (long long)sequence * hidden;
                 const float c = exists ? cells[c_before + unit] : 0.0f;
+#if OPTIONS
+                const unsigned bits = exists && drawn ? drawn[of_step * hidden + unit] : 0u;
+#endif
                 patience.begin();
                 wait_for(row + 4 * lane, parts - 4 * lane, words, patience);
                 __syncwarp();
@@ -177,13 +191,19 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const float normal = recurrent[e] * scale_r, a = input + gain_r * normal;
                 const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
                 const float tanh_a = tanhf(half * a);
-                const float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
                 const int first_lane = lane & ~3;
                 const float i = __shfl_sync(ALL, activated, first_lane);
                 const float f = __shfl_sync(ALL, activated, first_lane + 1);
                 const float candidate = __shfl_sync(ALL, activated, first_lane + 2);
                 o[e] = __shfl_sync(ALL, activated, first_lane + 3);
+#if OPTIONS
+                const float forget = options.coupled ? 1.0f - i : f;
+                c_next[e] = forget * c + i * (candidate * candidate_mask(options, bits));
+                if (gate == 1) activated = forget;
+#else
                 c_next[e] = f * c + i * candidate;
+#endif
                 const float per_own = hidden - 8 * part < 8 ? 0.25f : 0.125f;
                 const float mean = sum_over_lanes<4, 32>(exists ? c_next[e] : 0.0f) * per_own;
                 const float distance = exists ? c_next[e] - mean : 0.0f;
@@ -241,19 +261,34 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                         norms[4 * of_step + 3] = scale_c;
                     }
                 }
+#if OPTIONS
+                const unsigned bits = unit < hidden && drawn ? drawn[of_step * hidden + unit] : 0u;
+                if (runs && unit < hidden) h_next = zoned_h(options, bits, state[at], h_next);
+                __syncwarp();  // one lane of four writes what all four have read
+#endif
                 if (unit >= hidden) continue;
                 if (gate == 0) {
                     const bool next_runs = !lengths || first_time + step + 1 - 2 * reverse < lengths[sequence];
                     const float h_now = runs ? h_next : next_runs ? state[at] : 0.0f;
                     if (runs) state[at] = h_now;
                     unsigned* place = (unsigned*)hiddens + (afresh(step) + 1 - reverse) * units + at;
+#if OPTIONS
+                    store_word(place, next_runs ? to_hand_over(h_now * hidden_mask(options, bits)) : 0u);
+#else
                     store_word(place, next_runs ? to_hand_over(h_now) : 0u);
+#endif
                 }
                 if (gate == 1) y[of_step * y_width + y_offset + unit] = h_next;
                 if (gate == 2) {
                     const int now = afresh(step);
                     float* c_after = cells + (keep ? (now + 1 - reverse) * units : 0) + at;
+#if OPTIONS
+                    const float c = cells[(keep ? (now + reverse) * units : 0) + at];
+                    if (c_star && runs) c_star[of_step * hidden + unit] = c_next[e];
+                    *c_after = runs ? zoned_c(options, bits, c, c_next[e]) : c;
+#else
                     *c_after = runs ? c_next[e] : cells[(keep ? (now + reverse) * units : 0) + at];
+#endif
                 }
             }
             __syncwarp();  // c was written by one lane of four, and all four read it in the next step

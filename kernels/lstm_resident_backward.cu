@@ -33,17 +33,22 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
-#if OPTIONS
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
-    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
-    const Options options,
-#endif
 #if BIDIRECTIONAL  // the same of the second direction, whose columns of dy are behind those of the first
     float* gates_2,
     const float* weight_2,
     const float* cells_2,
     float* dh_2,
     float* dc_2,
+#endif
+#if OPTIONS
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
+    Options options,
+#if BIDIRECTIONAL
+    const float* peephole_2,
+    float* d_peephole_2,
+    unsigned stream_2,
+#endif
 #endif
     int steps,
     int batch,
@@ -56,6 +61,9 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     if (second) {
+#if OPTIONS
+        peephole = peephole_2, d_peephole = d_peephole_2, options.stream = stream_2;
+#endif
         gates = gates_2, weight = weight_2, cells = cells_2, dh = dh_2, dc = dc_2;
         dy_offset += hidden, reverse = !reverse;
     }

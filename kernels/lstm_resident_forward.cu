@@ -21,7 +21,8 @@
 //          way; nobody waits for a block of the other direction.
 #include "persistent_options.cuh"
 
-#define AHEAD (SEQUENCES == 1 ? 8 : 2)  // even, since two buffers take turns; more would not fit into the registers
+// Even, since two buffers take turns; more would not fit into the registers.
+#define AHEAD (SEQUENCES == 1 ? 8 - 4 * (OPTIONS && BIDIRECTIONAL) : 2)
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
 #define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
 
@@ -33,17 +34,22 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     float* hiddens,                   // the same of h
     float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
-#if OPTIONS
-    float* state,                     // (batch, hidden) the initial h; becomes the final one
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
-    const Options options,
-#endif
 #if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
     float* gates_2,
     const float* weight_2,
     const float* bias_2,
     float* cells_2,
     float* hiddens_2,
+#endif
+#if OPTIONS
+    float* state,                     // (batch, hidden) the initial h; becomes the final one
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    Options options,
+#if BIDIRECTIONAL
+    float* state_2,
+    const float* peephole_2,
+    unsigned stream_2,
+#endif
 #endif
     int steps,
     int batch,
@@ -58,7 +64,13 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     const bool second = blockIdx.x >= of_one;
     const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
     float *const cells_1 = cells, *const hiddens_1 = hiddens;
+#if OPTIONS
+    float* const state_1 = state;
+#endif
     if (second) {
+#if OPTIONS
+        state = state_2, peephole = peephole_2, options.stream = stream_2;
+#endif
         gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
         y_offset += hidden, reverse = !reverse;
     }
@@ -222,13 +234,16 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
         }
     }
 #if OPTIONS
+#if BIDIRECTIONAL  // where it is is found out again: registers are short in between
+    state = blockIdx.x < of_one ? state_1 : state_2;
+#endif
 #pragma unroll
     for (int s = 0; s < SEQUENCES; ++s) {
         if (mine[s] && thread % 8 == 0) state[(long long)(first_sequence + s) * hidden + unit] = h[s];
     }
 #endif
     if (keep) return;
-#if BIDIRECTIONAL  // where they are is found out again: registers are short in between
+#if BIDIRECTIONAL  // and so is where these are
     cells = blockIdx.x < of_one ? cells_1 : cells_2;
     hiddens = blockIdx.x < of_one ? hiddens_1 : hiddens_2;
 #endif

@@ -9,13 +9,17 @@
 // lstm_layer_norm_inputs_backward's.
 //
 // Who owns what: as in lstm_resident_backward. A block owns SEQUENCES sequences, and waits for no other block. Eight
-// neighbouring lanes own a hidden unit: its dh is a sum over all 4*hidden of dr, of which each lane takes an eighth. The
-// first four make one gate's gradient each. The means are sums over the block, in the order of the warps. A step has
-// three barriers: for those over e, for those over d, and for dr. Gradients of the gains and of the cell's bias are
-// added up over time in registers: a gate's gain by its lane, the cell's by the two next ones.
+// neighbouring lanes own a hidden unit: its dh is a sum over all 4*hidden of dr, of which each lane takes an eighth.
+// The first four make one gate's gradient each. Gradients of the gains and of the cell's bias are added up over time in
+// registers: a gate's gain by its lane, the cell's by the two next ones.
+//
+// The means are sums over the block: over a warp's units by shuffles, then over the warps through shared memory.
+// Those over d are had together with those over e: lstm_persistent_layer_norm_backward.cu says how, out of sums that
+// lstm_layer_norm_slope_sums has made beforehand. A step has two barriers, for the sums and for dr.
 //
 // What a step reads from memory is two numbers per lane (of each gate its value and norm(r), the norms, the cell state
-// before and after, dy), and is fetched AHEAD steps before it is used.
+// before and after, dy), and is fetched AHEAD steps before it is used; and one of the sums made beforehand, which
+// another kernel has just left in the cache, and which is needed behind the first barrier.
 //
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells (+ 1 dy), writes 4 gates + 4 r.
 //
@@ -25,8 +29,6 @@
 #define STRIDE (8 * EIGHTH + 32)  // of a sequence's; each part begins 4 further on, in banks of its own
 #define WARPS (2 * QUADS)         // at most
 #define ALL 0xFFFFFFFFu
-
-__device__ __forceinline__ float sum_of_four(const float4& v) { return (v.x + v.y) + (v.z + v.w); }
 
 // A value of each of a warp's four units, added up in lane 0 in one fixed order.
 __device__ __forceinline__ float sum_over_units(float v) {
@@ -40,10 +42,21 @@ __device__ __forceinline__ float sum_over_gates(float v) {
     return (v + b) + (c + d);
 }
 
+// What each warp has left, added up by every WARPS / 4 lanes, of which each takes four: a + b is b + a, so all of them
+// get the same bits.
+__device__ __forceinline__ float sum_over_warps(const float* of_warps, int lane) {
+    const float4 four = ((const float4*)of_warps)[lane % (WARPS / 4)];
+    float sum = (four.x + four.y) + (four.z + four.w);
+#pragma unroll
+    for (int distance = 1; distance < WARPS / 4; distance *= 2) sum += __shfl_xor_sync(ALL, sum, distance);
+    return sum;
+}
+
 extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_norm_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
     const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
+    const float* __restrict__ slope_sums,  // (steps, batch, 4) of lstm_layer_norm_slope_sums
     const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
     const float* __restrict__ gain,    // (4*hidden,) gain_r
     const float* __restrict__ gain_cell,  // (hidden,)
@@ -52,8 +65,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     const float* __restrict__ dy,      // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
-    float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell and
-                                       // bias_cell so far, apart for each sequence
+    float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell
+                                       // and bias_cell so far, apart for each sequence
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     int steps,
     int batch,
@@ -62,13 +75,15 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     int dy_offset,
     int reverse) {                     // 1: the forward pass went from the last step to the first
     __shared__ __align__(16) float d_product[SEQUENCES][STRIDE];  // dr
-    __shared__ __align__(16) float of_e[2][SEQUENCES][WARPS];  // each warp's sums: of e, and of e * norm(c)
-    __shared__ __align__(16) float of_d[2][SEQUENCES][WARPS];  // of d, and of d * norm(r)
+    __shared__ float per_unit;  // 1 / hidden, here as the next ones because registers are short
+    __shared__ float gains[4][8 * QUADS];
+    __shared__ float of_cell[2][8 * QUADS];  // gain and bias
+    // Sums over a warp's units: of e, e * norm(c), and with x for dc of d, d * norm(r).
+    __shared__ __align__(16) float of_warps[4][SEQUENCES][WARPS];
     const int thread = threadIdx.x, unit = thread / 8, role = thread % 8, lane = thread % 32, warp = thread / 32;
     const int first_lane = lane & ~7;
     const bool exists = unit < hidden, has_gate = role < 4;
     const long long units = (long long)batch * hidden;
-    const float per_row = 1.0f / (4 * hidden), per_unit = 1.0f / hidden;
 
     float w[EIGHTH];  // of output `unit`; pre-activation number q is gate q % 4 of unit q / 4
 #pragma unroll
@@ -76,17 +91,16 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
         const int q = role * EIGHTH + k, row = q % 4 * hidden + q / 4;
         w[k] = exists && q / 4 < hidden ? weight[(long long)row * hidden + unit] : 0.0f;
     }
-    const float gain_r = exists ? gain[role % 4 * hidden + unit] : 0.0f;
-    const float gain_c = exists ? gain_cell[unit] : 0.0f, bias_c = exists ? bias_cell[unit] : 0.0f;
+    if (has_gate) gains[role][unit] = exists ? gain[role * hidden + unit] : 0.0f;
+    if (role < 2) of_cell[role][unit] = !exists ? 0.0f : role == 0 ? gain_cell[unit] : bias_cell[unit];
 
+    if (thread == 0) per_unit = 1.0f / hidden;
     const int first_sequence = blockIdx.x * SEQUENCES;
     float d_cell[SEQUENCES], d_hidden[SEQUENCES], d_gain[SEQUENCES];
     int length[SEQUENCES];
     bool mine[SEQUENCES];  // the last block may have fewer sequences
     for (int i = thread; i < SEQUENCES * STRIDE; i += blockDim.x) (&d_product[0][0])[i] = 0.0f;
-    for (int i = thread; i < 2 * SEQUENCES * WARPS; i += blockDim.x) {
-        (&of_e[0][0][0])[i] = (&of_d[0][0][0])[i] = 0.0f;
-    }
+    for (int i = thread; i < 4 * SEQUENCES * WARPS; i += blockDim.x) (&of_warps[0][0][0])[i] = 0.0f;
 #pragma unroll
     for (int s = 0; s < SEQUENCES; ++s) {
         const int sequence = first_sequence + s;
@@ -113,7 +127,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     ahead_of_r += first_row * row_of_r;
     float* tape = has_gate ? gates : r;  // lanes with a gate write its da, the others its dr
 
-    float next[AHEAD][SEQUENCES], next_of_r[AHEAD][SEQUENCES];
+
+    float next[AHEAD][SEQUENCES], next_of_r[AHEAD][SEQUENCES], of_slopes[SEQUENCES];
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
@@ -132,30 +147,48 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
             const int count = first + i;
             if (count >= steps) break;
             const int step = reverse ? count : steps - 1 - count;
-            float item[SEQUENCES], of_r[SEQUENCES], d_gate[SEQUENCES], d[SEQUENCES], e[SEQUENCES], normal[SEQUENCES];
+            float item[SEQUENCES], of_r[SEQUENCES], d_gate[SEQUENCES];
+            float slope[SEQUENCES], x[SEQUENCES], normal[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
                 item[s] = next[i][s];
                 of_r[s] = next_of_r[i][s];
                 next[i][s] = reads && mine[s] && count + AHEAD < steps ? ahead[s * row] : 0.0f;
                 next_of_r[i][s] = mine[s] && count + AHEAD < steps ? ahead_of_r[s * row_of_r] : 0.0f;
+                const long long row_of_sums = (long long)step * batch + first_sequence + s;
+                of_slopes[s] = mine[s] ? slope_sums[row_of_sums * 4 + role % 4] : 0.0f;
+                const float in = __shfl_sync(ALL, item[s], first_lane);
+                const float forget = __shfl_sync(ALL, item[s], first_lane + 1);
+                const float candidate = __shfl_sync(ALL, item[s], first_lane + 2);
                 const float out = __shfl_sync(ALL, item[s], first_lane + 3);
+                const float c_before = __shfl_sync(ALL, item[s], first_lane + 4);
                 const float c_after = __shfl_sync(ALL, item[s], first_lane + 5);
                 const float d_output = __shfl_sync(ALL, item[s], first_lane + 6);
                 const float mean_c = __shfl_sync(ALL, of_r[s], first_lane + 6);
                 const float scale_c = __shfl_sync(ALL, of_r[s], first_lane + 7);
+                slope[s] = 0.0f;  // of a gate's pre-activation: what its gradient is for dc = 1
+                if (role == 0) slope[s] = candidate * (in * (1.0f - in));
+                if (role == 1) slope[s] = c_before * (forget * (1.0f - forget));
+                if (role == 2) slope[s] = in * (1.0f - candidate * candidate);
                 normal[s] = (c_after - mean_c) * scale_c;
-                const float tanh_n = tanhf(gain_c * normal[s] + bias_c), d_h = d_hidden[s] + d_output;
+                const float gain_c = of_cell[0][unit], tanh_n = tanhf(gain_c * normal[s] + of_cell[1][unit]);
+                const float d_h = d_hidden[s] + d_output;
                 const float dn = d_h * out * (1.0f - tanh_n * tanh_n);
                 const bool runs = mine[s] && step < length[s];
-                e[s] = runs ? dn * gain_c : 0.0f;
-                d_gate[s] = d_h * tanh_n * (out * (1.0f - out));  // of the output gate, to begin with
+                const float e = runs ? dn * gain_c : 0.0f;
+                x[s] = d_cell[s] + scale_c * e;
+                d_gate[s] = role == 3 ? d_h * tanh_n * (out * (1.0f - out)) : x[s] * slope[s];
+                const float d = runs && has_gate ? d_gate[s] * gains[role % 4][unit] : 0.0f;
                 if (runs && role == 4) d_gain[s] += dn * normal[s];
                 if (runs && role == 5) d_gain[s] += dn;
-                const float sum = sum_over_units(e[s]), along = sum_over_units(runs ? e[s] * normal[s] : 0.0f);
+                const float sum_e = sum_over_units(e), along_e = sum_over_units(runs ? e * normal[s] : 0.0f);
+                const float sum_d = sum_over_units(sum_over_gates(d));
+                const float along_d = sum_over_units(sum_over_gates(runs && has_gate ? d * of_r[s] : 0.0f));
                 if (lane == 0) {
-                    of_e[0][s][warp] = sum;
-                    of_e[1][s][warp] = along;
+                    of_warps[0][s][warp] = sum_e;
+                    of_warps[1][s][warp] = along_e;
+                    of_warps[2][s][warp] = sum_d;
+                    of_warps[3][s][warp] = along_d;
                 }
             }
             ahead += move;
@@ -164,52 +197,30 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
 
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                float mean = 0.0f, mean_along = 0.0f;
+                const float scale_r = __shfl_sync(ALL, of_r[s], first_lane + 5);
+                const float scale_c = __shfl_sync(ALL, of_r[s], first_lane + 7) * per_unit;
+                const float e = sum_over_warps(of_warps[0][s], lane) * scale_c;
+                const float f = sum_over_warps(of_warps[1][s], lane) * scale_c;
+                float sum = sum_over_warps(of_warps[2][s], lane), along = sum_over_warps(of_warps[3][s], lane);
+                float of_slope[4];
 #pragma unroll
-                for (int q = 0; q < WARPS / 4; ++q) {
-                    mean += sum_of_four(((const float4*)of_e[0][s])[q]);
-                    mean_along += sum_of_four(((const float4*)of_e[1][s])[q]);
-                }
-                const float in = __shfl_sync(ALL, item[s], first_lane);
+                for (int k = 0; k < 4; ++k) of_slope[k] = __shfl_sync(ALL, of_slopes[s], first_lane + k);
+                sum -= e * of_slope[0] + f * of_slope[1];
+                along -= e * of_slope[2] + f * of_slope[3];
                 const float forget = __shfl_sync(ALL, item[s], first_lane + 1);
-                const float candidate = __shfl_sync(ALL, item[s], first_lane + 2);
-                const float c_before = __shfl_sync(ALL, item[s], first_lane + 4);
-                const float scale_c = __shfl_sync(ALL, of_r[s], first_lane + 7);
                 const bool runs = mine[s] && step < length[s];
-                d[s] = 0.0f;
+                float dr = 0.0f;
                 if (runs) {
-                    const float d_c =
-                        d_cell[s] + scale_c * (e[s] - mean * per_unit - normal[s] * (mean_along * per_unit));
-                    if (role == 0) d_gate[s] = d_c * candidate * (in * (1.0f - in));
-                    if (role == 1) d_gate[s] = d_c * c_before * (forget * (1.0f - forget));
-                    if (role == 2) d_gate[s] = d_c * in * (1.0f - candidate * candidate);
-                    d[s] = has_gate ? d_gate[s] * gain_r : 0.0f;
+                    const float d_c = x[s] - (e + f * normal[s]);
+                    if (role < 3) d_gate[s] = d_c * slope[s];
+                    const float off = 0.25f * per_unit * (sum + of_r[s] * along);
+                    dr = has_gate ? scale_r * (d_gate[s] * gains[role % 4][unit] - off) : 0.0f;
                     if (has_gate) d_gain[s] += d_gate[s] * of_r[s];
                     d_cell[s] = d_c * forget;
                     d_hidden[s] = 0.0f;
                 } else {
                     d_gate[s] = 0.0f;
                 }
-                const float sum = sum_over_units(sum_over_gates(d[s]));
-                const float along = sum_over_units(sum_over_gates(runs && has_gate ? d[s] * of_r[s] : 0.0f));
-                if (lane == 0) {
-                    of_d[0][s][warp] = sum;
-                    of_d[1][s][warp] = along;
-                }
-            }
-            __syncthreads();
-
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                float mean = 0.0f, mean_along = 0.0f;
-#pragma unroll
-                for (int q = 0; q < WARPS / 4; ++q) {
-                    mean += sum_of_four(((const float4*)of_d[0][s])[q]);
-                    mean_along += sum_of_four(((const float4*)of_d[1][s])[q]);
-                }
-                const float scale_r = __shfl_sync(ALL, of_r[s], first_lane + 5);
-                const bool runs = step < length[s];
-                float dr = runs ? scale_r * (d[s] - mean * per_row - of_r[s] * (mean_along * per_row)) : 0.0f;
                 dr = __shfl_sync(ALL, dr, first_lane + role % 4);
                 if (!mine[s]) continue;
                 const int q = 4 * unit + role;

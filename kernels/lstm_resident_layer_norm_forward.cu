@@ -4,16 +4,17 @@
 //     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(gain_c * norm(c[t]) + bias_c)
 //
-// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its own
-// taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
+// The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its
+// own taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
 //
 // Who owns what: as in lstm_resident_forward. A block owns SEQUENCES sequences, and waits for no other block. Eight
 // neighbouring lanes own a hidden unit: two for each of its gates, which halve the sum over h.
 //
 // Both norms are sums over the block: over a warp's four units by shuffles, then over the warps through shared memory,
-// each thread for itself and in the order of the warps. The variance of c is made of the warps' means and squared
-// distances from them (Chan, Golub and LeVeque 1983), so that nothing large is taken off something large. A step has
-// three barriers: for the norm of r, for that of c, and for h.
+// in a fixed order. The variance of c is made of squared distances from a warp's first c, and the warps' are put
+// together with distances from the first mean (Chan, Golub and LeVeque 1983): of n numbers one of which is 0, the
+// squares' sum is at most n times what is left when their mean is taken off, so nothing large is taken off something
+// large. A step has three barriers: for the norm of r, for that of c, and for h.
 //
 // What a step reads from memory does not depend on h, and is fetched AHEAD steps before it is used.
 //
@@ -21,7 +22,7 @@
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
 #define NORM_EPSILON 1e-5f
-#define AHEAD (SEQUENCES == 1 ? 4 : 2)  // more would not fit into the registers
+#define AHEAD (SEQUENCES == 1 ? QUADS == 4 ? 4 : 3 : 2)  // more would not fit into the registers
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
 #define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
 #define WARPS (2 * QUADS)       // at most
@@ -33,6 +34,14 @@ __device__ __forceinline__ float sum_of_four(const float4& v) { return (v.x + v.
 __device__ __forceinline__ float sum_over_units(float v) {
     const float b = __shfl_xor_sync(ALL, v, 8), c = __shfl_xor_sync(ALL, v, 16), d = __shfl_xor_sync(ALL, v, 24);
     return (v + b) + (c + d);
+}
+
+// The same of `count` neighbouring lanes, known to each of them: a + b is b + a, so they get the same bits.
+template <int count>
+__device__ __forceinline__ float sum_over_lanes(float v) {
+#pragma unroll
+    for (int distance = 1; distance < count; distance *= 2) v += __shfl_xor_sync(ALL, v, distance);
+    return v;
 }
 
 extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_norm_forward(
@@ -64,13 +73,12 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     __shared__ __align__(16) float means[SEQUENCES][WARPS];    // of each warp's c
     __shared__ __align__(16) float spreads[SEQUENCES][WARPS];  // and the sums of their squared distances from it
     __shared__ __align__(16) float units_of[WARPS];            // that a warp has
+    __shared__ float shares[WARPS];                            // 1 / units_of, for a register less
     const int thread = threadIdx.x, unit = thread / 8, gate = thread % 8 / 2, half = thread % 2;
     const int lane = thread % 32, warp = thread / 32, first_lane = lane & ~7, role = thread % 8;
     const bool exists = unit < hidden;
     const long long units = (long long)batch * hidden;
     const float per_row = 1.0f / (4 * hidden), per_unit = 1.0f / hidden;
-    const int own_units = hidden - 4 * warp < 4 ? hidden - 4 * warp : 4;
-    const float per_own = 1.0f / own_units;
 
     float w[HALF];
 #pragma unroll
@@ -94,6 +102,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     for (int i = thread; i < WARPS; i += blockDim.x) {
         const int left = hidden - 4 * i;
         units_of[i] = left < 0 ? 0.0f : left < 4 ? (float)left : 4.0f;
+        shares[i] = left <= 0 ? 0.0f : 1.0f / units_of[i];
     }
     __syncthreads();
 #pragma unroll
@@ -183,32 +192,28 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 const float candidate = __shfl_sync(ALL, activated[s], first_lane + 4);
                 out[s] = __shfl_sync(ALL, activated[s], first_lane + 6);
                 c_next[s] = forget * c[s] + in * candidate;
-                const float mean = sum_over_units(exists ? c_next[s] : 0.0f) * per_own;
-                const float from_mean = c_next[s] - __shfl_sync(ALL, mean, 0), distance = exists ? from_mean : 0.0f;
-                const float spread = sum_over_units(distance * distance);
+                const float first_c = __shfl_sync(ALL, c_next[s], 0), distance = exists ? c_next[s] - first_c : 0.0f;
+                const float along = sum_over_units(distance), squared = sum_over_units(distance * distance);
                 if (lane == 0) {
-                    means[s][warp] = mean;
-                    spreads[s][warp] = spread;
+                    const float per_own = shares[warp];
+                    means[s][warp] = first_c + along * per_own;
+                    spreads[s][warp] = squared - along * along * per_own;
                 }
             }
             __syncthreads();
 
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                float sum = 0.0f, spread = 0.0f;
-#pragma unroll
-                for (int q = 0; q < WARPS / 4; ++q) {
-                    const float4 mean = ((const float4*)means[s])[q], n = ((const float4*)units_of)[q];
-                    sum += (n.x * mean.x + n.y * mean.y) + (n.z * mean.z + n.w * mean.w);
-                }
-                const float mean_c = sum * per_unit;
-#pragma unroll
-                for (int q = 0; q < WARPS / 4; ++q) {
-                    const float4 mean = ((const float4*)means[s])[q], n = ((const float4*)units_of)[q];
-                    const float x = mean.x - mean_c, y = mean.y - mean_c, z = mean.z - mean_c, u = mean.w - mean_c;
-                    spread += sum_of_four(((const float4*)spreads[s])[q]);
-                    spread += (n.x * x * x + n.y * y * y) + (n.z * z * z + n.w * u * u);
-                }
+                const int four = lane % (WARPS / 4);  // warps of which this lane adds up what they have
+                const float4 mean = ((const float4*)means[s])[four], spread_of = ((const float4*)spreads[s])[four];
+                const float4 n = ((const float4*)units_of)[four];
+                const float first_mean = means[s][0];
+                const float4 off = {mean.x - first_mean, mean.y - first_mean, mean.z - first_mean, mean.w - first_mean};
+                const float4 off_n = {n.x * off.x, n.y * off.y, n.z * off.z, n.w * off.w};
+                const float4 product = {off_n.x * off.x, off_n.y * off.y, off_n.z * off.z, off_n.w * off.w};
+                const float along = sum_over_lanes<WARPS / 4>(sum_of_four(off_n));
+                const float squared = sum_over_lanes<WARPS / 4>(sum_of_four(spread_of) + sum_of_four(product));
+                const float mean_c = first_mean + along * per_unit, spread = squared - along * along * per_unit;
                 const float scale_c = rsqrtf(spread * per_unit + NORM_EPSILON);
                 const bool runs = step < length[s], next_runs = step + direction < length[s];
                 if (runs) {

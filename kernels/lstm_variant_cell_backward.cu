@@ -22,21 +22,23 @@
 // Blocks and threads own what they own in the forward kernel. With LAYERNORM a thread owns every blockDim.x-th of the
 // 4*hidden columns in the part behind the gates' gradients.
 //
-// Bytes per hidden unit and step, in units of sizeof(real): reads 4 gates + 2 cells + 1 dc + 1 dh + 1 product (+ 1 dy);
-// writes 4 gates + 1 dc + 1 dh. With peepholes 3 + 3 more. With LAYERNORM it also reads 8 + 8 (from cache), writes 8,
-// and adds onto 10 sums: 10 + 10; dn and da_o go through memory once more.
+// Bytes per hidden unit and step, in units of sizeof(store), of which all but gates and dy count twice in 16 bits:
+// reads 4 gates + 2 cells + 1 dc + 1 dh + 1 product (+ 1 dy); writes 4 gates + 1 dc + 1 dh. With peepholes 3 + 3 more.
+// With LAYERNORM it also reads 8 + 8 (from cache), writes 8, and adds onto 10 sums: 10 + 10; dn and da_o go through
+// memory once more.
 //
-// LAYERNORM  as in the forward kernel
+// LAYERNORM, REPLAYED  as in the forward kernel
 #include "activation.cuh"
 #include "block_sums.cuh"
 #include "lstm_variant_hidden.cuh"
+#include "storage.cuh"
 
 extern "C" __global__ void lstm_variant_cell_backward(
-    real* gates,                 // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
+    store* gates,                // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     real* normal_input,          // (steps, batch, 4*hidden) with LAYERNORM norm(p); dp in place
     real* normal_recurrent,      // (steps, batch, 4*hidden) with LAYERNORM norm(r); dr in place
     const real* norms,           // (steps, batch, 4) with LAYERNORM 1/std of p and of r, mean and 1/std of c*
-    const real* peephole,        // (3*hidden,) w_i, w_f, w_o, or null
+    const store* peephole,       // (3*hidden,) w_i, w_f, w_o, or null
     const real* gain_input,      // (4*hidden,), and so is the next; the last two (hidden,). Read with LAYERNORM
     const real* gain_recurrent,
     const real* gain_cell,
@@ -49,7 +51,7 @@ extern "C" __global__ void lstm_variant_cell_backward(
     real* d_norm,                // (batch, 10*hidden) with LAYERNORM of gain_input, gain_recurrent, gain_cell, bias_cell
     real* dh,                    // (batch, hidden) without a projection, as in lstm_variant_output_backward; so are:
     const real* product,         // (batch, hidden)
-    const real* dy,              // (steps, batch, dy_width)
+    const store* dy,             // (steps, batch, dy_width)
     const int* lengths,          // (batch,) steps that a sequence has, or null
     int step,
     int later_step,
@@ -71,10 +73,14 @@ extern "C" __global__ void lstm_variant_cell_backward(
     real cell_beta,
     real limit,                  // of what goes into an activation, or 0
     int coupled,
+#if REPLAYED
+    const unsigned int* draw,    // (4,) instead of the four numbers that follow
+#else
     unsigned int seed_low,
     unsigned int seed_high,
     unsigned int stream,
     unsigned int first_time,
+#endif
     unsigned int candidate_threshold,
     real candidate_scale,
     unsigned int zone_c_threshold,
@@ -87,19 +93,23 @@ extern "C" __global__ void lstm_variant_cell_backward(
     const int first = blockIdx.y * blockDim.x + threadIdx.x;
     const int stride = gridDim.y * blockDim.x;
     const long long row = (long long)step * batch + sequence;
-    real* gate = gates + row * 4 * hidden;
+    store* gate = gates + row * 4 * hidden;
 #if LAYERNORM
     real* p = normal_input + row * 4 * hidden;
     real* r = normal_recurrent + row * 4 * hidden;
 #endif
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
     const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
     const HiddenBackward output = {
         dh, product, dy, lengths, step, later_step, batch, hidden, dy_width, dy_offset,
         draws, {zone_h_threshold, zone_h_share}, {dropout_threshold, dropout_scale}};
 
     if (lengths != nullptr && step >= lengths[sequence]) {
         for (int column = first; column < 4 * hidden; column += stride) {
-            gate[column] = real(0);
+            gate[column] = stored(real(0));
 #if LAYERNORM
             p[column] = r[column] = real(0);
 #endif
@@ -133,12 +143,13 @@ extern "C" __global__ void lstm_variant_cell_backward(
         Words words = {0, 0, 0, 0};
         if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
         const real mask = candidate_dropout.is_on() ? candidate_dropout.factor(words.x2) : real(1);
-        const real made = gate[hidden + unit] * c_before[unit] + gate[unit] * (gate[2 * hidden + unit] * mask);
+        const real made = real_of(gate[hidden + unit]) * c_before[unit] +
+                          real_of(gate[unit]) * (real_of(gate[2 * hidden + unit]) * mask);
         const real c = star == nullptr ? made : star[unit];
         const real n = c;
 #endif
         const real d_m = is_projected ? dm[own + unit] : output.take(sequence, unit, true);
-        const real o = gate[3 * hidden + unit];
+        const real o = real_of(gate[3 * hidden + unit]);
         const real squashed = cell_of(bounded(n, limit));
         real dn = d_m * o * cell_of.slope(squashed);
         if (limit != real(0) && !(fabs(n) < limit)) dn = real(0);
@@ -172,11 +183,11 @@ extern "C" __global__ void lstm_variant_cell_backward(
             d_star = (real(1) - kept) * d_star;
         }
         d_star += through_m;
-        if (peephole != nullptr) d_star += da_o * peephole[2 * hidden + unit];
+        if (peephole != nullptr) d_star += da_o * real_of(peephole[2 * hidden + unit]);
 
-        const real i = gate[unit];
-        const real f = gate[hidden + unit];
-        const real g = gate[2 * hidden + unit];
+        const real i = real_of(gate[unit]);
+        const real f = real_of(gate[hidden + unit]);
+        const real g = real_of(gate[2 * hidden + unit]);
         const real c_previous = c_before[unit];
         real d_i = d_star * (g * mask), d_f = d_star * c_previous;
         if (coupled) {
@@ -188,17 +199,17 @@ extern "C" __global__ void lstm_variant_cell_backward(
         const real da_g = d_star * i * mask * candidate_slope(g);
         real d_before = d_star * f + d_kept;
         if (peephole != nullptr) {
-            d_before += da_i * peephole[unit] + da_f * peephole[hidden + unit];
+            d_before += da_i * real_of(peephole[unit]) + da_f * real_of(peephole[hidden + unit]);
             real* d_own = d_peephole + (long long)sequence * 3 * hidden + unit;
             d_own[0] += da_i * c_previous;
             d_own[hidden] += da_f * c_previous;
             d_own[2 * hidden] += da_o * c;
         }
         dc[own + unit] = d_before;
-        gate[unit] = da_i;
-        gate[hidden + unit] = da_f;
-        gate[2 * hidden + unit] = da_g;
-        gate[3 * hidden + unit] = da_o;
+        gate[unit] = stored(da_i);
+        gate[hidden + unit] = stored(da_f);
+        gate[2 * hidden + unit] = stored(da_g);
+        gate[3 * hidden + unit] = stored(da_o);
     }
 
 #if LAYERNORM

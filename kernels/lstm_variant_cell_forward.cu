@@ -14,35 +14,38 @@
 // row. A thread owns every (gridDim.y * blockDim.x)-th hidden unit, all four gates of it. Options that are off cost a
 // branch that all threads take alike: a null pointer, a limit or a probability of zero.
 //
-// Bytes per hidden unit and step, in units of sizeof(real): reads 4 parts + 1 cell; writes 1 cell + 1 h + 1 y, in training
-// 4 gates + 1 h_in, with zoneout of c 1 c*. With LAYERNORM it reads p and r three times (from cache, if a row of
-// 8*hidden fits) and writes both in training; c* is written once and read twice.
-// Weights, biases and gains come from cache: up to 4 + 3 + 8 + 2 per unit.
+// Bytes per hidden unit and step, in units of sizeof(store), a cell counting twice in 16 bits: reads 4 parts + 1 cell;
+// writes 1 cell + 1 h + 1 y, in training 4 gates + 1 h_in, with zoneout of c 1 c*. With LAYERNORM it
+// reads p and r three times (from cache, if a row of 8*hidden fits) and writes both in training; c* is written once and
+// read twice. Weights, biases and gains come from cache: up to 4 + 3 + 8 + 2 per unit.
 //
 // LAYERNORM  the products of x and h come apart, and each is normalised over its 4*hidden, c* over its hidden
+// REPLAYED   for a captured graph, whose launches have the same arguments in each replay: where random words come from
+//            is read from memory, 16 bytes, which replay_arguments.cu writes before
 #include "activation.cuh"
 #include "block_sums.cuh"
 #include "lstm_variant_hidden.cuh"
+#include "storage.cuh"
 
 #define NORM_EPSILON real(1e-5)
 
 extern "C" __global__ void lstm_variant_cell_forward(
-    real* inputs,                // (steps, batch, 4*hidden) the products of x and h added up; with LAYERNORM x's, p
-    real* recurrents,            // (slots, batch, 4*hidden) with LAYERNORM the products of h, r; not read without
-    real* gates,                 // (steps, batch, 4*hidden) activated in training, else room; may be inputs
-    const real* bias,            // (4*hidden,) or null
-    const real* peephole,        // (3*hidden,) w_i, w_f, w_o, or null
-    const real* gain_input,      // (4*hidden,), and so are the next; the last two (hidden,). Read with LAYERNORM
-    const real* gain_recurrent,
-    const real* gain_cell,
-    const real* bias_cell,
+    store* inputs,               // (steps, batch, 4*hidden) the products of x and h added up; with LAYERNORM x's, p
+    store* recurrents,           // (slots, batch, 4*hidden) with LAYERNORM the products of h, r; not read without
+    store* gates,                // (steps, batch, 4*hidden) activated in training, else room; may be inputs
+    const store* bias,           // (4*hidden,) or null
+    const store* peephole,       // (3*hidden,) w_i, w_f, w_o, or null
+    const store* gain_input,     // (4*hidden,), and so are the next; the last two (hidden,). Read with LAYERNORM
+    const store* gain_recurrent,
+    const store* gain_cell,
+    const store* bias_cell,
     real* cells,                 // (slots, batch, hidden) cell states; a slot is one time, or all of them
     real* c_star,                // (slots, batch, star_width) cell states before zoneout, or null if nobody reads them
     real* norms,                 // (steps, batch, 4) 1/std of p and of r, mean and 1/std of c*; null in inference
-    real* m,                     // (steps, batch, m_width) what is projected, or null
-    real* h,                     // (batch, hidden) hidden state, replaced by this step's; not touched where m is given
-    real* y,                     // (steps, batch, y_width) output, likewise; these columns start at y_offset
-    real* h_in,                  // (steps, batch, hidden) what each step's product reads, likewise; null in inference
+    store* m,                    // (steps, batch, m_width) what is projected, or null
+    store* h,                    // (batch, hidden) hidden state, replaced by this step's; not touched where m is given
+    store* y,                    // (steps, batch, y_width) output, likewise; these columns start at y_offset
+    store* h_in,                 // (steps, batch, hidden) what each step's product reads, likewise; null in inference
     const int* lengths,          // (batch,) steps that a sequence has, or null
     int step,                    // index into inputs, gates, norms, m and y
     int time,                    // the same step counted from the sequence's beginning, to compare with lengths
@@ -69,10 +72,14 @@ extern "C" __global__ void lstm_variant_cell_forward(
     real limit,                  // of what goes into an activation, or 0
     int coupled,
     int keep,                    // training: activated gates are written
+#if REPLAYED
+    const unsigned int* draw,    // (4,) instead of the four numbers that follow
+#else
     unsigned int seed_low,
     unsigned int seed_high,
     unsigned int stream,
     unsigned int first_time,
+#endif
     unsigned int candidate_threshold,
     real candidate_scale,
     unsigned int zone_c_threshold,
@@ -87,8 +94,12 @@ extern "C" __global__ void lstm_variant_cell_forward(
     const long long row = (long long)step * batch + sequence;
     const real* c_before = cells + ((long long)cell_from * batch + sequence) * hidden;
     real* c_after = cells + ((long long)cell_to * batch + sequence) * hidden;
-    real* to_project = m == nullptr ? nullptr : m + row * m_width;
+    store* to_project = m == nullptr ? nullptr : m + row * m_width;
+#if REPLAYED
+    const Stream draws = stream_at(draw);
+#else
     const Stream draws = {seed_low, seed_high, stream, first_time};
+#endif
     const HiddenForward output = {
         h, y, h_in, lengths, step, time, next_step, batch, hidden, y_width, y_offset,
         draws, {zone_h_threshold, zone_h_share}, {dropout_threshold, dropout_scale}};
@@ -96,7 +107,7 @@ extern "C" __global__ void lstm_variant_cell_forward(
     if (lengths != nullptr && time >= lengths[sequence]) {
         for (int unit = first; unit < hidden; unit += stride) {
             c_after[unit] = c_before[unit];
-            if (to_project != nullptr) to_project[unit] = real(0);
+            if (to_project != nullptr) to_project[unit] = stored(real(0));
             else output.put(sequence, unit, false, real(0));
         }
         return;
@@ -107,8 +118,8 @@ extern "C" __global__ void lstm_variant_cell_forward(
     const Activation cell_of = {cell_kind, cell_alpha, cell_beta};
     const Dropout candidate_dropout = {candidate_threshold, candidate_scale};
     const Zoneout zone_c = {zone_c_threshold, zone_c_share};
-    real* p = inputs + row * 4 * hidden;
-    real* gate = gates + row * 4 * hidden;
+    store* p = inputs + row * 4 * hidden;
+    store* gate = gates + row * 4 * hidden;
     real* star = c_star == nullptr ? nullptr : c_star + ((long long)star_slot * batch + sequence) * star_width;
 
 #if LAYERNORM
@@ -147,14 +158,14 @@ extern "C" __global__ void lstm_variant_cell_forward(
             }
             a[k] = gain_input[column] * normal_p + gain_recurrent[column] * normal_r;
 #else
-            a[k] = p[column];
+            a[k] = real_of(p[column]);
 #endif
-            if (bias != nullptr) a[k] += bias[column];
+            if (bias != nullptr) a[k] += real_of(bias[column]);
         }
         const real c_previous = c_before[unit];
         if (peephole != nullptr) {
-            a[0] += peephole[unit] * c_previous;
-            a[1] += peephole[hidden + unit] * c_previous;
+            a[0] += real_of(peephole[unit]) * c_previous;
+            a[1] += real_of(peephole[hidden + unit]) * c_previous;
         }
         const real i = gate_of(bounded(a[0], limit));
         const real f = coupled ? real(1) - i : gate_of(bounded(a[1], limit));
@@ -163,13 +174,13 @@ extern "C" __global__ void lstm_variant_cell_forward(
         if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
         const real written = candidate_dropout.is_on() ? g * candidate_dropout.factor(words.x2) : g;
         const real c = f * c_previous + i * written;
-        if (peephole != nullptr) a[3] += peephole[2 * hidden + unit] * c;
+        if (peephole != nullptr) a[3] += real_of(peephole[2 * hidden + unit]) * c;
         const real o = gate_of(bounded(a[3], limit));
 
         if (keep) {
-            gate[unit] = i;
-            gate[hidden + unit] = f;
-            gate[2 * hidden + unit] = g;
+            gate[unit] = stored(i);
+            gate[hidden + unit] = stored(f);
+            gate[2 * hidden + unit] = stored(g);
         }
         real c_next = c;
         if (zone_c.is_on()) {
@@ -201,11 +212,11 @@ extern "C" __global__ void lstm_variant_cell_forward(
         const real o = gate[3 * hidden + unit];
         const real n = gain_cell[unit] * ((star[unit] - mean_c[0]) * scale_c[0]) + bias_cell[unit];
 #else
-        if (keep) gate[3 * hidden + unit] = o;
+        if (keep) gate[3 * hidden + unit] = stored(o);
         const real n = c;
 #endif
         const real value = o * cell_of(bounded(n, limit));
-        if (to_project != nullptr) to_project[unit] = value;
+        if (to_project != nullptr) to_project[unit] = stored(value);
         else output.put(sequence, unit, true, value);
     }
 }

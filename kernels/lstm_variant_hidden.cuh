@@ -1,13 +1,16 @@
 // What follows the cell for one feature of the hidden state, forward and backward. Without a projection the cell
 // kernels do it themselves, with one it is kernels of its own, behind the product with weight_hr.
+//
+// In 16 bits (storage.cuh) a hidden state is rounded once, before its mask, and what is handed back in time has 32.
 #pragma once
 #include "philox.cuh"
+#include "storage.cuh"
 
 // h' = zone * h + (1 - zone) * h*        y = h'        h_in = h' * hidden_mask, for the step that comes next
 struct HiddenForward {
-    real* h;             // (batch, width) hidden state, replaced by this step's
-    real* y;             // (steps, batch, y_width) output; this direction's columns start at y_offset
-    real* h_in;          // (steps, batch, width) what each step's product reads, or null: then that is h
+    store* h;            // (batch, width) hidden state, replaced by this step's
+    store* y;            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    store* h_in;         // (steps, batch, width) what each step's product reads, or null: then that is h
     const int* lengths;  // (batch,) or null
     int step, time;      // index into y, and the same step counted from the sequence's beginning
     int next_step;       // the step that comes next, or -1
@@ -18,24 +21,28 @@ struct HiddenForward {
 
     __device__ __forceinline__ void put(int sequence, int feature, bool running, real after) const {
         const long long index = (long long)sequence * width + feature;
-        real* out = y + ((long long)step * batch + sequence) * y_width + y_offset + feature;
-        real state;
+        store* out = y + ((long long)step * batch + sequence) * y_width + y_offset + feature;
+        store state;
         if (running) {
-            state = after;
+            real mixed = after;
             if (zone.is_on()) {
                 const real kept = zone.kept(step_words(stream, feature, sequence, step).x0);
-                state = kept * h[index] + (real(1) - kept) * after;
+                mixed = kept * real_of(h[index]) + (real(1) - kept) * after;
             }
+            state = stored(mixed);
             h[index] = state;
             *out = state;
         } else {
             state = h[index];
-            *out = real(0);
+            *out = stored(real(0));
         }
         if (h_in != nullptr && next_step >= 0) {
             // Zero where the next step does nothing: 0 * NaN would spoil the weights' gradient.
-            if (lengths != nullptr && next_step >= lengths[sequence]) state = real(0);
-            else if (dropout.is_on()) state *= dropout.factor(philox(stream, feature, sequence, WHOLE_SEQUENCE).x0);
+            if (lengths != nullptr && next_step >= lengths[sequence]) {
+                state = stored(real(0));
+            } else if (dropout.is_on()) {
+                state = stored(real_of(state) * dropout.factor(philox(stream, feature, sequence, WHOLE_SEQUENCE).x0));
+            }
             h_in[(long long)next_step * (batch * (long long)width) + index] = state;
         }
     }
@@ -45,7 +52,7 @@ struct HiddenForward {
 struct HiddenBackward {
     real* dh;             // (batch, width) gradient of h[t] that does not come through the later step's product
     const real* product;  // (batch, width) the later step's dr @ weight_hh
-    const real* dy;       // (steps, batch, dy_width) gradient of the output, or null
+    const store* dy;      // (steps, batch, dy_width) gradient of the output, or null
     const int* lengths;   // (batch,) or null
     int step;
     int later_step;       // the step that was done before this one, backward; INT_MAX if there is none
@@ -71,7 +78,7 @@ struct HiddenBackward {
             dh[index] = d;
             return real(0);
         }
-        if (dy != nullptr) d += dy[((long long)step * batch + sequence) * dy_width + dy_offset + feature];
+        if (dy != nullptr) d += real_of(dy[((long long)step * batch + sequence) * dy_width + dy_offset + feature]);
         if (!zone.is_on()) {
             dh[index] = real(0);
             return d;

@@ -3,8 +3,8 @@
 //     w[k] = exp(x[k] - largest) / sum        for k < length, else 0        largest, sum: softmax.cuh
 //     dx[k] = w[k] (dw[k] - sum over j < length of w[j] dw[j])             for k < length, else 0
 //
-// Weights replace scores, and dx replaces dw. A sequence of length 0 has no weights but zeros. What stands at or behind a
-// sequence's length is not read.
+// Weights replace scores, and dx replaces dw. A sequence of length 0 has no weights but zeros. What stands at or behind
+// a sequence's length is not read.
 //
 // A block owns a row, a thread every blockDim.x-th element of it. The sums' order depends on the shape alone.
 //

@@ -10,7 +10,8 @@
 #include "philox.cuh"
 
 // As _OPTIONS in gpulstm/engines/cupy_one_launch_options.py. Thresholds and scales are those of Dropout and Zoneout in
-// philox.cuh: 0 and 1 without dropout, 0 and 0 without zoneout.
+// philox.cuh: 0 and 1 without dropout, 0 and 0 without zoneout. Of two directions in a launch the second one has a stream
+// of its own, and all else in common with the first.
 struct Options {
     unsigned int seed_low;
     unsigned int seed_high;
@@ -70,6 +71,28 @@ __device__ __forceinline__ unsigned draw_in_four_lanes(
     return __shfl_sync(0xFFFFFFFFu, own, first_lane) | __shfl_sync(0xFFFFFFFFu, own, first_lane + 1);
 }
 
+// By four neighbouring lanes for TOGETHER outputs, 1, 2 or 4, that they have in common: what lane `part`, 0 to 3, draws
+// for output part * TOGETHER / 4, whose unit and sequence these are. Four lanes draw for an output each, fewer outputs
+// leave some of them for the sequence and some for the step. `drawn_together` puts it together.
+template <int TOGETHER>
+__device__ __forceinline__ unsigned draw_together(const Options& options, int unit, int sequence, int step, int part) {
+    if (TOGETHER == 4) return draw_for_sequence(options, unit, sequence) | draw_for_step(options, unit, sequence, step);
+    if (options.hidden_threshold == 0 && !draws_at_each_step(options)) return 0;
+    const bool of_sequence = part % (4 / TOGETHER) == 0;
+    const unsigned time = of_sequence ? WHOLE_SEQUENCE : options.first_draw + (unsigned)step;
+    const Words words = words_at(options, unit, sequence, time);
+    if (!of_sequence) return bits_of_step(options, words);
+    return words.x0 < options.hidden_threshold ? HIDDEN_DROPS : 0u;
+}
+
+// What was drawn for one of these outputs. A whole warp has to come.
+template <int TOGETHER>
+__device__ __forceinline__ unsigned drawn_together(unsigned own, int output, int first_lane) {
+    const int lane = first_lane + output * (4 / TOGETHER);
+    const unsigned drawn = __shfl_sync(0xFFFFFFFFu, own, lane);
+    return TOGETHER == 4 ? drawn : drawn | __shfl_sync(0xFFFFFFFFu, own, lane + 1);
+}
+
 __device__ __forceinline__ float hidden_mask(const Options& options, unsigned drawn) {
     return drawn & HIDDEN_DROPS ? 0.0f : options.hidden_scale;
 }
@@ -111,11 +134,15 @@ __device__ __forceinline__ float zone_c_takes(const Options& options, unsigned d
     return zone_takes(options.zone_c_threshold, options.zone_c_share, drawn & C_STAYS, d);
 }
 
+// A peephole's weight as it is computed with; half_precision.cuh has the same of 16 bits.
+__device__ __forceinline__ float weight_of(float weight) { return weight; }
+
 // One step back for one hidden unit of one sequence. d_h and d_c, the gradients of h[t] and c[t], become what passes by
 // the step and through the cell to h[t-1] and c[t-1]; d_gate receives those of the pre-activations. ``peephole``
 // may be null. Returns c*.
+template <class Weight>
 __device__ __forceinline__ float step_back(
-    const Options& options, unsigned drawn, const float (&gates)[4], float c_before, const float* peephole, int unit,
+    const Options& options, unsigned drawn, const float (&gates)[4], float c_before, const Weight* peephole, int unit,
     int hidden, float& d_h, float& d_c, float (&d_gate)[4]) {
     const float i = gates[0], f = gates[1], candidate = gates[2], o = gates[3];
     const float mask = candidate_mask(options, drawn), written = candidate * mask;
@@ -123,7 +150,7 @@ __device__ __forceinline__ float step_back(
     const float h_stays = zone_h_takes(options, drawn, d_h), c_stays = zone_c_takes(options, drawn, d_c);
     d_gate[3] = d_h * tanh_c * (o * (1.0f - o));
     d_c += d_h * o * (1.0f - tanh_c * tanh_c);
-    if (peephole) d_c += d_gate[3] * peephole[2 * hidden + unit];
+    if (peephole) d_c += d_gate[3] * weight_of(peephole[2 * hidden + unit]);
     float d_i = d_c * written, d_f = d_c * c_before;
     if (options.coupled) {
         d_i -= d_f;
@@ -134,6 +161,6 @@ __device__ __forceinline__ float step_back(
     d_gate[2] = d_c * i * mask * (1.0f - candidate * candidate);
     d_h = h_stays;
     d_c = d_c * f + c_stays;
-    if (peephole) d_c += d_gate[0] * peephole[unit] + d_gate[1] * peephole[hidden + unit];
+    if (peephole) d_c += d_gate[0] * weight_of(peephole[unit]) + d_gate[1] * weight_of(peephole[hidden + unit]);
     return c_star;
 }

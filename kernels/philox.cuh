@@ -19,6 +19,11 @@ struct Stream {
     unsigned int seed_low, seed_high, number, first_time;
 };
 
+// The same where the four stand in memory: a captured graph has the arguments of its launches for good.
+__device__ __forceinline__ Stream stream_at(const unsigned int* words) {
+    return {words[0], words[1], words[2], words[3]};
+}
+
 __device__ __forceinline__ Words philox(
     const Stream& stream, unsigned int unit, unsigned int sequence, unsigned int time) {
     unsigned int c0 = unit, c1 = sequence, c2 = time, c3 = stream.number;

@@ -7,12 +7,12 @@
 // A row does not count where its target is `ignored` or its time step is past its sequence's end. A counted row whose
 // target is no class makes the loss and its own gradient NaN; nothing is read for it outside of the row.
 //
-// A block owns every gridDim.x-th row, a thread every blockDim.x-th class of them; the block leaves the sum of its rows'
-// losses, and `softmax_cross_entropy_mean`, one block, adds those up. The grid depends on the shape alone, so does the
-// order of the sums. `softmax_cross_entropy_count` adds integers, whose order does not matter.
+// A block owns every gridDim.x-th row, a thread every blockDim.x-th class of them; the block leaves the sum of its
+// rows' losses, and `softmax_cross_entropy_mean`, one block, adds those up. The grid depends on the shape alone, so
+// does the order of the sums. `softmax_cross_entropy_count` adds integers, whose order does not matter.
 //
-// Bytes per logit, in units of sizeof(real): reads 1 from memory and 1 more, mostly from cache; writes 1. A row that does
-// not count is not read. Per row 8 for the target.
+// Bytes per logit, in units of sizeof(real): reads 1 from memory and 1 more, mostly from cache; writes 1. A row that
+// does not count is not read. Per row 8 for the target.
 #include "softmax.cuh"
 
 // Which rows count. Row r is time step (r / step_stride) % steps of sequence (r / sequence_stride) % batch.

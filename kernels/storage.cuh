@@ -1,8 +1,8 @@
 // How numbers lie in memory, and what they are computed with: the same type, or 16 bits and float32.
 //
-// `store` is what an array holds, `real` what a thread computes with; real_of() and stored() lead from one to the other.
-// Without FLOAT16 and BFLOAT16 the two are one type. With one of them REAL is float, and `store` is a struct of two
-// bytes, so that the compiler refuses to take its bits for a number.
+// `store` is what an array holds, `real` what a thread computes with; real_of() and stored() lead from one to the
+// other. Without FLOAT16 and BFLOAT16 the two are one type. With one of them REAL is float, and `store` is a struct of
+// two bytes, so that the compiler refuses to take its bits for a number.
 //
 //             exponent  mantissa   largest   rounding error, relative
 //     float16    5         10       65504        2^-11

@@ -6,7 +6,8 @@
 - ``gpu``: the CuPy engine and the real kernels on a GPU; only with ``pytest --gpu``
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -46,6 +47,13 @@ class Backend:
         if isinstance(value, (tuple, list)):
             return tuple(self.numpy(item) for item in value)
         return value.get() if self.name in KERNELS else np.asarray(value)
+
+    def counted(self, function: Callable[[], object]) -> tuple[Counter, int]:
+        """How often the stand-in launches each kernel in a call, and how many products it makes."""
+        counts = self.xp.on_cpu
+        counts.reset_counts()
+        function()
+        return Counter(counts.launches), sum(counts.gemms.values())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Which arrays the tests run on, and what the summary says about those that did not run."""
 
+import gc
 import os
 import signal
 import sys
@@ -37,10 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; some tests press Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
     quick_strict.speed_up()
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # who hands out collects nothing
+        gc.disable()  # a million objects are made until all tests are collected, and hardly one of them is dropped
     if config.getoption("--gpu"):
         reason = backends.why_no_gpu()
         if reason:
             raise pytest.UsageError(f"--gpu was asked for and there is no GPU to run on: {reason}")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

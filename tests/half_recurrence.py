@@ -140,7 +140,10 @@ def run_forward(cupy, case: HalfCase, choice: Choice, keep: bool = True, wider: 
     first = steps if case.reverse else 0
     gates = _array(cupy, case.inputs, case.dtype)
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, hidden), gates)
-    hiddens[first] = _array(cupy, case.h, case.dtype)
+    if keep or choice.schedule == "persistent":
+        hiddens[first] = _array(cupy, case.h, case.dtype)
+    else:  # the state alone
+        hiddens = _array(cupy, case.h, case.dtype)
     cells = cupy.zeros((steps + 1, batch, hidden) if keep else (batch, hidden), np.float32)
     cells[first if keep else ...] = cupy.asarray(case.c)
     y = _array(cupy, np.full((steps, batch, hidden + 2 * wider), 7.0), case.dtype)

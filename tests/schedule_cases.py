@@ -1,6 +1,6 @@
 """LSTM problems for the schedules that run all time steps in one launch, and what float32 may be off by there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,7 @@ from gpulstm.cuda import planner
 from gpulstm.engines import cupy_one_launch
 from tests import backends
 from tests.backends import Backend
+from tests.cuda_on_cpu import LaunchError
 from tests.problems import Problem, problem, solve
 
 NUMPY = Backend(backends.NUMPY, np)
@@ -113,6 +114,32 @@ def laid_out_by_hand(**choices: planner.Choice) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planner, "choose", choose)
         yield
+
+
+@contextmanager
+def schedule_of_each(**schedules: str) -> Iterator[None]:
+    """Within it the planner takes for "forward" and for "backward" the schedule that ``schedules`` names."""
+    real = planner.choose
+
+    def choose(direction, *arguments, **more):
+        with planner.only(schedules[direction]):
+            return real(direction, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "choose", choose)
+        yield
+
+
+def goes_wrong(run: Callable[[], object]) -> bool:
+    """Whether a launch never ends, or gives something wrong."""
+    try:
+        run()
+    except LaunchError as error:
+        assert "deadlock" in str(error)
+        return True
+    except AssertionError:
+        return True
+    return False
 
 
 def in_float64(given: Problem) -> Problem:

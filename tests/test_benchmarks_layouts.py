@@ -5,7 +5,7 @@ import time
 import pytest
 
 from benchmarks import layouts
-from gpulstm.cuda import half_layouts, planner
+from gpulstm.cuda import half_layouts, planner, wide_layouts
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import cupy_on_cpu
 
@@ -48,3 +48,17 @@ def test_clusters_are_measured_where_they_fit(monkeypatch):
     ]
     assert launches == {"lstm_cluster_forward": 4, "lstm_cluster_backward": 4}
     assert {row["schedule"] for row in rows} == {"cluster"}
+
+
+def test_layouts_with_weights_from_l2_are_measured(monkeypatch):
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    small = {wide_layouts.FORWARD: ((1, 2, 2, 4),), wide_layouts.BACKWARD: ((16, 3, 5, 2),)}
+    monkeypatch.setattr(wide_layouts, "TILES", small)
+    with cupy_on_cpu(multiprocessors=3, schedules=("persistent",)) as cupy:
+        rows = list(layouts.measured(cupy, 5, 20, 2, stopwatch, schedules=("wide",)))
+        launches = dict(cupy.on_cpu.launches)
+    assert [(r["schedule"], r["direction"], tuple(r["tiles"])) for r in rows] == [
+        ("wide", planner.FORWARD, (1, 2, 2, 4)),
+        ("wide", planner.BACKWARD, (16, 3, 5, 2)),
+    ]
+    assert launches == {"lstm_wide_forward": 1, "lstm_wide_backward": 1}

@@ -38,9 +38,60 @@ def test_the_persistent_schedule_keeps_the_weights(dtype):
         assert (found.launches, found.hand_overs) == (0, 1)
 
 
+def test_weights_that_do_not_fit_come_through_l2():
+    """H = 2048, N = 1 and 5, on an H200: 128 blocks of 512 threads with 64 fragments of 16 bytes each."""
+    for batch, passes, held in (
+        (1, 1, {FORWARD: 16 + 27, BACKWARD: 15 + 27}),
+        (5, 2, {FORWARD: 8 + 24, BACKWARD: 11 + 27}),
+    ):
+        for direction in (FORWARD, BACKWARD):
+            choice = chosen("persistent", direction, batch, 2048)
+            found = model.work(choice, direction, batch, 2048, "float32")
+            handed_over = 128 * 2048 * 4 * batch
+            weights = 128 * 512 * 16 * (64 - held[direction]) * passes
+            assert found.crossing_bytes == handed_over + weights and (found.launches, found.hand_overs) == (0, 1)
+            loop = model.work(chosen("loop", direction, batch, 2048), direction, batch, 2048, "float32")
+            assert found.flops == loop.flops and found.memory_bytes < loop.memory_bytes - 4 * 2048 * 2048 * 4
+
+
 def test_a_schedule_of_one_block_hands_nothing_over():
     found = model.work(chosen("resident", FORWARD, 8, 64), FORWARD, 8, 64, "float32")
     assert (found.crossing_bytes, found.launches, found.hand_overs) == (0, 0, 0)
+
+
+def test_a_cluster_in_16_bits_hands_over_h_in_16_bits_and_contributions_in_32():
+    for direction, size in ((FORWARD, 2), (BACKWARD, 4)):
+        choice = chosen("cluster", direction, 32, 256, "float16")
+        found = model.work(choice, direction, 32, 256, "float16")
+        assert choice.blocks == 8 and found.crossing_bytes == 8 * 32 * 256 * size
+        assert (found.launches, found.hand_overs) == (0, 1)
+
+
+def test_layer_norm_hands_over_more_often():
+    """By the kernels' headers: h and 3/8 of a word, or the products and inputs, or contributions and four sums."""
+    wanted = {(FORWARD, 1): (1, 8), (FORWARD, 32): (3, 1 + 3 / 8), (BACKWARD, 32): (2, 1 + 4 * 32 / 512)}
+    for (direction, batch), (hand_overs, words) in wanted.items():
+        (choice,) = model._choices(direction, batch, 512, "float32", model.H200, layer_norm=True)
+        found, plain = (
+            model.work(one, direction, batch, 512, "float32")
+            for one in (choice, chosen("persistent", direction, batch, 512))
+        )
+        assert found.hand_overs == hand_overs and found.flops == plain.flops
+        assert found.crossing_bytes == choice.blocks * batch * 512 * 4 * words
+        assert found.memory_bytes > plain.memory_bytes
+    (small,) = list(model._choices(FORWARD, 8, 64, "float32", model.H200, layer_norm=True))[:1]
+    assert model.work(small, FORWARD, 8, 64, "float32")[2:] == (0, 0, 0)
+
+
+def test_layers_side_by_side():
+    """Two layers of H = 12, N = 1: three products a step; what one layer tells the other is read by two blocks."""
+    for direction, more, crossing in ((FORWARD, -4, 12), (BACKWARD, 4 - 1, 48)):
+        one = chosen("persistent", direction, 1, 12)
+        apart, together = (model.work(one._replace(layers=layers), direction, 1, 12, "float32") for layers in (1, 2))
+        assert together.flops == 3 * apart.flops == 3 * 2 * 4 * 12 * 12
+        assert together.memory_bytes == 2 * apart.memory_bytes + 12 * 4 * more
+        assert together.crossing_bytes == 2 * apart.crossing_bytes + 2 * 4 * crossing and one.blocks == 2
+        assert (together.launches, together.hand_overs) == (0, 1)
 
 
 def test_no_bound_is_above_a_measured_time():
@@ -55,8 +106,8 @@ def test_no_bound_is_above_a_measured_time():
 
 
 def test_the_command_prints_a_line_for_each_schedule():
-    command = [sys.executable, "benchmarks/model.py", "--hidden", "64", "--batch", "8"]
+    command = [sys.executable, "benchmarks/model.py", "--hidden", "64", "--batch", "8", "--layers", "2"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     for schedule in ("loop", "resident", "persistent", "cluster", "graph"):
-        assert ran.stdout.count(f" {schedule} ") == 2
+        assert ran.stdout.count(f" {schedule} ") == (4 if schedule == "persistent" else 2)

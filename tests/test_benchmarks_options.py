@@ -37,6 +37,17 @@ def test_every_option_is_measured_in_both_passes(monkeypatch):
     assert [row["option"] for row in options.too_dear(rows)] == list(options.LIMITS)
 
 
+def test_in_16_bits_and_both_directions(monkeypatch):
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    some = {name: options.OPTIONS[name] for name in (options.PLAIN, "zoneout", options.NOT_FOLDED)}
+    with cupy_on_cpu(multiprocessors=5, schedules=planner.AUTOMATIC, folded=None) as cupy:
+        rows = list(options.measured(cupy, 2, 24, 2, made_up, some, dtype="bfloat16", bidirectional=True))
+        launches = dict(cupy.on_cpu.launches)
+    assert [row["schedules"] for row in rows] == ["persistent and persistent"] * 2 + ["loop and loop"]
+    assert launches["lstm_persistent_half_forward"] > launches["lstm_persistent_half_backward"] > 0
+    assert launches["lstm_variant_output_forward"] == 2 * launches["lstm_variant_output_backward"] > 0
+
+
 def test_a_little_more_is_not_too_dear():
     row = {"option": "zoneout", "forward_ratio": 1.09, "forward_backward_ratio": 1.1}
     assert options.too_dear([row, {**row, "option": "peephole", "forward_ratio": 2.0}]) == []

@@ -27,18 +27,28 @@ def test_switches_are_those_that_the_file_reads():
 def test_specialisations_are_all_different_and_complete():
     every = list(catalogue.specialisations())
     assert len(set(every)) == len(every)
-    tiled, expected = catalogue.TILES | catalogue.HALF_TILES, 0
+    tiled, expected = catalogue.TILED, 0
     for entry, (_, switches) in catalogue.KERNELS.items():
         dtypes = len(catalogue.dtypes_of(entry))
         if entry in tiled:
             choices = len(tiled[entry][1])
-            expected += dtypes * choices + choices * ("OPTIONS" in switches)  # of float32 alone
+            in_tf32 = "tf32" in catalogue.dtypes_of(entry)
+            with_options = len(catalogue.WITH_OPTIONS.get(entry, tiled[entry][1]))
+            expected += dtypes * choices + (dtypes - in_tf32) * with_options * ("OPTIONS" in switches)
             expected += dtypes * len(catalogue.BIDIRECTIONAL.get(entry, ()))
+            expected += (dtypes - in_tf32) * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ()))
+            expected += dtypes * len(catalogue.LAYERS.get(entry, ()))
         else:
             expected += dtypes * 2 ** len(switches)
+            if "LAYERNORM" in switches:
+                in_16_bits = set(catalogue.dtypes_of(entry)) & set(catalogue.SWITCH_OF_DTYPE)
+                expected -= len(in_16_bits) * 2 ** (len(switches) - 1)
     assert len(every) == expected
     assert set(catalogue.BIDIRECTIONAL) == {e for e, (_, s) in catalogue.KERNELS.items() if "BIDIRECTIONAL" in s}
     assert all(set(tiles) <= set(tiled[entry][1]) for entry, tiles in catalogue.BIDIRECTIONAL.items())
+    assert catalogue.BIDIRECTIONAL_OPTIONS.keys() == catalogue.BIDIRECTIONAL.keys()
+    for entry, tiles in catalogue.BIDIRECTIONAL_OPTIONS.items():
+        assert set(tiles) <= set(catalogue.BIDIRECTIONAL[entry])
     assert len({(s.source, s.options) for s in every}) < len(every), "entries of one file share a translation unit"
     assert len({s.options for s in every}) == 1, "CuPy compiles an empty program for each set of options"
 
@@ -49,7 +59,7 @@ def test_kernels_for_arrays_of_16_bits_are_those_that_tell_storage_from_arithmet
         knows = '#include "storage.cuh"' in (folder / file).read_text(encoding="utf-8")
         half = {"float16", "bfloat16"} & set(catalogue.dtypes_of(entry))
         assert len(half) == (2 if knows else 0), entry
-        alone = file == "convert.cu" or entry in catalogue.HALF_TILES
+        alone = file == "convert.cu" or entry in catalogue.HALF_TILES | catalogue.CLUSTER_HALF_TILES
         assert ("float32" in catalogue.dtypes_of(entry)) == (not alone), entry
 
 
@@ -65,11 +75,22 @@ def test_kernel_readme_has_one_row_per_kernel():
 def test_tiles_are_those_that_the_file_reads():
     for entry, (names, choices) in catalogue.TILES.items():
         text = (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
-        for header in re.findall(r'#include "((?:handed_rows|contributions)\.cuh)"', text):
+        for header in re.findall(r'#include "((?:handed_rows|contributions|stacked_\w+)\.cuh)"', text):
             text += (sources.kernel_folder() / header).read_text(encoding="utf-8")
         code = re.sub(r"//.*", "", text)
         given = {name for name in re.findall(r"\b[A-Z]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
         assert given == set(names) | set(catalogue.KERNELS[entry][1]), entry
+        assert len(set(choices)) == len(choices)
+
+
+def test_tiles_of_wide_kernels_are_those_that_the_shared_header_reads():
+    """Forward too: what a kernel defines itself is no tile."""
+    for entry, (names, choices) in catalogue.WIDE_TILES.items():
+        files = ("wide_weights.cuh", *(("contributions.cuh",) if "backward" in entry else ()), f"{entry}.cu")
+        text = "".join((sources.kernel_folder() / file).read_text(encoding="utf-8") for file in files)
+        code = re.sub(r"//.*", "", text)
+        given = {name for name in re.findall(r"\b[A-Z]{4,}\b", code) if not re.search(rf"#define {name}\b", code)}
+        assert given == set(names), entry
         assert len(set(choices)) == len(choices)
 
 
@@ -79,4 +100,14 @@ def test_tiles_of_16_bits_are_those_that_the_shared_header_reads():
     given = {name for name in re.findall(r"\b[A-Z_]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
     for names, choices in catalogue.HALF_TILES.values():
         assert given == set(names)
+        assert len(set(choices)) == len(choices)
+
+
+def test_tiles_of_clusters_of_16_bits_are_those_that_the_files_read():
+    shared = (sources.kernel_folder() / "cluster_product.cuh").read_text(encoding="utf-8")
+    for entry, (names, choices) in catalogue.CLUSTER_HALF_TILES.items():
+        text = shared + (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
+        code = re.sub(r"//.*", "", text)
+        own = re.findall(r"(?:#define|template <int) (\w+)", code)
+        assert set(re.findall(r"\b[A-Z_]{5,}\b", code)) - set(own) == set(names), entry
         assert len(set(choices)) == len(choices)

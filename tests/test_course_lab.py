@@ -305,6 +305,24 @@ def test_the_lessons_compute_on_numpy_where_there_is_no_gpu(capsys, monkeypatch)
     assert "CuPy is not installed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("driver", [False, True])
+def test_the_lessons_import_cupy_only_where_there_is_a_driver(driver, tmp_path):
+    """It takes half a second. This one finds no GPU."""
+    (tmp_path / "cupy.py").write_text(
+        "from types import SimpleNamespace as Of\n"
+        "class Missing(Exception): pass\n"
+        "def properties(device): raise Missing\n"
+        "cuda = Of(runtime=Of(getDeviceProperties=properties, CUDARuntimeError=Missing))\n"
+    )
+    code = f"import sys; from lab import backend; backend._has_driver = lambda: {driver}; "
+    code += "assert backend.choose().__name__ == 'numpy'; print('cupy' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(COURSE)])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    said, imported = done.stdout.splitlines()
+    assert said.startswith("Runs on NumPy, on the processor: CuPy is installed, but finds no GPU.")
+    assert imported == str(driver)
+
+
 # ---- how notebooks are made ----
 
 

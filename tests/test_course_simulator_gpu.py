@@ -109,7 +109,7 @@ GRID = HEAD + "k(float* y) { cooperative_groups::this_grid().sync(); y[threadIdx
 
 def recording(cupy, monkeypatch, failure=None):
     made = Recording(cupy, failure)
-    monkeypatch.setattr(kernels, "_cupy", lambda: made)
+    monkeypatch.setattr(kernels.backend, "cupy_with_a_gpu", lambda: made)
     return made
 
 

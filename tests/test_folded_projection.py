@@ -165,7 +165,7 @@ class TestSchedules:
     @pytest.mark.parametrize("schedule", ["cluster", "graph"])
     def test_of_the_plain_layer_alone(self, backend, schedule, lengths, monkeypatch):
         monkeypatch.setattr(cupy_graph, "_stages", type(cupy_graph._stages)())
-        with scheduled(backend, schedule, 5), folding.forced(False):
+        with scheduled(backend, schedule, 5), folding.forced(True):
             for run in RUNS:
                 check(backend, usual(reverse=True, lengths=lengths), run, "float32")
 

@@ -11,6 +11,7 @@ import gpulstm as gl
 from gpulstm import engines
 from gpulstm.cuda import planner
 from gpulstm.engines import cupy_engine
+from gpulstm.parameters import Layout
 from tests import backends
 from tests.backends import Backend
 from tests.cuda_on_cpu import cupy_on_cpu
@@ -302,24 +303,16 @@ class TestRefused:
                 ):
                     layer(3, 4, dtype=dtype)
 
-    @pytest.mark.parametrize(
-        "options",
-        [{"zoneout": 0.1}, {"peephole": True, "proj_size": 2}, {"layer_norm": True}, {"recurrent_dropout": 0.1}],
-        ids=str,
-    )
-    def test_layers_that_are_not_plain(self, backend, dtype, options):
-        with pytest.raises(TypeError, match=f"dtype must be float32 or float64 with options, .*, got {dtype}; .*plain"):
-            gl.LSTM(3, 4, **options, dtype=dtype, xp=backend.xp)
-
-    def test_calls_that_are_not_plain(self, backend, dtype):
-        given = half_problem(dtype)
-        x, params = backend.array(given.x), backend.array(given.params)
+    def test_layer_norm(self, backend, dtype):
+        message = f"dtype must be float32 or float64 with layer norm on CuPy arrays, got {dtype}; .*without layer norm"
+        for options in ({}, {"proj_size": 2}, {"zoneout": 0.1}):
+            with pytest.raises(TypeError, match=message):
+                gl.LSTM(3, 4, **options, layer_norm=True, dtype=dtype, xp=backend.xp)
+        shapes, x = Layout(3, 4, layer_norm=True).shapes(), backend.array(half_problem(dtype).x)
+        params = backend.array({name: np.ones(shape, numpy_dtype(dtype)) for name, shape in shapes.items()})
         for call in (gl.lstm_forward, gl.functional.lstm_inference):
-            with pytest.raises(TypeError, match=f"with options, .*, got {dtype}"):
-                call(x, params, options={"zoneout": 0.1})
-        with pytest.raises(TypeError, match=f"with options, .*, got {dtype}"):
-            gl.lstm_forward(x, params, options={"weight_drop": 0.1})
-        gl.functional.lstm_inference(x, params, options={"weight_drop": 0.1})  # acts in training alone
+            with pytest.raises(TypeError, match=message):
+                call(x, params)
 
     def test_two_kinds_of_16_bits(self, backend):
         given = half_problem("float16")
@@ -329,7 +322,7 @@ class TestRefused:
 
     def test_the_other_layers(self, backend, dtype):
         x = backend.array(np.ones((4, 3, 2), numpy_dtype(dtype)))
-        message = f"float32 or float64, got '?{dtype}'?; .*16 bits are for the plain LSTM"
+        message = f"float32 or float64, got '?{dtype}'?; .*16 bits are for LSTMs without layer norm"
         linear = gl.nn.Linear(2, 3, xp=backend.xp)
         with pytest.raises(TypeError, match=message):
             gl.nn.Linear(2, 3, dtype=dtype, xp=backend.xp)

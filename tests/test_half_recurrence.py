@@ -21,6 +21,7 @@ from tests.half_recurrence import (
     run_backward,
     run_forward,
 )
+from tests.schedule_cases import goes_wrong
 from tests.test_kernel_sanitizers import without
 
 ALL = [
@@ -157,14 +158,7 @@ def test_the_same_bits_in_any_order(direction):
 class TestHandingOver:
     def goes_wrong(self, direction: str, **settings) -> bool:
         case, choice = usual("float16", direction)
-        try:
-            check(*run(direction, case, choice, spin_limit=100, **settings), "float16")
-        except LaunchError as error:
-            assert "deadlock" in str(error)
-            return True
-        except AssertionError:
-            return True
-        return False
+        return goes_wrong(lambda: check(*run(direction, case, choice, spin_limit=100, **settings), "float16"))
 
     @pytest.mark.parametrize("direction", DIRECTIONS)
     def test_not_waiting(self, monkeypatch, direction):

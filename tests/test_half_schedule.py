@@ -14,7 +14,7 @@ from tests import backends
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.half_cases import DTYPES, check, half_problem
 from tests.problems import assert_same_bits, infer, solve
-from tests.schedule_cases import NUMPY, exact_inputs, in_float64, scheduled, small_problem
+from tests.schedule_cases import NUMPY, exact_inputs, in_float64, schedule_of_each, scheduled, small_problem
 from tests.test_half_precision import solve_with
 
 BACKENDS = backends.KERNELS
@@ -53,18 +53,13 @@ class TestHalf:
 class TestPasses:
     BACKENDS = (backends.CUPY_ON_CPU,)
 
-    def test_each_may_take_another_schedule(self, backend, monkeypatch):
+    def test_each_may_take_another_schedule(self, backend):
         """Forward and backward hand each other the same arrays, whichever schedule runs them."""
-        given, real = half("bfloat16"), planner.choose
-
-        def choose(direction, *arguments):
-            with planner.only("persistent" if direction == in_one_launch else "loop"):
-                return real(direction, *arguments)
-
-        monkeypatch.setattr(planner, "choose", choose)
+        given = half("bfloat16")
         for in_one_launch in (FORWARD, BACKWARD):
             backend.xp.on_cpu.reset_counts()
-            check(solve(backend, given), given)
+            with schedule_of_each(**{FORWARD: "loop", BACKWARD: "loop"} | {in_one_launch: "persistent"}):
+                check(solve(backend, given), given)
             found = Counter(backend.xp.on_cpu.launches)
             assert found[f"lstm_persistent_half_{in_one_launch}"] == 1
             other = BACKWARD if in_one_launch == FORWARD else FORWARD

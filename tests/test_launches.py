@@ -21,11 +21,6 @@ class TestCounts:
 
     BACKENDS = (backends.CUPY_ON_CPU,)
 
-    def counts(self, backend, function) -> tuple[Counter, int]:
-        backend.xp.on_cpu.reset_counts()
-        function()
-        return Counter(backend.xp.on_cpu.launches), sum(backend.xp.on_cpu.gemms.values())
-
     @pytest.mark.parametrize("directions", [1, 2])
     @pytest.mark.parametrize("layers", [1, 3])
     @pytest.mark.parametrize("lengths", [None, [5, 0, 3]], ids=["no lengths", "lengths"])
@@ -36,11 +31,11 @@ class TestCounts:
         initial, dy, dstate = (backend.array(a) for a in (given.state, given.dy, given.dstate))
         runs = layers * directions
         kept = []
-        forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params, initial, lengths=lengths)[2]))
+        forward = backend.counted(lambda: kept.append(gl.lstm_forward(x, params, initial, lengths=lengths)[2]))
         padding = {"without_padding": 1, "clear_inputs": runs} if lengths else {}
         padding |= {"state_of_running": 2 * runs} if lengths and state else {}  # the initial one, and the final one
         assert forward == ({"lstm_forward_step": STEPS * runs, **padding}, (STEPS + 1) * runs)
-        backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], dy, dstate))
+        backward = backend.counted(lambda: gl.lstm_backward(kept[0], dy, dstate))
         # A product for dx and one for each weight.
         assert backward == ({"lstm_backward_step": STEPS * runs, "column_sum": runs}, (STEPS + 3) * runs)
 
@@ -50,9 +45,9 @@ class TestCounts:
         given = problems.problem()
         windows = -(-STEPS // 2)
         x, params, kept = backend.array(given.x), backend.array(given.params), []
-        forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params)[2]))
+        forward = backend.counted(lambda: kept.append(gl.lstm_forward(x, params)[2]))
         assert forward == ({"lstm_forward_step": STEPS}, STEPS + windows)
-        backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], backend.array(given.dy)))
+        backward = backend.counted(lambda: gl.lstm_backward(kept[0], backend.array(given.dy)))
         assert backward == ({"lstm_backward_step": STEPS, "column_sum": windows}, STEPS + 3 * windows)
         numpy = backends.Backend(backends.NUMPY, np)
         problems.assert_close(problems.solve(backend, given), problems.solve(numpy, given))
@@ -60,14 +55,14 @@ class TestCounts:
     def test_inference(self, backend):
         given = problems.problem(layers=2, directions=2)
         x, params = backend.array(given.x), backend.array(given.params)
-        found = self.counts(backend, lambda: lstm_inference(x, params))
+        found = backend.counted(lambda: lstm_inference(x, params))
         assert found == ({"lstm_forward_step": STEPS * 4}, (STEPS + 1) * 4)
 
     def test_inference_in_tiles_has_one_more_product_for_each_tile(self, backend, monkeypatch):
         given = problems.problem()
         monkeypatch.setattr(cupy_engine, "GATE_BUFFER_BYTES", 2 * 3 * 8 * 8)  # two steps
         x, params = backend.array(given.x), backend.array(given.params)
-        assert self.counts(backend, lambda: lstm_inference(x, params)) == ({"lstm_forward_step": STEPS}, STEPS + 3)
+        assert backend.counted(lambda: lstm_inference(x, params)) == ({"lstm_forward_step": STEPS}, STEPS + 3)
 
     def test_a_second_launch_where_the_bias_has_many_rows(self, backend):
         """column_sum adds up 512 rows in a block, then the blocks' sums: 2 launches, a right sum in a fixed order."""
@@ -75,7 +70,7 @@ class TestCounts:
         kept = gl.lstm_forward(backend.array(given.x), backend.array(given.params))[2]
         gradients = []
         dy = backend.array(given.dy)
-        launches, _ = self.counts(backend, lambda: gradients.append(gl.lstm_backward(kept, dy)[1]))
+        launches, _ = backend.counted(lambda: gradients.append(gl.lstm_backward(kept, dy)[1]))
         assert launches["column_sum"] == 2
         numpy = problems.solve(backends.Backend(backends.NUMPY, np), given.but(state=None, dstate=None))
         np.testing.assert_allclose(backend.numpy(gradients[0]["bias_l0"]), numpy["dbias_l0"], rtol=1e-12)
@@ -83,12 +78,12 @@ class TestCounts:
     def test_without_a_bias_nothing_is_summed(self, backend):
         given = problems.problem(bias=False)
         kept = gl.lstm_forward(backend.array(given.x), backend.array(given.params))[2]
-        assert "column_sum" not in self.counts(backend, lambda: gl.lstm_backward(kept))[0]
+        assert "column_sum" not in backend.counted(lambda: gl.lstm_backward(kept))[0]
 
     @pytest.mark.parametrize("sizes", [{"steps": 0}, {"batch": 0}], ids=str)
     def test_nothing_to_do_launches_nothing(self, backend, sizes):
         given = problems.problem(**sizes)
-        assert self.counts(backend, lambda: problems.solve(backend, given)) == ({}, 0)
+        assert backend.counted(lambda: problems.solve(backend, given)) == ({}, 0)
 
 
 class TestMemory:

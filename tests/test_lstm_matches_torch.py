@@ -1,4 +1,4 @@
-"""200 random configurations against torch.nn.LSTM: outputs, final states, every gradient, on every array path.
+"""200 random configurations against torch.nn.LSTM, 100 of them on the equations: outputs, final states, every gradient.
 
 The tolerances are relative to the norm of the array. In float64 rounding is 1e-16 and the longest chain (40 steps,
 3 layers) multiplies it by some hundreds: 1e-10 leaves room. In float32 rounding is 6e-8, and 1e-5 is the same room.
@@ -36,8 +36,9 @@ def check(backend, seed: int, dtype: str) -> None:
 class TestNumpy:
     BACKENDS = (backends.NUMPY,)
 
-    @pytest.mark.parametrize("dtype", TOLERANCE)
-    @pytest.mark.parametrize("seed", CASES)
+    @pytest.mark.parametrize(
+        ("seed", "dtype"), [*((seed, "float64") for seed in CASES), *((seed, "float32") for seed in CASES[::2])]
+    )
     def test_matches(self, backend, seed, dtype):
         check(backend, seed, dtype)
 
@@ -45,7 +46,7 @@ class TestNumpy:
 class TestEquations:
     BACKENDS = (backends.EQUATIONS,)
 
-    @pytest.mark.parametrize("seed", CASES)
+    @pytest.mark.parametrize("seed", CASES[::2])
     def test_matches(self, backend, seed):
         check(backend, seed, "float64")
 

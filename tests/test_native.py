@@ -105,8 +105,9 @@ def test_one_direction_from_the_end(native, reverse):
 
 class TestBits:
     @pytest.mark.parametrize("dtype", TOLERANCES)
-    @pytest.mark.parametrize(("batch", "hidden"), [(1, 40), (13, 33), (4, 100)])
+    @pytest.mark.parametrize(("batch", "hidden"), [(1, 40), (13, 33), (4, 100), (2, 128)])
     def test_do_not_depend_on_the_threads(self, native, batch, hidden, dtype):
+        """Of 128 units one or two threads multiply wide backward, and three do not."""
         given = problem(3, steps=11, batch=batch, hidden=hidden, inputs=6, dtype=dtype)
         results = []
         for threads in (1, 2, 3, 3):

@@ -42,7 +42,8 @@ def test_the_command_compiles_it_and_it_is_used(nothing_yet):
     native_library._forget()
     assert plan().startswith("native: ")
     assert plan("float64").startswith("native: ") and plan(peephole=True, zoneout=0.1).startswith("native: ")
-    assert plan(layer_norm=True).startswith("numpy: ") and "does not hold layer_norm" in plan(layer_norm=True)
+    assert plan(layer_norm=True, activations=("softsign", "tanh", "relu")).startswith("native: ")
+    assert plan(proj_size=2).startswith("numpy: ") and "does not hold proj_size" in plan(proj_size=2)
     assert "NumPy arrays: compiled for this processor, " in "\n".join(config.report())
     assert [path.name for path in nothing_yet.iterdir()] == [library.place().name], "something was left behind"
 

@@ -11,17 +11,19 @@ import pytest
 
 from gpulstm.cuda import catalogue, planner
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
+from tests.test_nvrtc_gate_options import starts
 from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 
 OF_BOTH = [s for s in catalogue.specialisations() if s.definitions.get("BIDIRECTIONAL") == 1]
 
 
 def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
+    there = [s for s in OF_BOTH if not s.definitions["OPTIONS"] or starts(s, architecture)]
     if os.environ.get("GPULSTM_WHOLE_GATE"):
-        return OF_BOTH
+        return there
     number, found = ARCHITECTURES.index(architecture), []
     for i, entry in enumerate(catalogue.BIDIRECTIONAL):
-        of_entry = [s for s in OF_BOTH if s.entry == entry]
+        of_entry = [s for s in there if s.entry == entry]
         if (i + number) % 3 == 0:
             found.append(of_entry[-1 - number * len(of_entry) // len(ARCHITECTURES)])
     return found
@@ -41,6 +43,9 @@ def test_tiles_compile_without_spills(architecture):
 def test_a_part_of_the_gate_reaches_every_kernel_in_several_arithmetics():
     parts = [each for architecture in ARCHITECTURES for each in compiled_for(architecture)]
     assert {each.dtype for each in parts} == {"float32", "tf32", "float16", "bfloat16"}
+    assert {each.definitions["OPTIONS"] for each in parts} == {0, 1}
     for entry in catalogue.BIDIRECTIONAL:
         assert len({(each.dtype, each.tiles) for each in parts if each.entry == entry}) >= 2
-    assert len(OF_BOTH) == 2 * 4 + 2 * (15 + 9) + 2 * (10 + 11)
+    with_options = [each for each in OF_BOTH if each.definitions["OPTIONS"]]
+    assert len(with_options) == 2 * 3 + (15 + 9) + 2 * (9 + 11)
+    assert len(OF_BOTH) == len(with_options) + 2 * 4 + 2 * (15 + 9) + 2 * (10 + 11)

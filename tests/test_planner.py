@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gpulstm as gl
-from gpulstm.cuda import catalogue, planner
+from gpulstm.cuda import catalogue, planner, wide_layouts
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice, Device, Plan, choose
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import cupy_on_cpu
@@ -42,7 +42,9 @@ def choices(device: str) -> tuple:
 
 
 def of(schedule: str, device: str) -> list:
-    return [each for each in choices(device) if each[3].schedule == schedule]
+    """But layers whose weights come from L2 in part: tests/test_planner_wide.py is about them."""
+    found = [each for each in choices(device) if each[3].kernel not in wide_layouts.TILES]
+    return [each for each in found if each[3].schedule == schedule]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -93,7 +95,8 @@ class TestWhateverIsChosen:
                 except ValueError:
                     continue
                 assert other.schedule == schedule
-                assert best.microseconds <= other.microseconds
+                unmeasured = other.kernel in wide_layouts.TILES and best.schedule == "loop"
+                assert best.microseconds <= other.microseconds * (wide_layouts.WORTH if unmeasured else 1)
 
 
 def test_the_devices_show_what_they_are_for():
@@ -123,7 +126,7 @@ class TestWhichOne:
             (256, 64, "persistent"),
             (1024, 8, "persistent"),
             (1024, 4096, "loop"),
-            (2048, 8, "loop"),
+            (2112, 8, "loop"),
         ],
     )
     def test_on_an_h200(self, direction, hidden, batch, schedule):
@@ -162,8 +165,8 @@ class TestReasons:
             (65, "H200", "persistent reads four hidden units at a time, and 65 is not a multiple of 4"),
             (100, "capability 7.5", "persistent needs compute capability 8.0, and this device has 7.5"),
             (100, "not cooperative", "persistent needs all blocks of a launch to run at the same time"),
-            (2048, "H200", "hidden_size 2048"),
-            (2048, "H200", "on 132 multiprocessors"),
+            (2112, "H200", "hidden_size 2112"),
+            (2112, "H200", "on 132 multiprocessors"),
             (100, "1 multiprocessor", "hidden_size 100"),
         ],
     )
@@ -230,7 +233,7 @@ class TestOnly:
             ("resident", 65, "float32", "resident is for hidden_size up to 64, not 65; persistent is not allowed here"),
             ("persistent", 37, "float32", "resident is not allowed here; persistent reads four hidden units at a time"),
             ("persistent", 36, "float64", "persistent is for float32, TF32, float16 and bfloat16, not float64"),
-            ("persistent", 2048, "float32", "132 multiprocessors"),
+            ("persistent", 2112, "float32", "132 multiprocessors"),
         ],
     )
     def test_nothing_left(self, schedule, hidden, dtype, why):
@@ -264,7 +267,7 @@ class TestPlanOfALayer:
     OPTIONS = {"zoneout": {"zoneout": 0.1}, "peephole": {"peephole": True}, "projection": {"proj_size": 2}}
     NOT_HELD = {
         "proj_size (not folded into weight_hh because of zoneout of h)": {"proj_size": 2},
-        "layer_norm together with zoneout": {"layer_norm": True},
+        "layer_norm together with peephole": {"layer_norm": True, "peephole": True},
         "cell_clip": {"cell_clip": 1.0},
         "activations other than sigmoid, tanh, tanh": {"activations": ("sigmoid", "relu", "tanh")},
     }
@@ -287,7 +290,7 @@ class TestPlanOfALayer:
 
     def test_on_cupy(self):
         with cupy_on_cpu(multiprocessors=132, schedules=planner.AUTOMATIC) as cupy:
-            lstm = gl.LSTM(2, 100, num_layers=2, xp=cupy, rng=0)
+            lstm = gl.LSTM(2, 100, xp=cupy, rng=0)
             assert lstm.plan(cupy.asarray(self.X)) == planner.plan(3, 100, "float32", H200)
             assert not cupy.on_cpu.launches
             with planner.only("loop"):

@@ -93,7 +93,7 @@ def test_why_not(batch, hidden, way, why):
 
 
 def test_a_loop_has_no_kernel_for_it():
-    one, both, why = of_both(FORWARD, 8, 2048)
+    one, both, why = of_both(FORWARD, 8, 2112)
     assert both is None and why == "loop has no kernel for it" and one.schedule == "loop"
     with planner.only("cluster"):
         assert of_both(FORWARD, 8, 128)[2] == "cluster has no kernel for it"
@@ -149,7 +149,7 @@ class TestPlanOfALayer:
     @pytest.mark.parametrize(
         ("settings", "why"),
         [
-            ({"zoneout": 0.1}, "does not hold options"),
+            ({"zoneout": 0.1, "batch": 200, "hidden": 64}, "there is no kernel of these tiles for it"),
             ({"batch": 500, "hidden": 128}, "predicted, "),
             ({"hidden": 532}, "half of 132 multiprocessors is too little"),
         ],
@@ -159,6 +159,12 @@ class TestPlanOfALayer:
         for choice in plan:
             assert choice.directions == 1
             assert "predicted; directions one after the other: side by side " in str(choice) and why in str(choice)
+
+    @pytest.mark.parametrize("settings", [{}, {"hidden": 256}, {"hidden": 64, "dtype": "bfloat16"}], ids=str)
+    def test_with_options(self, settings, monkeypatch):
+        plan = self.plan(monkeypatch, zoneout=0.1, recurrent_dropout=0.2, peephole=True, **settings)
+        for choice in plan:
+            assert choice.directions == 2 and ": 2 directions x " in str(choice)
 
     def test_the_loop_says_nothing_of_it(self, monkeypatch):
         plan = self.plan(monkeypatch, hidden=38 + 64)

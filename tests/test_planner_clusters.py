@@ -80,7 +80,7 @@ def test_how_a_layer_is_laid_out_depends_on_its_batch_in_one_tile_only():
             "float32",
             "cluster needs clusters of 8 blocks for hidden_size 200, and this device has them of 7",
         ),
-        (64, H200, "float64", "cluster is for float32, not float64"),
+        (64, H200, "float64", "cluster is for float32, float16 and bfloat16, not float64"),
     ],
 )
 def test_obstacles(hidden, device, dtype, why):

@@ -52,6 +52,8 @@ class TestWhatPays:
     def test_where_the_loop_is_not_allowed(self):
         with planner.only("persistent"), folding.forced(False):
             assert pays(layer(steps=1), H200, backward=False)
+        with planner.only("graph"), folding.forced(False):  # which is the loop
+            assert not pays(layer(steps=1), H200, backward=False)
 
     def test_forced(self):
         for wanted in (True, False):

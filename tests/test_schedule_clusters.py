@@ -28,8 +28,8 @@ BEGIN_ARRIVE, BEGIN_WAIT = "\n    cluster_arrive();  // nobody", "\n    cluster_
 WAITS = {
     FORWARD: ["if (count > 0) barrier_wait(&arrived[i], (count - 1) / AHEAD & 1);"],
     BACKWARD: [
-        "barrier_wait<BOUNDED>(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);",
-        "barrier_wait<BOUNDED>(&arrived[last], (steps - 1) / PLACES & 1);",
+        "barrier_wait(&arrived[(i + 1) % PLACES], (count - 1) / PLACES & 1);",
+        "barrier_wait(&arrived[last], (steps - 1) / PLACES & 1);",
     ],
 }
 FOUR_BLOCKS = Layout("cluster", (4, 2, 4), hidden=70, batch=6, blocks=4, groups=2, share=4)

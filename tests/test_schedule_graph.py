@@ -1,4 +1,7 @@
-"""The schedule "graph": the loop's launches captured once and replayed, against the loop itself."""
+"""The schedule "graph": the loop's launches captured once and replayed, against the loop itself.
+
+The options in it are in tests/test_schedule_graph_options.py.
+"""
 
 import gc
 import warnings
@@ -7,14 +10,17 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import own_cublas, planner
+from gpulstm.cuda import graph_layouts, own_cublas, planner
 from gpulstm.cuda.gemm import matrix
-from gpulstm.engines import cupy_graph
+from gpulstm.engines import cupy_graph, cupy_one_launch
 from gpulstm.functional import lstm_inference
-from tests import backends, problems
+from tests import backends, half_cases, problems
+from tests.backends import Backend
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.cuda_on_cpu.capture import CaptureError
 from tests.problems import assert_same_bits, infer, solve
+from tests.schedule_cases import small_problem
+from tests.test_half_precision import solve_with
 
 BACKENDS = backends.KERNELS
 
@@ -24,7 +30,9 @@ def nothing_kept(monkeypatch):
     """No stage of another test's, and graphs of 4 steps, of which short sequences need several."""
     monkeypatch.setattr(cupy_graph, "_stages", type(cupy_graph._stages)())
     monkeypatch.setattr(cupy_graph, "_failures", {})
-    monkeypatch.setattr(planner, "GRAPH_STEPS", 4)
+    monkeypatch.setattr(graph_layouts, "STEPS", 4)
+    planner._choose.cache_clear()
+    yield
     planner._choose.cache_clear()
 
 
@@ -59,6 +67,48 @@ def test_by_value(backend, sizes, lengths):
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 8])
 def test_any_number_of_steps(backend, steps):
     check(backend, problems.problem(steps=steps, batch=2))
+
+
+def in_tf32(backend, given) -> dict:
+    return solve_with(backend, given, options={"tf32": True})
+
+
+OTHER_ARITHMETIC = {
+    "tf32": (in_tf32, lambda **sizes: small_problem(2, **sizes)),
+    "float16": (solve, lambda **sizes: half_cases.half_problem("float16", **sizes)),
+    "bfloat16": (solve, lambda **sizes: half_cases.half_problem("bfloat16", **sizes)),
+}
+
+
+@pytest.mark.parametrize("arithmetic", OTHER_ARITHMETIC)
+def test_in_tf32_and_16_bits(backend, arithmetic):
+    """On the stand-in, which rounds as cuBLAS may, the same bits: so every product says what it is to be made of."""
+    how, made = OTHER_ARITHMETIC[arithmetic]
+    given = made(steps=7, batch=3, hidden=9, inputs=4, directions=2, lengths=[7, 0, 4])
+    runs = (how,) if arithmetic == "tf32" else (solve, infer)
+    for run in runs:
+        with planner.only("loop"):
+            expected = run(backend, given)
+        with planner.only("graph"):
+            found = run(backend, given)
+        if backend.name != backends.GPU:
+            assert_same_bits(found, expected)
+        elif arithmetic == "tf32":
+            problems.assert_close(found, expected, 5e-3)
+        else:
+            half_cases.check(found, given, run)
+    if backend.name != backends.GPU:
+        replayed = [graphs for stage in cupy_graph._stages.values() for graphs in stage.graphs.values()]
+        products = {what for graph in replayed for what, *_ in graph._operations if "gemm" in what}
+        assert products == {"gemmEx"}
+
+
+def test_tf32_needs_a_device_that_has_it(monkeypatch):
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    given = small_problem(2, steps=3, batch=2, hidden=4)
+    with cupy_on_cpu(compute_capability="75", schedules=("graph",)) as cupy:
+        in_tf32(Backend(backends.CUPY_ON_CPU, cupy), given)
+        assert cupy.on_cpu.graphs["launch"] == 2 and set(cupy.on_cpu.gemms) == {"sgemm"}
 
 
 def test_reverse_alone_and_no_gradient_of_y(backend):
@@ -136,6 +186,10 @@ class TestCaptures:
         self.graphs(backend, lambda: infer(backend, given))
         counts = backend.xp.on_cpu
         assert dict(counts.launches) == {"lstm_forward_step": 8} and dict(counts.gemms) == {"dgemm": 9}
+        shorter = problems.problem(steps=8, lengths=[8, 0, 5])
+        self.graphs(backend, lambda: infer(backend, shorter))
+        self.graphs(backend, lambda: infer(backend, shorter))
+        assert dict(counts.launches) == {"lstm_forward_step": 8, "replay_arguments": 2}
 
     def test_the_oldest_stage_makes_room(self, backend, monkeypatch):
         for hidden in (2, 3, 4):
@@ -214,15 +268,41 @@ class TestFailures:
 
 
 class TestPlan:
+    @pytest.fixture(autouse=True)
+    def usual_graphs(self, nothing_kept, monkeypatch):
+        monkeypatch.setattr(graph_layouts, "STEPS", 32)
+
     def test_it_is_taken_where_it_is_asked_for_alone(self):
         device = planner.Device(90, 132, 232448, True)
-        for batch, hidden, dtype in ((1, 2048, "float32"), (256, 2048, "float32"), (8, 100, "float64")):
+        for batch, hidden, dtype in ((1, 2048, "float64"), (256, 2048, "float32"), (8, 100, "float64")):
             assert {c.schedule for c in planner.plan(batch, hidden, dtype, device)} == {"loop"}
             with planner.only("graph"):
                 assert {c.schedule for c in planner.plan(batch, hidden, dtype, device)} == {"graph"}
         with planner.only(*planner.AUTOMATIC, "graph"):
-            assert planner.choose(planner.FORWARD, 1, 2048, "float32", device).schedule == "graph"
+            assert planner.choose(planner.FORWARD, 1, 2048, "float64", device).schedule == "graph"
             assert planner.choose(planner.FORWARD, 1, 1024, "float32", device).schedule == "persistent"
+
+    def test_wide_steps_are_copied_for_longer_than_they_are_launched(self):
+        device = planner.Device(90, 132, 232448, True)
+        with planner.only("loop", "graph"):
+            found = [planner.choose(planner.FORWARD, batch, 2048, "float32", device) for batch in (1, 8, 64, 256)]
+        assert [choice.schedule for choice in found] == ["graph", "graph", "loop", "loop"]
+        assert "graph copies more than it saves, 219 us a step to 209" in found[-1].reason
+
+    @pytest.mark.parametrize(
+        ("backward", "dtype", "not_plain", "copied"),
+        [
+            (False, "float32", "", (7 + 4) * 4),
+            (True, "float32", planner.LAYER_NORM, (17 + 12) * 4),
+            (True, "bfloat16", "", 6 * 2 + 4 + 4 * 2),
+            (False, "float64", "options", (8 + 4) * 8),
+        ],
+    )
+    def test_what_is_predicted(self, backward, dtype, not_plain, copied):
+        """The loop, less what two boundaries of kernels are shorter, and copies, read and written."""
+        found = graph_layouts.microseconds(20.0, backward, 16, 512, dtype, not_plain)
+        bytes_copied = 2 * 16 * 512 * copied
+        assert found == pytest.approx(20 - 2 * (1.96 - 1.14) + 10 * 1.96 / 32 + bytes_copied / 4.3e6)
 
     def test_what_it_does_not_take(self):
         device = planner.Device(90, 132, 232448, True)
@@ -232,18 +312,33 @@ class TestPlan:
         with planner.only("graph"), pytest.raises(ValueError, match="graph is for steps whose launches take longer"):
             planner.choose(planner.FORWARD, 4096, 2048, "float32", device)
 
-    @pytest.mark.parametrize("options", [{"tf32": True}, {"zoneout": 0.1}, {"dtype": "bfloat16"}], ids=str)
-    def test_16_bits_tf32_and_options_take_the_loop(self, options):
-        with cupy_on_cpu(schedules=("graph", "loop")) as cupy:
-            lstm = gl.LSTM(3, 4, **options, xp=cupy, rng=0)
-            x = cupy.ones((5, 2, 3), lstm.params["bias_l0"].dtype)
-            assert {choice.schedule for choice in lstm.plan(x)} == {"loop"}
-            y, _, cache = lstm.forward(x)
-            lstm.backward(cache, y)
-            lstm(x)
-            assert not cupy.on_cpu.graphs
-            with planner.only("graph"), pytest.raises(ValueError, match="graph (is for|does not hold) "):
-                lstm.plan(x)
+    @pytest.mark.parametrize("not_plain", [planner.LAYER_NORM, planner.LAYER_NORM_AND_OPTIONS])
+    def test_layer_norm_in_16_bits_is_named(self, not_plain):
+        device = planner.Device(90, 132, 232448, True)
+        with planner.only("graph"), pytest.raises(ValueError, match=f"graph does not hold {not_plain} in bfloat16"):
+            planner.choose(planner.FORWARD, 8, 64, "bfloat16", device, "cell_clip", not_plain)
+
+    def test_what_one_launch_does_not_hold_is_captured(self):
+        made = {"tf32": True}, {"zoneout": 0.1}, {"dtype": "bfloat16"}, {"layer_norm": True, "cell_clip": 1.0}
+        with cupy_on_cpu(schedules=("graph", "loop"), folded=None) as cupy:
+            for options in (*made, {"proj_size": 2}, {"proj_size": 2, "layer_norm": True}):
+                lstm = gl.LSTM(3, 4, **options, xp=cupy, rng=0)
+                x = cupy.ones((5, 2, 3), lstm.params["bias_l0"].dtype)
+                assert {choice.schedule for choice in lstm.plan(x)} == {"graph"}, options
+
+    @pytest.mark.parametrize(
+        ("dtype", "not_plain", "row"),
+        [
+            *(("float32", "", 28), ("tf32", "tf32", 28), ("float64", "", 56), ("bfloat16", "", 16)),
+            *(("float32", "options", 32), ("float32", planner.LAYER_NORM, 68), ("float64", planner.LAYER_NORM, 136)),
+        ],
+    )
+    def test_as_many_steps_as_there_is_room_for(self, dtype, not_plain, row, monkeypatch):
+        """``row`` is what `graph_layouts` counts for a hidden unit of a sequence in a step, in bytes."""
+        for steps in (5, 31):
+            monkeypatch.setattr(graph_layouts, "BYTES", row * 3 * 16 * (steps + 1) - 1)
+            assert graph_layouts.steps(3, 16, dtype, not_plain) == steps
+        assert graph_layouts.steps(1, 4, dtype, not_plain) == 32
 
 
 class TestTheStandIn:
@@ -269,6 +364,8 @@ class TestTheStandIn:
                 (lambda: x.fill(0), "operation of CuPy"),
                 (lambda: cupy.cuda.get_current_stream().synchronize(), "synchronize"),
                 (lambda: cupy.cuda.cublas.sgemm(cupy.cuda.device.get_cublas_handle(), *[0] * 13), "cuBLAS API during"),
+                (lambda: cupy.RawModule(code="").get_function("none"), "loading a kernel"),
+                (lambda: own_cublas._handle(0), "making a cuBLAS handle"),
             ):
                 with pytest.raises((RuntimeError, NotImplementedError), match=error):
                     self.capturing(cupy, wrong)
@@ -297,6 +394,7 @@ class TestTheStandIn:
         with cupy_on_cpu() as cupy:
             x, held = cupy.ones((2, 2), "float32"), [cupy.empty(1024, "uint8")]
             out = cupy.zeros((2, 2), "float32")
+            own_cublas._handle(0)
 
             def multiply(forget: bool):
                 stream = cupy.cuda.get_current_stream().ptr

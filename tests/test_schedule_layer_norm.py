@@ -1,27 +1,44 @@
 """Layer norm in the schedules with one launch for all time steps, against the NumPy engine and the loop."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import gpulstm as gl
 from gpulstm import engines
-from gpulstm.cuda import planner
+from gpulstm.cuda import layer_norm_layouts, planner
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
 from gpulstm.engines import cupy_one_launch
 from tests import backends
 from tests.backends import NUMPY, Backend
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.problems import assert_same_bits
-from tests.schedule_cases import laid_out_by_hand, lengths_for, scheduled
+from tests.schedule_cases import laid_out_by_hand, lengths_for, schedule_of_each
+from tests.schedule_cases import scheduled as scheduled_so
 from tests.test_kernel_sanitizers import without
 from tests.variant_kernel_cases import RUNS, Case, by_numpy, case, check, error, infer, train
 
-SCHEDULES = ("resident", "persistent")
+SUMS = "persistent, sums handed over"  # forward too, where the planner would do without
+SCHEDULES = ("resident", "persistent", SUMS)
 BACKENDS = backends.KERNELS
 LENGTHS = (5, 0, 3, 1, 4)
 AROUND = {"lstm_layer_norm_inputs_forward", "lstm_layer_norm_inputs_backward", "lstm_layer_norm_gain_gradient"}
+AROUND |= {"lstm_layer_norm_slope_sums"}
+
+
+@contextmanager
+def scheduled(backend: Backend, schedule: str, multiprocessors: int = 0) -> Iterator[None]:
+    """As `schedule_cases.scheduled`, and with `SUMS`."""
+    planner._choose.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, scheduled_so(backend, schedule.partition(",")[0], multiprocessors):
+        if schedule == SUMS:
+            patch.setattr(layer_norm_layouts, "ONCE_TILES", ())
+            patch.setattr(layer_norm_layouts, "ONCE_TILES_WITH_OPTIONS", ())
+        yield
+    planner._choose.cache_clear()
 
 
 def usual(**changes) -> Case:
@@ -41,13 +58,47 @@ def test_both_directions_with_lengths(backend, schedule):
 def test_sizes(backend, schedule, number):
     rng = np.random.default_rng([len(schedule), number])
     steps, batch = int(rng.integers(2, 12 if schedule == "resident" else 6)), int(rng.integers(1, 9))
-    hidden = 4 * int(rng.integers(3, 9)) if schedule == "persistent" else 33 + 4 * number
+    hidden = 33 + 4 * number if schedule == "resident" else 4 * int(rng.integers(3, 9))
     lengths = lengths_for(rng, steps, batch) if number else None
     sizes = {"steps": steps, "batch": batch, "hidden": hidden, "lengths": lengths, "dy": bool(number)}
     given = case(number, **sizes, layer_norm=True, bias=not number, state=bool(number), reverse=True, weight_drop=0.3)
     with scheduled(backend, schedule, 4):
         for run in RUNS:
             check(backend, given, run, "float32")
+
+
+MASKED = {"recurrent_dropout": 0.3, "zoneout": (0.2, 0.4), "coupled": True, "weight_drop": 0.2}
+BESIDE = {
+    "dropout of h": {"recurrent_dropout": 0.3, "lengths": None},
+    "dropout of the candidate": {"recurrent_dropout": 0.3, "recurrent_dropout_on": "candidate", "reverse": True},
+    "zoneout of h": {"zoneout": (0.3, 0.0)},
+    "zoneout of c": {"zoneout": (0.0, 0.3)},
+    "together": {**MASKED, "bidirectional": True},
+}
+
+
+@pytest.mark.parametrize("schedule", ("persistent", SUMS))
+@pytest.mark.parametrize("name", BESIDE)
+def test_with_other_options(backend, schedule, name):
+    """Five steps, so that both slots come twice, and masks differ from step to step or do not."""
+    given = usual(**BESIDE[name])
+    with scheduled(backend, schedule, 5):
+        for run in RUNS:
+            check(backend, given, run, "float32")
+
+
+@pytest.mark.parametrize("passes", [("loop", "persistent"), ("persistent", "loop")], ids=str)
+def test_with_zoneout_one_pass_takes_what_the_other_left(backend, passes, monkeypatch):
+    """The cell states before zoneout among it."""
+    schedules, real = dict(zip((FORWARD, BACKWARD), passes, strict=True)), planner.choose
+
+    def choose(direction, *arguments, **more):
+        with planner.only(schedules[direction]):
+            return real(direction, *arguments, **more)
+
+    monkeypatch.setattr(planner, "choose", choose)
+    with scheduled(backend, "persistent", 5):
+        check(backend, usual(steps=3, batch=3, lengths=(3, 0, 2), **MASKED), "training", "float32")
 
 
 def by_hand(direction: str, tiles: tuple[int, ...], hidden: int, share: int, groups: int = 2) -> Choice:
@@ -63,23 +114,30 @@ def test_tiles(backend, direction, tiles):
     share = planner.SEQUENCES_PER_TILE * tiles[2] + 3
     batch = share + 2
     lengths = lengths_for(np.random.default_rng(1), 2, batch)
-    given = case(1, steps=2, batch=batch, hidden=20, lengths=lengths, layer_norm=True)
+    more = MASKED if tiles == (4, 1, 2) else {}
+    given = case(1, steps=2, batch=batch, hidden=20, lengths=lengths, layer_norm=True, **more)
     with scheduled(backend, "persistent"), laid_out_by_hand(**{direction: by_hand(direction, tiles, 20, share)}):
         check(backend, given, "training", "float32")
 
 
-@pytest.mark.parametrize("forward", ("loop", *SCHEDULES))
-@pytest.mark.parametrize("backward", ("loop", *SCHEDULES))
-def test_each_pass_takes_its_own_schedule(backend, forward, backward, monkeypatch):
+@pytest.mark.parametrize(("tiles", "hidden"), [((4, 1, 8), 68), ((2, 2, 4), 20)])
+def test_tiles_of_the_kernel_that_hands_over_once(backend, tiles, hidden):
+    """Both slots twice, teams that are not full, and of the first one two hidden units for a thread."""
+    share = tiles[2] - 1
+    batch = share + 2
+    lengths = lengths_for(np.random.default_rng(1), 4, batch)
+    more = MASKED if hidden == 68 else {}
+    given = case(1, steps=4, batch=batch, hidden=hidden, lengths=lengths, layer_norm=True, **more)
+    with scheduled(backend, "persistent"), laid_out_by_hand(forward=by_hand("once_forward", tiles, hidden, share)):
+        for run in RUNS:
+            check(backend, given, run, "float32")
+
+
+@pytest.mark.parametrize("forward", ("loop", *SCHEDULES[:2]))
+@pytest.mark.parametrize("backward", ("loop", *SCHEDULES[:2]))
+def test_each_pass_takes_its_own_schedule(backend, forward, backward):
     """Forward and backward hand each other the same arrays, whichever schedule runs them."""
-    schedules, real = {FORWARD: forward, BACKWARD: backward}, planner.choose
-
-    def choose(direction, *arguments, **more):
-        with planner.only(schedules[direction]):
-            return real(direction, *arguments, **more)
-
-    monkeypatch.setattr(planner, "choose", choose)
-    with scheduled(backend, "persistent", 5):
+    with scheduled(backend, "persistent", 5), schedule_of_each(forward=forward, backward=backward):
         check(backend, usual(steps=3, batch=3, lengths=(3, 0, 2)), "training", "float32")
 
 
@@ -105,9 +163,9 @@ class TestOnTheCpu:
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_the_same_bits_in_any_order_and_with_a_late_block(self, schedule):
-        given = usual(steps=3, batch=3, lengths=(3, 0, 2))
+        given = usual(steps=3, batch=3, lengths=(3, 0, 2), **(MASKED if schedule != "resident" else {}))
         settings = [{}, {}, {"thread_order": "descending"}, {"thread_order": "random", "seed": 1}]
-        if schedule == "persistent":
+        if schedule != "resident":
             settings += [{"late_block": 1}, {"late_block": 2, "thread_order": "random", "seed": 2}]
         found = []
         for each in settings:
@@ -145,21 +203,25 @@ class TestOnTheCpu:
         assert len(norms) == 4
 
     @pytest.mark.parametrize(
-        ("direction", "line"),
+        ("kernel", "line"),
         [
-            (FORWARD, "if (lane == 0) store_word(row + part, to_hand_over(squares));"),
-            (FORWARD, "if (lane == 0) store_words(row + padded + 2 * part, to_hand_over(mean), to_hand_over(spread));"),
-            (BACKWARD, "store_words(row + 2 * block, to_hand_over(sums[0]), to_hand_over(sums[1]));"),
-            (BACKWARD, "store_words(row + padded + 2 * block, to_hand_over(sums[0]), to_hand_over(sums[1]));"),
+            ("forward", "if (lane == 0) store_word(row + part, to_hand_over(squares));"),
+            (
+                "forward",
+                "if (lane == 0) store_words(row + padded + 2 * part, to_hand_over(mean), to_hand_over(spread));",
+            ),
+            ("once_forward", "store_word(slot + at, (__float_as_uint(sum) & ~1u) | bit);"),
+            ("backward", "store_words(own, to_hand_over(sums[0]), to_hand_over(sums[1]));"),
+            ("backward", "store_words(own + 2, to_hand_over(sums[2]), to_hand_over(sums[3]));"),
         ],
     )
-    def test_a_sum_that_never_comes_ends_the_launch_and_sounds_the_alarm(self, backend, direction, line, monkeypatch):
-        file = f"lstm_persistent_layer_norm_{direction}.cu"
+    def test_a_sum_that_never_comes_ends_the_launch_and_sounds_the_alarm(self, backend, kernel, line, monkeypatch):
+        file = f"lstm_persistent_layer_norm_{kernel}.cu"
         monkeypatch.setattr(cupy_one_launch, "_alarms", {})
         without(monkeypatch, file, "#define SPINS 4000000", 1, "#define SPINS 60")
         without(monkeypatch, file, line, 1, f"if (blockIdx.x != 1) {{ {line} }}")
-        with scheduled(backend, "persistent", 5):
-            run = infer if direction == FORWARD else train
+        run = train if kernel == "backward" else infer
+        with scheduled(backend, SUMS if kernel == "forward" else "persistent", 5):
             run(backend, usual(steps=2, batch=1, lengths=None), "float32")
         (alarm,) = cupy_one_launch._alarms.values()
         assert alarm.seen[0] == 1
@@ -172,20 +234,26 @@ class TestWhatIsLaunched:
     BACKENDS = (backends.CUPY_ON_CPU,)
 
     def test_one_kernel_for_all_steps(self, backend, schedule):
+        laid_out = schedule.partition(",")[0]
         with scheduled(backend, schedule, 5):
             backend.xp.on_cpu.reset_counts()
             train(backend, usual(steps=4, batch=2, lengths=None), "float32")
         # Sums of the columns of W_hh, of the gates' gradients, and over the batch of the gains'.
-        passes = {f"lstm_{schedule}_layer_norm_{direction}": 1 for direction in (FORWARD, BACKWARD)}
+        forward = layer_norm_layouts.ONCE if schedule == "persistent" else f"lstm_{laid_out}_layer_norm_forward"
+        passes = {forward: 1, f"lstm_{laid_out}_layer_norm_backward": 1}
         assert Counter(backend.xp.on_cpu.launches) == passes | dict.fromkeys(AROUND, 1) | {"column_sum": 3}
 
-    @pytest.mark.parametrize("more", [{"peephole": True}, {"coupled": True}, {"recurrent_dropout": 0.2}], ids=str)
-    def test_together_with_other_options_it_takes_the_loop(self, backend, schedule, more):
+    @pytest.mark.parametrize("more", [{"peephole": True}, {"coupled": True}, {"zoneout": 0.2}], ids=str)
+    def test_together_with_other_options(self, backend, schedule, more):
         given = usual(steps=2, batch=2, lengths=None, **more)
-        with scheduled(backend, schedule, 5), planner.only("loop", schedule):
+        with scheduled(backend, schedule, 5), planner.only("loop", schedule.partition(",")[0]):
             backend.xp.on_cpu.reset_counts()
             train(backend, given, "float32")
-        assert backend.xp.on_cpu.launches["lstm_variant_cell_forward"] == 2
+        launches = backend.xp.on_cpu.launches
+        in_loop = schedule == "resident" or "peephole" in more
+        assert launches["lstm_variant_cell_forward"] == (2 if in_loop else 0)
+        assert launches["lstm_layer_norm_slope_sums"] == (0 if in_loop else 1)
+        assert launches["lstm_draw_options"] == (2 if "zoneout" in more and not in_loop else 0)
 
 
 @pytest.mark.parametrize("schedule", ("loop", *SCHEDULES))

@@ -14,7 +14,7 @@ from tests import backends
 from tests.backends import NUMPY, Backend
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.problems import assert_same_bits
-from tests.schedule_cases import laid_out_by_hand, lengths_for, scheduled
+from tests.schedule_cases import laid_out_by_hand, lengths_for, schedule_of_each, scheduled
 from tests.variant_kernel_cases import RUNS, Case, case, check, train
 
 SCHEDULES = ("resident", "persistent")  # that hold options
@@ -206,16 +206,9 @@ class TestOnTheCpu:
 
 @pytest.mark.parametrize("forward", ("loop", *SCHEDULES))
 @pytest.mark.parametrize("backward", ("loop", *SCHEDULES))
-def test_each_pass_takes_its_own_schedule(backend, forward, backward, monkeypatch):
+def test_each_pass_takes_its_own_schedule(backend, forward, backward):
     """Forward and backward hand each other the same arrays, whichever schedule runs them."""
-    schedules, real = {FORWARD: forward, BACKWARD: backward}, planner.choose
-
-    def choose(direction, *arguments, **more):
-        with planner.only(schedules[direction]):
-            return real(direction, *arguments, **more)
-
-    monkeypatch.setattr(planner, "choose", choose)
-    with scheduled(backend, "persistent", 5):
+    with scheduled(backend, "persistent", 5), schedule_of_each(forward=forward, backward=backward):
         check(backend, usual(steps=4, lengths=(4, 0, 3, 1, 2), **TOGETHER), "training", "float32")
 
 
@@ -234,7 +227,7 @@ class TestWhatIsLaunched:
 
     @pytest.mark.parametrize("run", RUNS)
     def test_what_one_launch_does_not_hold_takes_the_loop(self, backend, schedule, run):
-        for not_held in ({"proj_size": 3}, {"layer_norm": True}, {"cell_clip": 0.4}):
+        for not_held in ({"proj_size": 3}, {"layer_norm": True, "peephole": True}, {"cell_clip": 0.4}):
             given = usual(steps=2, lengths=None, zoneout=0.2, **not_held)
             with scheduled(backend, schedule, 5), planner.only("loop", schedule):
                 backend.xp.on_cpu.reset_counts()

@@ -1,7 +1,5 @@
 """The schedules with one launch for all time steps against the NumPy engine, and against themselves."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 
@@ -20,6 +18,7 @@ from tests.schedule_cases import (
     exact_inputs,
     lengths_for,
     random_case,
+    schedule_of_each,
     scheduled,
     small_problem,
 )
@@ -189,11 +188,6 @@ class TestCounts:
 
     BACKENDS = (backends.CUPY_ON_CPU,)
 
-    def counts(self, backend, function) -> tuple[Counter, int]:
-        backend.xp.on_cpu.reset_counts()
-        function()
-        return Counter(backend.xp.on_cpu.launches), sum(backend.xp.on_cpu.gemms.values())
-
     @pytest.mark.parametrize("lengths", LENGTHS)
     @pytest.mark.parametrize(("layers", "directions"), [(1, 1), (3, 1), (2, 2)])
     @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -202,12 +196,12 @@ class TestCounts:
         x, params, dy = backend.array(given.x), backend.array(given.params), backend.array(given.dy)
         runs, kept = layers * directions, []
         with scheduled(backend, schedule, 5):
-            forward = self.counts(backend, lambda: kept.append(gl.lstm_forward(x, params, lengths=given.lengths)[2]))
+            forward = backend.counted(lambda: kept.append(gl.lstm_forward(x, params, lengths=given.lengths)[2]))
             padding = {"without_padding": 1, "clear_inputs": runs} if given.lengths else {}
             assert forward == ({f"lstm_{schedule}_forward": runs, **padding}, runs)
-            backward = self.counts(backend, lambda: gl.lstm_backward(kept[0], dy))
+            backward = backend.counted(lambda: gl.lstm_backward(kept[0], dy))
             assert backward == ({f"lstm_{schedule}_backward": runs, "column_sum": runs}, 3 * runs)
-            inference = self.counts(backend, lambda: lstm_inference(x, params, lengths=given.lengths))
+            inference = backend.counted(lambda: lstm_inference(x, params, lengths=given.lengths))
             assert inference == ({f"lstm_{schedule}_forward": runs}, runs)
 
     @pytest.mark.parametrize("sizes", [{"steps": 0}, {"batch": 0}], ids=str)
@@ -215,26 +209,19 @@ class TestCounts:
     def test_nothing_to_do_launches_nothing(self, backend, schedule, sizes):
         given = usual(schedule, **sizes)
         with planner.only(schedule, "loop"):
-            assert self.counts(backend, lambda: solve(backend, given)) == ({}, 0)
+            assert backend.counted(lambda: solve(backend, given)) == ({}, 0)
 
-    def test_each_pass_takes_its_own_schedule(self, backend, monkeypatch):
+    def test_each_pass_takes_its_own_schedule(self, backend):
         """Forward and backward hand each other the same arrays, whichever schedule runs them."""
         lengths = lengths_for(np.random.default_rng(0), 4, 5)
         given = usual("persistent", steps=4, hidden=12, lengths=lengths)
-        real = planner.choose
-
-        def choose(direction, *arguments):
-            with planner.only(schedules[direction]):
-                return real(direction, *arguments)
-
-        monkeypatch.setattr(planner, "choose", choose)
         of_training = [schedule for schedule in planner.SCHEDULES if schedule != "step"]
         for forward in of_training:
             for backward in of_training:
-                schedules = {planner.FORWARD: forward, planner.BACKWARD: backward}
                 backend.xp.on_cpu.reset_counts()
-                check(solve(backend, given), given)
-                of_all = {"column_sum", "without_padding", "state_of_running", "clear_inputs"}
+                with schedule_of_each(forward=forward, backward=backward):
+                    check(solve(backend, given), given)
+                of_all = {"column_sum", "without_padding", "state_of_running", "clear_inputs", "replay_arguments"}
                 found = set(backend.xp.on_cpu.launches) - of_all
                 assert found == {self.kernel(forward, planner.FORWARD), self.kernel(backward, planner.BACKWARD)}
 

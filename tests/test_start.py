@@ -39,7 +39,8 @@ def test_inside_a_virtual_environment_that_one_is_used(start, monkeypatch):
     monkeypatch.setattr(sys, "base_prefix", "/somewhere/else")
     start.main(["test", "-k", "nothing"])
     assert start.commands == [
-        [sys.executable, "-m", "pip", "install", "--editable", ".[test,kernelcheck]"],
+        [sys.executable, "-m", "pip", "install", "--no-compile", "--editable", ".[test,kernelcheck]"],
+        [sys.executable, "-c", start.COMPILE],
         [sys.executable, "-m", "pytest", "-k", "nothing"],
     ]
 
@@ -47,9 +48,10 @@ def test_inside_a_virtual_environment_that_one_is_used(start, monkeypatch):
 def test_elsewhere_an_environment_is_made_first(start, monkeypatch, tmp_path):
     outside_any_environment(monkeypatch)
     start.main(["course"])
-    made, installed, opened = start.commands
+    made, installed, compiled, opened = start.commands
     assert made == [sys.executable, "-m", "venv", "--clear", str(tmp_path / ".venv")]
     assert Path(installed[0]).is_relative_to(tmp_path / ".venv") and installed[-1] == ".[course]"
+    assert compiled == [installed[0], "-c", start.COMPILE]
     assert opened[1:3] == ["-m", "jupyterlab"]
     root, first = opened[3:]
     assert root == "--ServerApp.root_dir=." and first.startswith("--LabApp.default_url=/lab/tree/")
@@ -103,3 +105,17 @@ def test_a_failed_step_ends_the_run_with_its_status(start, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         start.run(["anything"])
     assert stopped.value.code == 3
+
+
+def test_what_was_installed_is_compiled_but_its_own_tests_are_not(tmp_path):
+    spec = importlib.util.spec_from_file_location("start", ROOT / "start.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, text in {"a/contest.py": "", "a/tests/b.py": "", "a/test/b.py": "", "a/wrong.py": "def ("}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    code = module.COMPILE.replace("sysconfig.get_path('purelib')", repr(str(tmp_path)))
+    assert code != module.COMPILE
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")] == ["contest"]

@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from . import simulator
+from . import backend, simulator
 from .simulator import Finding, KernelError
 
 __all__ = ["Finding", "Kernel", "KernelError", "kernel", "simulate"]
@@ -27,7 +27,7 @@ def kernel(source: str, name: str | None = None, *, on: str | None = None) -> "K
     """
     if on not in (None, "gpu", "simulator"):
         raise _launch_error(f'on is "gpu", "simulator" or None, got {on!r}.')
-    cupy = None if on == "simulator" else _cupy()
+    cupy = None if on == "simulator" else backend.cupy_with_a_gpu()
     if on == "gpu" and cupy is None:
         raise _launch_error("there is no GPU here, or no CuPy that finds it: leave on away.")
     return Kernel(source, name) if cupy is None else GpuKernel(source, name, cupy)
@@ -36,19 +36,6 @@ def kernel(source: str, name: str | None = None, *, on: str | None = None) -> "K
 def simulate(source: str, name: str | None = None) -> "Kernel":
     """The kernel in the simulator, wherever it would run otherwise. It takes NumPy's arrays and CuPy's."""
     return kernel(source, name, on="simulator")
-
-
-def _cupy():
-    """CuPy if it finds a GPU, else None."""
-    try:
-        import cupy
-    except ImportError:
-        return None
-    try:
-        cupy.cuda.runtime.getDeviceProperties(0)
-    except cupy.cuda.runtime.CUDARuntimeError:
-        return None
-    return cupy
 
 
 def _errors(cupy) -> tuple[type, ...]:

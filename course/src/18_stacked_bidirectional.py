@@ -206,10 +206,10 @@ print("backward half of state.h is y at John: ", np.array_equal(state.h[1, 0], y
 #
 # ## Both at the same time
 #
-# A stack must wait: the upper layer needs what the lower one puts out. The two directions need nothing from each other. So a
-# GPU can let one half of its multiprocessors read from the front while the other half reads from the end. gpulstm does so, in
-# one launch for all time steps ([lesson 16](16_one_launch.ipynb)), where half of the GPU has room for a direction and there is
-# something to be gained; the numbers are the same to the last bit. `plan` says what would run, and why:
+# The two directions need nothing from each other. So a GPU can let one half of its multiprocessors read from the front while
+# the other half reads from the end. gpulstm does so, in one launch for all time steps ([lesson 16](16_one_launch.ipynb)), where half
+# of the GPU has room for a direction and there is something to be gained; the numbers are the same to the last bit. `plan` says
+# what would run, and why:
 
 # %% tags=["nbval-ignore-output"]
 if xp is np:
@@ -217,6 +217,36 @@ if xp is np:
 else:
     wide = gl.LSTM(3, 32, bidirectional=True, xp=xp, rng=0)
     print(wide.plan(xp.zeros((100, 8, 3), dtype="float32")))
+
+# %% [markdown]
+# In a stack, the upper layer needs what the lower one puts out. But it does not need all of it before it begins! Follow the
+# arrows in the first picture: the upper box at John has one arrow from below, and it is ready as soon as the lower box at John is.
+# From then on both can work, the upper one a word behind:
+
+# %%
+stacked = [lower, upper]
+states = [None, None]
+read = [x, {}, {}]  # what each layer reads at each word, and then what comes out at the top
+for wave in range(len(WORDS) + 1):
+    busy = [layer for layer in (0, 1) if 0 <= wave - layer < len(WORDS)]
+    done = []
+    for layer in busy:
+        word = read[layer][wave - layer][None]  # (1 time step, 1 sentence, features)
+        done.append(stacked[layer](word, states[layer]))
+    for layer, (y_word, state) in zip(busy, done, strict=True):
+        read[layer + 1][wave - layer] = y_word[0]
+        states[layer] = state
+    print(f"wave {wave}:", ", ".join(f"layer {n} at {WORDS[wave - n]}" for n in busy))
+
+in_waves = np.stack([read[2][t] for t in range(len(WORDS))])
+print("the same as the stack:", np.allclose(in_waves, y_stack, rtol=0, atol=1e-12))
+
+# %% [markdown]
+# Five waves instead of eight steps one after the other. With $T$ words and $L$ layers it takes $T + L - 1$ waves instead of
+# $T \cdot L$ steps: for a hundred words, two layers take hardly longer than one. Within a wave no box waits for another: all of
+# `done` is made before anything of it is put away. On a GPU each layer has multiprocessors of its own, and the upper layer takes each
+# number from the lower one as soon as it is there. gpulstm does so where the GPU has room for all layers' weights at once. Backward
+# it is the same picture with the arrows turned round: the upper layer begins, at the last word.
 
 # %% [markdown]
 # ## Your turn: sentences of different lengths

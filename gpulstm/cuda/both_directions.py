@@ -17,9 +17,10 @@ them: each direction is laid out on half of it. Which layouts are considered the
 Side by side has to be predicted to take at most `WORTH` of the time of one after the other. The lines that predictions
 are made of were fitted with an error of 11 % (root mean square), so a layer whose gain is small stays as it is.
 
-Only the resident and the persistent schedule have kernels for it (the switch BIDIRECTIONAL), for the plain LSTM. With
-options, with checkpoints, and in inference where the gates of both directions do not fit into the buffer together, the
-directions run one after the other.
+Only the resident and the persistent schedule have kernels for it (the switch BIDIRECTIONAL), for the plain LSTM and for
+the options that OPTIONS stands for: masks are each direction's own, and have the bits that they would have in a launch
+of its own. With layer norm, with projections, with checkpoints, and in inference where the gates of both directions do
+not fit into the buffer together, the directions run one after the other.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 
 from . import planner
-from .catalogue import BIDIRECTIONAL, TF32
+from .catalogue import BIDIRECTIONAL, BIDIRECTIONAL_OPTIONS, TF32
 from .planner import Choice, Device, Plan
 
 WAYS = ("alike", "any", "apart")
@@ -49,18 +50,21 @@ def ways(way: str) -> Iterator[None]:
         _way.reset(token)
 
 
-def side_by_side(direction: str, one: Choice, batch: int, hidden: int, device: Device) -> tuple[Choice | None, str]:
+def side_by_side(
+    direction: str, one: Choice, batch: int, hidden: int, device: Device, *, options: bool = False
+) -> tuple[Choice | None, str]:
     """The choice of both directions together, or None and why not.
 
     ``one`` is what the planner has chosen for one of them on this device; ``direction`` is `planner.FORWARD` or
-    `planner.BACKWARD`. Its predicted time is that of a step of both.
+    `planner.BACKWARD`; ``options`` says whether the kernels need the switch OPTIONS. Its predicted time is that of a
+    step of both.
     """
-    return _side_by_side(direction, one, batch, hidden, device, _way.get())
+    return _side_by_side(direction, one, batch, hidden, device, _way.get(), options)
 
 
 @lru_cache(maxsize=1024)
 def _side_by_side(
-    direction: str, one: Choice, batch: int, hidden: int, device: Device, way: str
+    direction: str, one: Choice, batch: int, hidden: int, device: Device, way: str, options: bool
 ) -> tuple[Choice | None, str]:
     if way == "apart":
         return None, "is not allowed here"
@@ -72,7 +76,8 @@ def _side_by_side(
     found = [c for c in found if way == "any" or (_is_alike(c, one) and c.share <= 2 * one.share)]
     if not found:
         return None, f"half of {device.multiprocessors} multiprocessors is too little"
-    found = [c for c in found if c.tiles in BIDIRECTIONAL[c.kernel]]
+    of_both = BIDIRECTIONAL_OPTIONS if options else BIDIRECTIONAL
+    found = [c for c in found if c.tiles in of_both[c.kernel]]
     if not found:
         return None, "there is no kernel of these tiles for it"
     best = min((_of_both(direction, c, hidden) for c in found), key=lambda c: c.microseconds)
@@ -95,13 +100,13 @@ def _of_both(direction: str, choice: Choice, hidden: int) -> Choice:
     return choice._replace(directions=2, microseconds=microseconds, reason=choice.reason.replace(of_one, of_both))
 
 
-def explained(plan: Plan, batch: int, hidden: int, device: Device, why_not: str = "") -> Plan:
+def explained(plan: Plan, batch: int, hidden: int, device: Device, why_not: str = "", *, options: bool = False) -> Plan:
     """The plan of a bidirectional layer from that of one direction. ``why_not`` says what keeps the directions apart
-    whatever the layout, if anything does."""
+    whatever the layout, if anything does; ``options`` is `side_by_side`'s."""
     changed = {}
     for name, direction in (("forward", planner.FORWARD), ("backward", planner.BACKWARD)):
         one = getattr(plan, name)
-        both, why = (None, why_not) if why_not else side_by_side(direction, one, batch, hidden, device)
+        both, why = (None, why_not) if why_not else side_by_side(direction, one, batch, hidden, device, options=options)
         apart = one._replace(reason=f"{one.reason}; directions one after the other: side by side {why}")
         changed[name] = both or (apart if one.blocks else one)
     if plan.inference == plan.forward:

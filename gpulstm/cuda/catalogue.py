@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import half_layouts, sources
+from . import cluster_half_layouts, half_layouts, layer_norm_layouts, sources, wide_layouts
+from .cluster_layouts import CLUSTER_TILES
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
 SWITCH_OF_DTYPE = {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}
@@ -21,11 +22,13 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_one_step_forward": ("lstm_one_step_forward.cu", ("SEVERAL",)),
     "lstm_backward_step": ("lstm_backward_step.cu", ("DY", "LENGTHS")),
     "column_sum": ("column_sum.cu", ()),
-    "lstm_variant_cell_forward": ("lstm_variant_cell_forward.cu", ("LAYERNORM",)),
-    "lstm_variant_cell_backward": ("lstm_variant_cell_backward.cu", ("LAYERNORM",)),
-    "lstm_variant_output_forward": ("lstm_variant_output.cu", ()),
-    "lstm_variant_output_backward": ("lstm_variant_output.cu", ()),
-    "lstm_variant_initial_gradient": ("lstm_variant_output.cu", ()),
+    "lstm_variant_cell_forward": ("lstm_variant_cell_forward.cu", ("LAYERNORM", "REPLAYED")),
+    "lstm_variant_cell_backward": ("lstm_variant_cell_backward.cu", ("LAYERNORM", "REPLAYED")),
+    "lstm_variant_output_forward": ("lstm_variant_output.cu", ("REPLAYED",)),
+    "lstm_variant_output_backward": ("lstm_variant_output.cu", ("REPLAYED",)),
+    "lstm_variant_initial_gradient": ("lstm_variant_output.cu", ("REPLAYED",)),
+    "lstm_variant_first_input": ("lstm_variant_output.cu", ("REPLAYED",)),
+    "replay_arguments": ("replay_arguments.cu", ()),
     "masked_copy": ("masked_copy.cu", ()),
     "widen": ("convert.cu", ()),
     "narrow": ("convert.cu", ()),
@@ -48,19 +51,26 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cell_update_backward": ("cell_update.cu", ()),
     "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
+    "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_inputs_backward": ("lstm_layer_norm_inputs.cu", ()),
     "lstm_layer_norm_gain_gradient": ("lstm_layer_norm_inputs.cu", ()),
+    "lstm_layer_norm_slope_sums": ("lstm_layer_norm_slope_sums.cu", ("OPTIONS",)),
+    "lstm_draw_options": ("lstm_draw_options.cu", ()),
     "lstm_resident_layer_norm_forward": ("lstm_resident_layer_norm_forward.cu", ()),
     "lstm_resident_layer_norm_backward": ("lstm_resident_layer_norm_backward.cu", ()),
-    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ()),
-    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ()),
-    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("BIDIRECTIONAL",)),
-    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("BIDIRECTIONAL",)),
+    "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_layer_norm_once_forward": ("lstm_persistent_layer_norm_once_forward.cu", ("OPTIONS",)),
+    "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ("OPTIONS",)),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_wide_forward": ("lstm_wide_forward.cu", ()),
+    "lstm_wide_backward": ("lstm_wide_backward.cu", ()),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
     "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
+    "lstm_cluster_half_forward": ("lstm_cluster_half_forward.cu", ()),
+    "lstm_cluster_half_backward": ("lstm_cluster_half_backward.cu", ()),
     "sgd_step": ("sgd_step.cu", ()),
     "adam_step": ("adam_step.cu", ()),
     "sum_of_squares": ("clip_gradients.cu", ()),
@@ -77,11 +87,10 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 # Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
-CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward")
+CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layouts.TILES)
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
 # of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
-CLUSTER_TILES = tuple((*size, sequences) for size in ((2, 1), (4, 2), (8, 4), (16, 6)) for sequences in (1, 2, 4, 8))
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
     "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
@@ -107,11 +116,21 @@ TILES |= {  # the kernels with layer norm are laid out as those without are
     for name, choices in TILES.items()
     if name not in CLUSTERED
 }
+TILES["lstm_persistent_layer_norm_once_forward"] = layer_norm_layouts.ONCE_NAMES, layer_norm_layouts.ONCE_TILES
 
 # The same for kernels of 16 bits alone.
 HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (half_layouts.NAMES, choices) for kernel, choices in half_layouts.TILES.items()
 }
+CLUSTER_HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (cluster_half_layouts.NAMES, choices) for kernel, choices in cluster_half_layouts.TILES.items()
+}
+
+# The same for kernels of float32 that read a part of the weights from L2 in each step.
+WIDE_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (wide_layouts.NAMES, choices) for kernel, choices in wide_layouts.TILES.items()
+}
+TILED = TILES | HALF_TILES | CLUSTER_HALF_TILES | WIDE_TILES
 
 # With the switch BIDIRECTIONAL a launch runs both directions of a layer. There are kernels of those tiles whose weights
 # a device holds twice, and where registers are left for what tells the directions apart.
@@ -126,20 +145,42 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
     },
 }
 
+# The same of the switch OPTIONS, where registers are short: other kernels have it for all of their tiles.
+WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS}
+# The same with OPTIONS too: registers are shorter there.
+_TOO_TIGHT = {
+    "lstm_resident_forward": ((8, 2),),
+    "lstm_resident_backward": ((8, 2),),
+    "lstm_persistent_half_forward": ((8, 4, 4, 2, 2, 4),),
+}
+BIDIRECTIONAL_OPTIONS = {
+    kernel: tuple(tiles for tiles in choices if tiles not in _TOO_TIGHT.get(kernel, ()))
+    for kernel, choices in BIDIRECTIONAL.items()
+}
+# With the switch LAYERS a launch runs layers on top of each other. There are kernels of those tiles that leave room for
+# the weights of a second product: forward in registers, back in up to 64 KB of shared memory.
+LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "lstm_persistent_forward": tuple(t for t in TILES["lstm_persistent_forward"][1] if t[0] * t[1] <= 8),
+    "lstm_persistent_backward": tuple(t for t in TILES["lstm_persistent_backward"][1] if t[0] * t[1] <= 4),
+}
+
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
 # Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
 IN_16_BITS_ALONE = ("widen", "narrow")
 IN_16_BITS = (
     *("lstm_forward_step", "lstm_backward_step", "column_sum", "masked_copy"),
+    *("lstm_variant_cell_forward", "lstm_variant_cell_backward", "lstm_variant_output_forward"),
+    *("lstm_variant_output_backward", "lstm_variant_first_input", "lstm_variant_initial_gradient"),
     *("without_padding", "state_of_running", "clear_inputs"),
     *IN_16_BITS_ALONE,
 )
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
 COOPERATIVE = (
-    *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES),
+    *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES, *WIDE_TILES),
     *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
+    "lstm_persistent_layer_norm_once_forward",
 )
 
 
@@ -196,14 +237,14 @@ class Specialisation:
 
     @property
     def _tile_names(self) -> tuple[str, ...]:
-        return (TILES | HALF_TILES).get(self.entry, ((), ()))[0]
+        return TILED.get(self.entry, ((), ()))[0]
 
 
 def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
-    if entry in HALF_TILES:
+    if entry in HALF_TILES or entry in CLUSTER_HALF_TILES:
         return tuple(SWITCH_OF_DTYPE)
-    if entry in TILES:
+    if entry in TILED:
         return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
     return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
@@ -211,19 +252,26 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, or where a launch runs both directions, which `BIDIRECTIONAL` has fewer tiles for."""
-    for entry, (_, choices) in (TILES | HALF_TILES).items():
+    TF32 and no layer norm in 16 bits; several layers in one launch have neither options nor a second direction; and
+    there are fewer tiles where a launch runs more than one layer or direction (`LAYERS`, `BIDIRECTIONAL`,
+    `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
+    for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
-                options, both = (on.get(name, False) for name in ("OPTIONS", "BIDIRECTIONAL"))
-                if options and (both or dtype == "tf32"):
+                names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
+                options, both, layers = (on.get(name, False) for name in names)
+                if options and dtype == "tf32" or layers and (options or both):
                     continue
-                for tiles in BIDIRECTIONAL[entry] if both else choices:
+                some = WITH_OPTIONS.get(entry, choices) if options else choices
+                if both:
+                    some = (BIDIRECTIONAL_OPTIONS if options else BIDIRECTIONAL)[entry]
+                for tiles in LAYERS[entry] if layers else some:
                     yield Specialisation(entry, dtype, features, tiles)
     for entry, (_, switches) in KERNELS.items():
-        if entry in TILES or entry in HALF_TILES:
+        if entry in TILED:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):
-                yield Specialisation(entry, dtype, features)
+                if dtype not in SWITCH_OF_DTYPE or not dict(zip(switches, features, strict=True)).get("LAYERNORM"):
+                    yield Specialisation(entry, dtype, features)

@@ -14,7 +14,8 @@ benchmarks/results/notes.md lists, and from one assumption:
 
 from collections.abc import Iterator
 
-from .catalogue import CLUSTER_TILES
+CLUSTER_TILES = tuple((*size, sequences) for size in ((2, 1), (4, 2), (8, 4), (16, 6)) for sequences in (1, 2, 4, 8))
+"""Blocks of a cluster, `WIDTH` hidden units how many times, sequences of a cluster."""
 
 LOWEST_CAPABILITY = 90
 LARGEST = {90: 16, 100: 16}  # blocks of a cluster, by compute capability; all others have the portable size
@@ -40,8 +41,10 @@ def obstacle(hidden: int, capability: int, multiprocessors: int) -> str:
     return ""
 
 
-def layouts(direction: str, batch: int, hidden: int, multiprocessors: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    """(tiles, microseconds of a time step) of a layer that there is no obstacle to."""
+def layouts(
+    direction: str, batch: int, hidden: int, multiprocessors: int
+) -> Iterator[tuple[tuple[int, ...], int, float]]:
+    """(tiles, sequences of a cluster, microseconds of a time step) of a layer that there is no obstacle to."""
     for tiles in _tiles(hidden):
         size, quads, sequences = tiles
         if sequences > 1 and sequences // 2 >= batch:
@@ -49,10 +52,10 @@ def layouts(direction: str, batch: int, hidden: int, multiprocessors: int) -> It
         together = multiprocessors // size * sequences  # the others wait until a cluster is done
         rounds = -(-batch // together)
         products = 8 * (WIDTH * quads) ** 2 / size * sequences / MEGAFLOPS
-        yield tiles, rounds * (SERIAL[direction] + handing_over(size, sequences * hidden) + products)
+        yield tiles, sequences, rounds * (SERIAL[direction] + handing_over(size, sequences * hidden) + products)
 
 
-def handing_over(size: int, words: int) -> float:
+def handing_over(size: int, words: float) -> float:
     """Microseconds until all ``size`` blocks of a cluster have ``words`` numbers of which each made a part."""
     return 0.28 + (0.13e-3 if size <= PORTABLE else 0.25e-3) * words
 

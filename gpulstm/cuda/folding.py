@@ -51,9 +51,11 @@ class Layer(NamedTuple):
 
 def pays(layer: Layer, device: Device, *, backward: bool) -> bool:
     """Whether it is to be folded for a forward pass and, in training, the backward pass after it."""
-    if layer.arithmetic in half_layouts.DTYPES or "loop" not in planner.allowed():
+    if not {"loop", "graph"} & set(planner.allowed()):
         return True  # there is no other way
     found = _forced.get()
+    if found is None and layer.arithmetic in half_layouts.DTYPES:
+        return True  # times of the other way are predicted from those of float32 alone
     return _predicted_to_pay(layer, device, backward, planner.allowed()) if found is None else found
 
 

@@ -1,32 +1,89 @@
 """How a layer with layer norm may be laid out where all its time steps run in one launch. Pure arithmetic.
 
 A layer is laid out as the plain one is, in kernels of its own (`kernels/lstm_resident_layer_norm_forward.cu` and its
-neighbours), and each step has two sums over all hidden units more.
+neighbours). Each step's norms are sums over all hidden units, that of the cell state after that of the products:
 
-None of these kernels has run on a GPU yet. What is predicted is the plain layer's time and, for each of the two sums,
-what handing over costs: floors measured on one H200, which benchmarks/results/notes.md lists (0.70 us all to all with
-16 blocks, 1.06 with 132); in a block of its own, an assumed `IN_A_BLOCK`. The planner takes them all the same, because
-the loop is bound to be slower: it launches a product and a kernel in each step, forward and again backward, and each
-launch was measured to take 4.9 to 6.8 us.
+- in a block of its own (resident) each costs a barrier and some shuffles, in many blocks a hand-over: two more than
+  without layer norm forward. Backward one is enough, since what the second one adds to the first is known beforehand;
+- few sequences do with the one hand-over that there is without layer norm, forward (`ONCE`): all that comes after the
+  products is then made in every block for all hidden units.
+
+None of these kernels has run on a GPU yet. What is predicted is the plain layer's time and what comes on top: for
+hand-overs, floors measured on one H200, which benchmarks/results/notes.md lists (0.70 us all to all with 16 blocks,
+1.06 with 132); for a sum in a block and for what every block makes, counted instructions. The planner takes them all
+the same, because the loop is bound to be slower: it launches a product and a kernel in each step, forward and again
+backward, and each launch was measured to take 4.9 to 6.8 us.
 """
 
 from typing import Any
 
-FORWARD = ("lstm_resident_layer_norm_forward", "lstm_persistent_layer_norm_forward")
-BACKWARD = ("lstm_resident_layer_norm_backward", "lstm_persistent_layer_norm_backward")
+ONCE = "lstm_persistent_layer_norm_once_forward"
+"""The forward kernel whose blocks hand over once a step."""
 
 SEQUENCES_PER_TILE = 8
-IN_A_BLOCK = 0.12  # microseconds of a barrier, some ten shuffles and a square root: 200 to 250 cycles
+IN_A_BLOCK = 0.14  # microseconds of a barrier, four shuffles one after the other and a square root: some 280 cycles
+IN_TEAMS = 0.2  # the same with seven shuffles
 ALL_TO_ALL = (0.64, 0.0032)  # microseconds, and more for each block: 0.70 with 16, 1.06 with 132
 UNITS_OF_A_WARP = 8  # whose sums are handed over together, forward
 
+ONCE_NAMES = ("MTILES", "KTILES", "SEQUENCES")
+# A thread has KTILES * SEQUENCES / 4 hidden units, rounded up. With more than two, hand-overs are predicted to be
+# faster.
+ONCE_TILES = tuple(
+    (rows, depth, sequences)
+    for rows, depths in ((2, (1, 2, 4, 6, 8)), (4, (1, 2, 4)))
+    for depth in depths
+    for sequences in (1, 2, 4, 8)
+    if depth * sequences <= 8
+)
+ONCE_TILES_WITH_OPTIONS = tuple(tiles for tiles in ONCE_TILES if tiles not in ((2, 8, 1), (4, 4, 2)))
+"""Registers are too short for options in those with most weights and two hidden units for a thread."""
+FOR_ALL_UNITS = 0.3  # microseconds, for one unit of each thread: some 140 instructions of 16 warps, four in a cycle
+L2_BYTES = 14e6  # a microsecond, all multiprocessors together, measured
+
+
+def layouts(plain: list[Any], hidden: int, *, options: bool = False) -> list[Any]:
+    """`planner.Choice`s of the plain layer as those of the layer with layer norm, and with other ``options`` too."""
+    tiles = ONCE_TILES_WITH_OPTIONS if options else ONCE_TILES
+    found = [with_layer_norm(choice) for choice in plain]
+    return found + [once(choice, hidden) for choice in plain if _fits_once(choice, tiles)]
+
+
+def hand_overs(kernel: str) -> int:
+    """How often the blocks of a persistent kernel with layer norm wait for each other in a step."""
+    return 1 if kernel == ONCE else 2 if kernel.endswith("backward") else 3
+
 
 def with_layer_norm(choice: Any) -> Any:
-    """A `planner.Choice` of the plain layer as one of the layer with layer norm."""
+    """A choice of the plain layer as one of the layer with layer norm, with hand-overs of sums."""
     kernel = choice.kernel.replace(choice.schedule, f"{choice.schedule}_layer_norm")
-    cost = choice.microseconds + 2 * _microseconds_of_a_sum(choice)
+    return _changed(choice, kernel, choice.tiles, (hand_overs(kernel) - 1) * _microseconds_of_a_sum(choice))
+
+
+def once(choice: Any, hidden: int) -> Any:
+    """A choice of the plain layer, forward, as one of the layer with layer norm that hands over once a step."""
+    tiles = (*choice.tiles[:2], _power_of_two(choice.share))
+    units_of_a_thread = -(-tiles[1] * tiles[2] // 4)
+    crossing = 16 * choice.groups * choice.blocks * choice.share * hidden / L2_BYTES
+    return _changed(choice, ONCE, tiles, 2 * IN_TEAMS + FOR_ALL_UNITS * units_of_a_thread + crossing)
+
+
+def _fits_once(choice: Any, among: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether there is such a kernel. Layouts that differ in their tiles of sequences alone become the same one."""
+    if choice.kernel != "lstm_persistent_forward" or choice.tiles[2] != 1:
+        return False
+    return (*choice.tiles[:2], _power_of_two(choice.share)) in among
+
+
+def _changed(choice: Any, kernel: str, tiles: tuple[int, ...], more: float) -> Any:
+    cost = choice.microseconds + more
     reason = f"{cost:.1f} us a step predicted with layer norm, from floors, not measured"
-    return choice._replace(kernel=kernel, microseconds=cost, reason=reason)
+    return choice._replace(kernel=kernel, tiles=tiles, microseconds=cost, reason=reason)
+
+
+def _power_of_two(count: int) -> int:
+    """The next one from ``count`` on."""
+    return 1 << (count - 1).bit_length()
 
 
 def _microseconds_of_a_sum(choice: Any) -> float:
@@ -43,8 +100,8 @@ def forward_words(steps: int, batch: int, hidden: int) -> tuple[int, ...]:
 
 
 def backward_words(choice: Any, steps: int, batch: int) -> tuple[int, ...]:
-    """The same of the backward kernel: two pairs for each block."""
-    return steps, batch, 2 * padded(2 * choice.blocks)
+    """The same of the backward kernel: four for each block."""
+    return steps, batch, choice.blocks, 4
 
 
 def padded(words: int) -> int:

@@ -8,20 +8,42 @@ import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from .gemm import _ADDRESSES, Gemm
+from .gemm import _ADDRESSES, _SINCE, _SUMS_IN_FLOAT32, Gemm
 
 _SONAMES = ("libcublas.so.13", "libcublas.so.12", "libcublas.so.11")
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 _GEMM = [_POINTER, *[_INT] * 5, _POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT]
+_GEMM_EX = [
+    _POINTER,
+    *[_INT] * 5,
+    _POINTER,
+    _POINTER,
+    _INT,
+    _INT,
+    _POINTER,
+    _INT,
+    _INT,
+    _POINTER,
+    _POINTER,
+    *[_INT] * 4,
+]
 _SIGNATURES = {
     "cublasCreate_v2": [_POINTER],
     "cublasSetStream_v2": [_POINTER, _POINTER],
     "cublasSetWorkspace_v2": [_POINTER, _POINTER, ctypes.c_size_t],
+    "cublasSetMathMode": [_POINTER, _INT],
     "cublasSgemm_v2": _GEMM,
     "cublasDgemm_v2": _GEMM,
+    "cublasGemmEx": _GEMM_EX,
 }
+
+# cublas_api.h and library_types.h, since cuBLAS 11
+_DATA_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}  # CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF
+_COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77
+_GEMM_DEFAULT = -1
 
 _library: Any = None  # ctypes' library, or what stands for it
 _handles: dict = {}  # device id -> handle
@@ -41,17 +63,45 @@ def workspace_bytes(capability: int) -> int:
 class OwnGemm(Gemm):
     """`Gemm` on our own handle, for one stream. ``workspace`` must live as long as a graph of the products does.
 
-    Another object of this class takes the handle away: only one thread may be at it.
+    Another object of this class takes the handle away: only one thread may be at it. ``capability`` is the device's;
+    below 8.0 cuBLAS has no TF32.
+
+    What a capture asks of cuBLAS (its documentation, "CUDA Graphs Support"): coefficients in host memory are captured
+    by value, since the pointer mode is the host's; memory that it would allocate for itself would become nodes of the
+    graph, which a workspace of the caller's spares. What kind of numbers it multiplies says every call, and the math
+    mode is the handle's from the beginning, so neither is another node.
     """
 
-    def __init__(self, device: int, dtype: str, stream: int, workspace) -> None:
+    def __init__(
+        self,
+        device: int,
+        dtype: str,
+        stream: int,
+        workspace,
+        *,
+        wide: bool = False,
+        tf32: bool = False,
+        capability: int = _SINCE,
+    ) -> None:
         self.handle = _handle(device)
         _call("cublasSetStream_v2", self.handle, stream)  # first: it forgets the workspace
         _call("cublasSetWorkspace_v2", self.handle, workspace.data.ptr, workspace.nbytes)
-        name = "cublasSgemm_v2" if dtype == "float32" else "cublasDgemm_v2"
-        self.call = lambda *arguments: _call(name, *arguments)
         self.operation = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
-        self.zero, self.one = _ADDRESSES[dtype]
+        if dtype in ("float16", "bfloat16"):
+            self.call = partial(_gemm_ex, dtype, "float32" if wide else dtype, _COMPUTE_32F)
+        elif tf32 and capability >= _SINCE:
+            self.call = partial(_gemm_ex, dtype, dtype, _COMPUTE_32F_FAST_TF32)
+        else:
+            self.call = partial(_call, "cublasSgemm_v2" if dtype == "float32" else "cublasDgemm_v2")
+        self.zero, self.one = _ADDRESSES["float64" if dtype == "float64" else "float32"]
+
+
+def _gemm_ex(
+    factors: str, out: str, compute: int, handle, op_a, op_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
+) -> None:
+    kind, of_out = _DATA_TYPES[factors], _DATA_TYPES[out]
+    sizes, to = (op_a, op_b, m, n, k), (c, of_out, ldc)
+    _call("cublasGemmEx", handle, *sizes, alpha, a, kind, lda, b, kind, ldb, beta, *to, compute, _GEMM_DEFAULT)
 
 
 def _handle(device: int) -> int:
@@ -60,6 +110,8 @@ def _handle(device: int) -> int:
         if device not in _handles:
             made = ctypes.c_void_p()
             _call("cublasCreate_v2", ctypes.byref(made))
+            # Of 16 bits, sums of products that are cut into parts stay float32. Nothing changes for other numbers.
+            _call("cublasSetMathMode", made.value, _SUMS_IN_FLOAT32)
             _handles[device] = made.value
         return _handles[device]
 

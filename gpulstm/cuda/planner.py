@@ -5,14 +5,16 @@
   or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
-  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device.
+  `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device, or nearly so (`gpulstm.cuda.wide_layouts`).
 - **cluster**: one launch for all steps, the recurrent weights in the registers of a cluster of blocks, which hand the
-  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`). Compute capability 9.0.
+  states to each other through distributed shared memory (`gpulstm.cuda.cluster_layouts`, and of 16 bits
+  `gpulstm.cuda.cluster_half_layouts`). Compute capability 9.0.
 
 The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float64": arrays of float32 whose owner
 allows products in TF32 are "tf32".
 
-- **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes.
+- **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes,
+  but for options in 16 bits, where that is predicted to be faster (`gpulstm.cuda.graph_layouts`).
 - **step**: a single step of few sequences in inference, both products included, in one launch
   (`kernels/lstm_one_step_forward.cu`).
 
@@ -22,29 +24,28 @@ says how well they fit. Those of 16 bits and TF32 are derived from them. A wrong
 correctness.
 
 A plan is made for one direction. The two of a bidirectional layer run side by side in one launch where
-`gpulstm.cuda.both_directions` says so, else one after the other.
+`gpulstm.cuda.both_directions` says so, else one after the other; layers of one direction on top of each other where
+`gpulstm.cuda.stacked_layers` does.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import NamedTuple
 
-from . import cluster_layouts, half_layouts, layer_norm_layouts
+from . import cluster_half_layouts, cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts, wide_layouts
 from .catalogue import REAL_OF_DTYPE, TILES
+from .choices import Choice, Device, Plan
 
 RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
 STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights less often
-GRAPH_STEPS, FEWEST_GRAPH_STEPS = 32, 4  # what comes on top of a graph, some ten copies, is little for each of 32 steps
-GRAPH_BYTES = 256 * 2**20  # of the buffers that a graph works in; steps so large that 4 do not fit keep the CPU waiting
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
-LAYER_NORM = "layer norm"
+LAYER_NORM, LAYER_NORM_AND_OPTIONS = graph_layouts.LAYER_NORM, graph_layouts.LAYER_NORM_AND_OPTIONS
 SCHEDULES = ("loop", "resident", "persistent", "cluster", "graph", "step")
 
 UNMEASURED = ("cluster", "graph")
@@ -52,49 +53,8 @@ UNMEASURED = ("cluster", "graph")
 times yet, so a layer that is known to be fast would be given up for a guess. Once it has been, delete the entry."""
 
 
-class Device(NamedTuple):
-    """What the planner has to know of a GPU."""
-
-    capability: int  # 90 for compute capability 9.0
-    multiprocessors: int
-    shared_bytes: int  # that one block can have
-    cooperative: bool  # whether all blocks of a launch can be made to run at the same time
-
-
-class Choice(NamedTuple):
-    """One pass's schedule, and why. The numbers are 0 for schedules that are not one launch for all steps."""
-
-    schedule: str
-    reason: str
-    kernel: str = ""
-    tiles: tuple[int, ...] = ()  # as `catalogue.TILES` names them
-    blocks: int = 0  # of a group
-    groups: int = 0  # parts of the batch that do not wait for each other
-    share: int = 0  # sequences of a group
-    microseconds: float = 0.0  # predicted, per time step
-    arithmetic: str = ""  # that the kernel is compiled for
-    directions: int = 1  # that a launch runs side by side, each of them in that many groups
-
-    def __str__(self) -> str:
-        if not self.blocks:
-            return f"{self.schedule}: {self.reason}"
-        blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
-        sequences = "1 sequence" if self.share == 1 else f"{self.share} sequences"
-        directions = "" if self.directions == 1 else f"{self.directions} directions x "
-        return f"{self.schedule}: {directions}{self.groups} x {blocks}, {sequences} each; {self.reason}"
-
-
-class Plan(NamedTuple):
-    """How a layer runs forward, and back; and forward in inference, which differs for a single step alone."""
-
-    forward: Choice
-    backward: Choice
-    inference: Choice | None = None  # None as forward
-
-    def __str__(self) -> str:
-        lines = f"forward  {self.forward}\nbackward {self.backward}"
-        return lines if self.inference in (None, self.forward) else f"{lines}\ninference {self.inference}"
-
+DOES_NOT_HOLD = {"cluster": ("options", LAYER_NORM, LAYER_NORM_AND_OPTIONS), "resident": (LAYER_NORM_AND_OPTIONS,)}
+"""What a layer may have beyond the plain LSTM that a schedule with one launch has no kernels for."""
 
 AUTOMATIC = tuple(schedule for schedule in SCHEDULES if schedule not in UNMEASURED)
 """Schedules that the planner chooses from unless `only` says otherwise."""
@@ -158,9 +118,9 @@ def choose(
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
-    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM` or
-    "tf32": a graph holds none of that, and a cluster no options. With layer norm the kernels are others
-    (`gpulstm.cuda.layer_norm_layouts`).
+    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM`,
+    `LAYER_NORM_AND_OPTIONS` or "tf32": not every schedule holds all of that (`DOES_NOT_HOLD`). With layer norm the
+    kernels are others (`gpulstm.cuda.layer_norm_layouts`).
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -183,42 +143,64 @@ def _choose(
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
-        elif schedule == "cluster" and not_plain in ("options", LAYER_NORM):
+        elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
             obstacles[schedule] = f"does not hold {not_plain}"
         elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
             obstacles[schedule] = obstacle
         else:
-            found += layouts(direction, batch, hidden, dtype, device)
-            if not any(choice.schedule == schedule for choice in found):
-                obstacles[schedule] = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-    if not_plain == LAYER_NORM:
-        found = [layer_norm_layouts.with_layer_norm(choice) for choice in found]
-    loop = loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
+            fitting = layouts(direction, batch, hidden, dtype, device)
+            why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+            if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
+                fitting = _wide(direction, batch, hidden, dtype, device)
+                if fitting and not_plain not in ("", "tf32"):
+                    fitting, why_not = [], f"{why_not} with {not_plain}"
+            found += fitting
+            obstacles |= {} if fitting else {schedule: why_not}
+    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
+        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
+    products = 8.0 * batch * hidden * hidden
+    loop = loop_microseconds(direction, products, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
         best, why_not = None, f"one launch for all steps does not hold {not_held}"
-    of_graph = _graph_obstacle(batch, hidden, dtype, not_plain)
-    if "graph" in allowed and not of_graph and (best is None or loop < best.microseconds):
-        return Choice("graph", "the loop's launches, captured once and replayed", microseconds=loop)
+    if "graph" in allowed:
+        of_graph = graph_layouts.obstacle(batch, hidden, dtype, not_plain)
+        if not of_graph:
+            line = _microseconds_on_the_gpu(direction, products, dtype)
+            graph = graph_layouts.microseconds(line, direction == BACKWARD, batch, hidden, dtype, not_plain)
+            if (best is None or graph < best.microseconds) and ("loop" not in allowed or graph < loop):
+                reason = f"the loop's launches, captured once and replayed; {graph:.1f} {graph_layouts.PREDICTED}"
+                return Choice("graph", reason, microseconds=graph)
+            of_graph = f"copies more than it saves, {graph:.0f} us a step to {loop:.0f}"
+        why_not += f"; graph {of_graph}"
     if "loop" not in allowed:
         if best is None:
-            why_not += f"; graph {of_graph}" if "graph" in allowed else ""
             why_not += f"; step takes {ONE_STEP.reason}" if "step" in allowed else ""
             raise ValueError(f"no schedule that is allowed here takes this layer: {why_not}")
         return best
     if best is None:
         return Choice("loop", why_not, microseconds=loop)
-    if loop < best.microseconds:
+    if loop < best.microseconds * (wide_layouts.WORTH if best.kernel in wide_layouts.TILES else 1):
         reason = f"{loop:.0f} us a step predicted, {best.schedule} {best.microseconds:.0f}"
         return Choice("loop", reason, microseconds=loop)
     return best
 
 
 def shared_bytes_of(choice: Choice) -> int:
-    """Dynamic shared memory of a persistent kernel's block."""
+    """Dynamic shared memory of a persistent or a cluster kernel's block."""
+    if choice.schedule == "cluster":
+        direction = FORWARD if choice.kernel.endswith(FORWARD) else BACKWARD
+        is_half = choice.kernel in cluster_half_layouts.TILES
+        return cluster_half_layouts.shared_bytes(direction, choice.tiles) if is_half else 0
     if choice.kernel in half_layouts.TILES:
         return half_layouts.shared_bytes(choice.tiles)
+    if choice.kernel in wide_layouts.TILES:
+        return wide_layouts.shared_bytes(choice.kernel, choice.tiles)
+    if choice.kernel == layer_norm_layouts.ONCE:
+        return 0  # it has all of it without asking
+    if choice.layers > 1 and choice.kernel.endswith(BACKWARD):
+        return shared_bytes_of_layers(choice.tiles)
     return shared_bytes(choice.tiles) if choice.kernel.endswith(FORWARD) else 0
 
 
@@ -228,26 +210,35 @@ def shared_bytes(tiles: tuple[int, ...]) -> int:
     return 2 * WARPS * SEQUENCES_PER_TILE * sequence_tiles * (16 * row_tiles + 4) * 4
 
 
+def shared_bytes_of_layers(tiles: tuple[int, ...]) -> int:
+    """The same of the backward kernel with LAYERS: the block's columns of the W_ih above, and every warp's sums."""
+    row_tiles, depth, sequence_tiles = tiles
+    units, columns = UNITS_PER_TILE * row_tiles, SEQUENCES_PER_TILE * sequence_tiles
+    return 4 * WARPS * (64 * depth * units + columns * units)
+
+
 def exchange_words(choice: Choice) -> int:
     """32-bit words through which the persistent backward kernel's blocks hand their contributions to each other."""
-    groups = choice.directions * choice.groups
-    return 2 * groups * choice.blocks * choice.share * choice.blocks * UNITS_PER_TILE * choice.tiles[0]
+    units = wide_layouts.UNITS if choice.kernel in wide_layouts.TILES else UNITS_PER_TILE * choice.tiles[0]
+    groups = choice.directions * choice.layers * choice.groups
+    return 2 * groups * choice.blocks * choice.share * choice.blocks * units
 
 
 def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
     in_half = dtype in half_layouts.DTYPES
-    if schedule != "persistent" and in_half:
+    if schedule not in ("persistent", "cluster") and in_half:
         return f"is for float32, not {dtype}"
     if dtype not in ("float32", "tf32") and not in_half:
-        others = "" if schedule != "persistent" else ", TF32, float16 and bfloat16"
-        return f"is for float32{others}, not {dtype}"
+        others = {"persistent": ", TF32, float16 and bfloat16", "cluster": ", float16 and bfloat16"}
+        return f"is for float32{others.get(schedule, '')}, not {dtype}"
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
         return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
     if schedule == "cluster":
-        return cluster_layouts.obstacle(hidden, device.capability, device.multiprocessors)
+        of_dtype = cluster_half_layouts if in_half else cluster_layouts
+        return of_dtype.obstacle(hidden, device.capability, device.multiprocessors)
     if in_half and hidden % half_layouts.HIDDEN_MULTIPLE:
         return f"reads eight hidden units of {dtype} at a time, and {hidden} is not a multiple of 8"
     if hidden % 4:
@@ -256,24 +247,6 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
         return f"needs compute capability 8.0, and this device has {device.capability / 10:.1f}"
     if not device.cooperative:
         return "needs all blocks of a launch to run at the same time, which this device cannot promise"
-    return ""
-
-
-def graph_steps(batch: int, hidden: int, dtype: str) -> int:
-    """Time steps that one graph of this layer runs."""
-    row = 7 * hidden * (4 if dtype == "float32" else 8)  # gates, c, h and y of one sequence
-    return min(GRAPH_STEPS, GRAPH_BYTES // max(1, batch * row))
-
-
-def _graph_obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
-    if not_plain:
-        return f"does not hold {not_plain}"
-    if dtype not in REAL_OF_DTYPE:
-        return f"is for {' and '.join(REAL_OF_DTYPE)}, not {dtype}"
-    if batch == 0:
-        return "has no sequence to run"
-    if graph_steps(batch, hidden, dtype) < FEWEST_GRAPH_STEPS:
-        return "is for steps whose launches take longer than their arithmetic"
     return ""
 
 
@@ -323,16 +296,24 @@ def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device
     return found
 
 
+def _wide(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    kernel, size = f"lstm_wide_{direction}", (device.multiprocessors, device.shared_bytes)
+    found = wide_layouts.layouts(kernel, batch, hidden, *size) if dtype in ("float32", "tf32") else []
+    reasons = [f"{layout.where}; {_predicted(layout.microseconds)} from floors, not measured" for layout in found]
+    return [Choice("persistent", why, kernel, *of[:5], "float32") for why, of in zip(reasons, found, strict=True)]
+
+
 def _cluster(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+    if dtype in half_layouts.DTYPES:
+        kernel, what, arithmetic = cluster_half_layouts.KERNELS[direction], dtype, dtype
+        layouts = cluster_half_layouts.layouts(direction, batch, hidden, *device[:3])
+    else:
+        kernel, what, arithmetic = f"lstm_cluster_{direction}", "", "float32"
+        layouts = cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors)
     found = []
-    for tiles, cost in cluster_layouts.layouts(direction, batch, hidden, device.multiprocessors):
-        size, _, share = tiles
-        reason = f"{_predicted(cost)} from floors, not measured"
-        found.append(
-            Choice(
-                "cluster", reason, f"lstm_cluster_{direction}", tiles, size, _up(batch, share), share, cost, "float32"
-            )
-        )
+    for tiles, share, cost in layouts:
+        reason, groups = f"{_predicted(cost, what)} from floors, not measured", _up(batch, share)
+        found.append(Choice("cluster", reason, kernel, tiles, tiles[0], groups, share, cost, arithmetic))
     return found
 
 
@@ -376,9 +357,13 @@ def loop_microseconds(direction: str, products: float, dtype: str, pairs: int = 
 
     ``products`` are floating-point operations; ``pairs`` of a product and a kernel make a step.
     """
+    return max(22.0 * pairs, _microseconds_on_the_gpu(direction, products, dtype, pairs))
+
+
+def _microseconds_on_the_gpu(direction: str, products: float, dtype: str, pairs: int = 1) -> float:
     launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
     teraflops *= CUBLAS_TERAFLOPS.get(dtype, 51) / 51
-    return max(22.0 * pairs, launches * pairs + products / (1e6 * teraflops))
+    return launches * pairs + products / (1e6 * teraflops)
 
 
 def _up(a: int, b: int) -> int:

@@ -22,6 +22,11 @@ Every engine is a module, or an object, with the same functions, so `gpulstm.sta
   lengths)`` and ``backward_both(saved, x, weights, dy, dh, dc, dx, lanes, lengths, gradients)``, which an engine may do
   without: both directions of a layer at the same time, with the same results; of all but x, y, dy, dx, gates and
   lengths there are two. They return nothing true, and have done nothing, where the engine runs one after the other
+- ``forward_layers(x, weights, before, h, c, lanes, lengths)``, ``inference_layers(x, weights, h, c, y, lanes, gates,
+  lengths, first_time, steps)`` and ``backward_layers(saved, inputs, weights, dy, dh, dc, lanes, lengths,
+  gradients)``, which an engine may do without: all layers of a stack of one direction at the same time, with states and
+  lists of all of them. The first one gives what each layer saves and puts out, the last one dx; they give None or
+  False, and have done nothing, where the layers run one after the other
 - ``backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)``: dh and dc become the initial
   state's gradients; what the weights' gradient is made of is added to ``gradient``, which
   ``start_gradient(x, weights, lane)`` makes and ``finish_gradient(gradient, lane)`` turns into `Weights`, wide ones

@@ -2,13 +2,13 @@
 
 The time steps run in one of the schedules that `gpulstm.cuda.planner` chooses from: here the loop, with one GEMM and
 one fused kernel per step (`kernels/lstm_forward_step.cu`, `lstm_backward_step.cu`), and in
-`gpulstm.engines.cupy_one_launch` those with one launch for all steps. See `gpulstm.engines` for what each function
-takes.
+`gpulstm.engines.cupy_one_launch` those with one launch for all steps. `gpulstm.engines` says what each one takes.
 
 Arrays of 16 bits hold x, y, h, the weights, the gates and their gradients; cell states, dh, dc and all sums are float32
-then. The weights' gradients are added up so over all windows of time, and rounded at the end.
+then, those of the weights' gradients over all windows of time too, which are rounded at the end.
 """
 
+import sys
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -118,7 +118,7 @@ def forward_from(
     if choice.schedule == "loop":
         _run(weights, hiddens, cells, y, lane, gates, lengths, 0, True, tf32=tf32)
     elif choice.schedule == "graph":
-        cupy_graph.forward_steps(_run, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True)
+        cupy_graph.forward_steps(_run, weights, hiddens, cells, y, lane, gates, lengths, 0, keep=True, tf32=tf32)
     else:
         cupy_one_launch.forward_steps(choice, gates, weights, hiddens, cells, y, lane, lengths, 0, keep=True)
     _end(saved, before, h, c, lane, lengths)
@@ -139,9 +139,11 @@ def forward_both(x, weights, before, h, c, y, lanes, lengths, *, tf32: bool = Fa
     return runs
 
 
-def _begin(choice, x, weights: Weights, before, wide, lane: Lane, lengths, tf32: bool, begin: Any = None) -> Saved:
+def _begin(
+    choice, x, weights: Weights, before, wide, lane: Lane, lengths, tf32: bool, begin: Any = None, multiply: bool = True
+) -> Saved:
     """W_ih x, and what ``begin`` adds to it, as gates, and histories that begin with the state ``before``; cells are
-    of the dtype ``wide``."""
+    of the dtype ``wide``. Without ``multiply`` nothing is in the gates yet."""
     import cupy
 
     steps, batch, _ = x.shape
@@ -159,7 +161,8 @@ def _begin(choice, x, weights: Weights, before, wide, lane: Lane, lengths, tf32:
         state_of_running(h_before, None, hiddens[first], lengths)
     else:
         put(hiddens, first, h_before)
-    _multiply_inputs(x, weights, gates, lane, tf32, begin)
+    if multiply:
+        _multiply_inputs(x, weights, gates, lane, tf32, begin)
     return Saved(gates, cells, hiddens)
 
 
@@ -186,7 +189,8 @@ def inference(
         _run(weights, h, c, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
         return
     if choice.schedule == "graph":
-        cupy_graph.forward_steps(_run, weights, h[None], c[None], y, lane, gates, lengths, first_time, keep=False)
+        states = h[None], c[None]
+        cupy_graph.forward_steps(_run, weights, *states, y, lane, gates, lengths, first_time, keep=False, tf32=tf32)
         return
     if choice.schedule != "persistent":
         cupy_one_launch.forward_steps(choice, gates, weights, h, c, y, lane, lengths, first_time, keep=False)
@@ -278,7 +282,8 @@ def backward(
     if choice.schedule == "loop":
         _backward_steps(_adding(x, tf32), gates, cells, weights, dy, dh, dc, lane, lengths)
     elif choice.schedule == "graph":
-        cupy_graph.backward_steps(_backward_steps, _adding(x, tf32), gates, cells, weights, dy, dh, dc, lane, lengths)
+        given = gates, cells, weights, dy, dh, dc, lane, lengths
+        cupy_graph.backward_steps(_backward_steps, _adding(x, tf32), *given, tf32=tf32)
     else:
         cupy_one_launch.backward_steps(choice, gates, cells, weights, dy, dh, dc, lane, lengths)
     _multiply_gradients(saved, x, weights, dx, add_to_dx, lane, gradient, tf32)
@@ -305,19 +310,21 @@ def _adding(x, tf32: bool) -> Gemm:
 
 
 def _multiply_gradients(saved: Saved, x, weights: Weights, dx, add_to_dx: bool, lane: Lane, gradient, tf32) -> None:
-    """dx and the weights' gradient from those of the pre-activations, which ``saved.gates`` are by now."""
+    """dx, unless it is None, and the weights' gradient from those of the pre-activations, in ``saved.gates`` by now."""
     import cupy
 
     gates, _, hiddens = saved
     gemm, adding = Gemm(cupy, dtype_name(x), tf32=tf32), _adding(x, tf32)
     batch, itemsize, total = gates.shape[1], gates.itemsize, gradient.total
-    all_da, all_x, all_dx, all_h = map(matrix, (gates, x, dx, hiddens))
+    all_da, all_x, all_h = map(matrix, (gates, x, hiddens))
+    all_dx = None if dx is None else matrix(dx)
     of_input, to_input, to_recurrent = map(matrix, (weights.input, total.input, total.recurrent))
     for stretch in windows(len(gates), window(batch), lane.reverse):
         count = (stretch.stop - stretch.start) * batch
-        da, of_x, of_dx = (rows_of(a, stretch.start * batch, count, itemsize) for a in (all_da, all_x, all_dx))
+        da, of_x = (rows_of(a, stretch.start * batch, count, itemsize) for a in (all_da, all_x))
         h_before = rows_of(all_h, (stretch.start + lane.reverse) * batch, count, itemsize)
-        gemm(da, of_input, of_dx, accumulate=add_to_dx)
+        if all_dx is not None:
+            gemm(da, of_input, rows_of(all_dx, stretch.start * batch, count, itemsize), accumulate=add_to_dx)
         adding(da, of_x, to_input, transpose_a=True, accumulate=gradient.is_begun)
         adding(da, h_before, to_recurrent, transpose_a=True, accumulate=gradient.is_begun)
         if total.bias is not None:
@@ -390,4 +397,4 @@ class WithTF32:
         return False  # `one_step` has its own products, which are exact
 
     def __getattr__(self, name: str) -> Any:
-        return globals()[name]  # all that multiplies nothing
+        return getattr(sys.modules[__name__], name)  # all that multiplies nothing

@@ -1,13 +1,18 @@
 """The LSTM's time steps on CuPy arrays as a CUDA graph: the schedule "graph", the loop captured once and replayed.
 
 A launch costs the CPU 7 microseconds, a product as much, and a step is one of each; a node of a graph costs it nothing
-and the device one. So for layers whose weights do not fit on the chip, and for float64, the loop's own launches are
-captured, `planner.GRAPH_STEPS` of them, and replayed as often as a sequence is long.
+and the device one. So for layers whose weights do not fit on the chip, and for all that schedules with one launch do
+not hold, the loop's own launches are captured, `graph_layouts.STEPS` of them, and replayed as often as a sequence is
+long. Here are stages, and the plain LSTM; `gpulstm.engines.cupy_graph_options` has the options.
 
 A graph holds addresses, so it works in buffers of its own, a `Stage`, and what a stretch of time needs is copied there
 and back. That is little: of hidden 2048 and one sequence a step reads 67 MB of weights, and copies 0.2 MB. The
 recurrent weights are copied once a call, which is what two steps read. Stages are kept, the last used ones, up to
 `KEPT_BYTES`.
+
+A graph holds its launches' arguments, too. Those that change are read from memory, which `kernels/replay_arguments.cu`
+writes before each replay: a launch of its own, whose arguments the driver copies when it is asked for, so that nothing
+waits for the host and no host memory has to outlive the call.
 
 Nothing here may fail a call: where cuBLAS is not found, or nothing can be captured, the loop runs, and `why_not` says
 why.
@@ -23,9 +28,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import dtype_name
+from ..cuda import graph_layouts
 from ..cuda.copies import copy, copy_columns, copy_rows
+from ..cuda.launch import int32s, one_thread_per
+from ..cuda.modules import kernel
 from ..cuda.own_cublas import OwnGemm, workspace_bytes
-from ..cuda.planner import Choice, Plan, graph_steps
+from ..cuda.packed import NULL, Series
+from ..cuda.planner import Choice, Plan
 from ..parameters import Weights
 from . import Lane, cupy_one_launch
 
@@ -41,7 +50,8 @@ class Key(NamedTuple):
 
     cupy: Any
     device: int
-    dtype: str
+    dtype: Any  # NumPy's, of the gates
+    tf32: bool
     batch: int
     hidden: int
     reverse: bool
@@ -50,6 +60,21 @@ class Key(NamedTuple):
     lengths: bool
     keep: bool  # forward: activated gates and all states
     dy: bool  # backward: there is a gradient of y
+    options: tuple = ()  # that launches have as arguments, or the kernels are chosen by
+
+
+Shapes = dict[str, tuple[tuple[int, ...], Any]]
+"""Buffers by name: shape and dtype."""
+
+
+class Job(NamedTuple):
+    """What is to be run in a stage."""
+
+    key: Key
+    most: int  # time steps of a graph
+    weights: Weights  # that the steps read, of which a stage has copies
+    shapes: Callable[[int], Shapes]  # of the buffers, by the number of steps
+    body: "Body"
 
 
 def explained(plan: Plan) -> Plan:
@@ -68,66 +93,82 @@ def why_not() -> str:
 
 
 class Stage:
-    """The buffers of one kind of graph, and its graphs by their number of steps."""
+    """The buffers of one kind of graph by their names, and its graphs by their number of steps."""
 
-    def __init__(self, key: Key) -> None:
-        cupy = self.cupy = key.cupy
-        self.key = key
-        batch, hidden = key.batch, key.hidden
-        steps = self.steps = graph_steps(batch, hidden, key.dtype)
-        slots = steps + 1 if key.keep or key.backward else 1
-
-        def empty(*shape: int):
-            return cupy.empty(shape, key.dtype)
-
-        self.weights = Weights(None, empty(4 * hidden, hidden), empty(4 * hidden) if key.bias else None)
-        self.gates, self.cells = empty(steps, batch, 4 * hidden), empty(slots, batch, hidden)
-        self.lengths = cupy.empty((batch,), np.int32) if key.lengths else None
-        if key.backward:
-            self.dh, self.dc = empty(batch, hidden), empty(batch, hidden)
-            self.hiddens, self.y = None, empty(steps, batch, hidden) if key.dy else None
-        else:
-            self.hiddens, self.y = empty(slots, batch, hidden), empty(steps, batch, hidden)
-        capability = cupy_one_launch.current_device().capability
-        self.workspace = cupy.empty((workspace_bytes(capability),), np.uint8)
+    def __init__(self, job: Job) -> None:
+        key, cupy = job.key, job.key.cupy
+        self.cupy, self.key = cupy, key
+        shapes = job.shapes(job.most)
+        if key.lengths:
+            shapes = shapes | {"lengths": ((key.batch,), np.int32)}
+        self.buffers = {name: cupy.empty(*each) for name, each in shapes.items()}
+        self.weights = Weights(*(None if w is None else cupy.empty(w.shape, w.dtype) for w in job.weights))
+        self.capability = cupy_one_launch.current_device().capability
+        self.workspace = cupy.empty((workspace_bytes(self.capability),), np.uint8)
         self.graphs: dict[int, Any] = {}
         self.stream = cupy.cuda.Stream(non_blocking=True)  # captures; what is captured runs on the caller's
         self.free = cupy.cuda.Event(disable_timing=True)  # after the last work in these buffers
         self.is_used = False
 
+    def __getitem__(self, name: str) -> Any:
+        return self.buffers[name]
+
+    def get(self, name: str, steps: int | None = None) -> Any:
+        """The buffer, or its first so many slots, or None where there is none of this name."""
+        found = self.buffers.get(name)
+        return found if found is None or steps is None else found[:steps]
+
     @property
     def nbytes(self) -> int:
-        arrays = (*self.weights, self.gates, self.cells, self.lengths, self.hiddens, self.y, self.workspace)
+        arrays = (*self.weights, *self.buffers.values(), self.workspace)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def capture(self, steps: int, body: "Body") -> None:
-        """Makes the graph of so many steps, unless it is there."""
+        """Makes the graph of so many steps, unless it is there.
+
+        What a capture does not allow (CUDA C++ Programming Guide, "Prohibited and Unhandled Operations") is done
+        before: kernels and libraries are loaded, memory is allocated, and the handle has its stream and its workspace.
+        Nothing in ``body`` allocates, waits, or copies to the host. CuPy captures in relaxed mode, in which other
+        threads, and whatever the garbage collector finds in this one, may allocate and free memory meanwhile.
+        """
         if steps in self.graphs:
             return
-        key = self.key
         if not self.graphs:
-            # A first step as it is, on whatever the buffers hold: a capture may load no kernel, and no library.
-            current = self.cupy.cuda.get_current_stream().ptr
-            body(self, 1, OwnGemm(key.device, key.dtype, current, self.workspace))
+            # A first step as it is, on whatever the buffers hold.
+            body(self, 1, self._gemm(self.cupy.cuda.get_current_stream().ptr))
+        gemm = self._gemm(self.stream.ptr)
         with self.stream:
             self.stream.begin_capture()
             try:
-                body(self, steps, OwnGemm(key.device, key.dtype, self.stream.ptr, self.workspace))
+                body(self, steps, gemm)
             except BaseException:
                 with suppress(Exception):  # what went wrong first is what matters
                     self.stream.end_capture()
                 raise
             self.graphs[steps] = self.stream.end_capture()
 
-    def bring_weights(self, weights: Weights) -> None:
-        copy(self.weights.recurrent, weights.recurrent)
-        if weights.bias is not None and self.weights.bias is not None:
-            copy(self.weights.bias, weights.bias)
+    def _gemm(self, stream: int) -> OwnGemm:
+        """A step's product, which is added up wide where gradients have 16 bits."""
+        key = self.key
+        how: Any = {"wide": key.backward, "tf32": key.tf32, "capability": self.capability}
+        return OwnGemm(key.device, dtype_name(self["gates"]), stream, self.workspace, **how)
 
-    def bring_lengths(self, lengths, first_time: int) -> None:
-        """Counted from the first step of a stretch."""
-        if lengths is not None:
-            copy(self.lengths, lengths - np.int32(first_time))
+    def bring_weights(self, weights: Weights) -> None:
+        for own, given in zip(self.weights, weights, strict=True):
+            if own is not None:
+                copy(own, given)
+
+    def arguments(self, lengths, draw: tuple = ()) -> Callable[[int, int], None]:
+        """What writes the arguments that differ from replay to replay: call it with the first step of a stretch, in the
+        time that ``lengths`` count, and in that of random words, for which ``draw`` has seed_low, seed_high and
+        stream."""
+        if lengths is None and not draw:
+            return lambda first_step, first_draw: None
+        batch, words = self.key.batch, self.get("draw")
+        arrays = tuple(NULL if array is None else array for array in (words, self.get("lengths"), lengths))
+        more = (*int32s(batch), *(draw or np.zeros(3, np.uint32)))
+        write = kernel("replay_arguments", "float32")
+        return Series(write, *one_thread_per(batch), (*arrays, *int32s(0, 0), *more), len(arrays), 2)
 
     def begin(self) -> None:
         """Waits on the device for whoever used these buffers before, on whichever stream."""
@@ -147,114 +188,160 @@ Body = Callable[[Stage, int, OwnGemm], None]
 
 
 def forward_steps(
-    loop: Callable, weights: Weights, hiddens, cells, y, lane: Lane, gates, lengths, first_time: int, keep: bool
+    loop: Callable,
+    weights: Weights,
+    hiddens,
+    cells,
+    y,
+    lane: Lane,
+    gates,
+    lengths,
+    first_time: int,
+    keep: bool,
+    *,
+    tf32: bool = False,
 ) -> None:
     """All steps, as ``loop`` runs them: `gpulstm.engines.cupy_engine._run`, whose arguments the others are."""
-    key = _key(gates, lane, backward=False, bias=weights.bias is not None, lengths=lengths is not None, keep=keep)
-    reverse, inward = lane.reverse, lane._replace(first=0)
+    key = key_of(gates, lane, weights, backward=False, lengths=lengths is not None, keep=keep, tf32=tf32)
+    batch, hidden, reverse, inward = key.batch, key.hidden, lane.reverse, lane._replace(first=0)
 
-    def body(stage: Any, steps: int, gemm: OwnGemm) -> None:
+    def shapes(steps: int) -> Shapes:
         slots = steps + 1 if keep else 1
-        states = stage.hiddens[:slots], stage.cells[:slots]
-        loop(stage.weights, *states, stage.y[:steps], inward, stage.gates[:steps], stage.lengths, 0, keep, gemm)
+        found: Shapes = {name: ((slots, batch, hidden), a.dtype) for name, a in histories.items()}
+        return found | {"gates": ((steps, *gates.shape[1:]), gates.dtype), "y": ((steps, batch, hidden), y.dtype)}
 
-    stretches = _stretches(len(gates), key, backwards=reverse)
-    with _staged(key, stretches, body) as stage:
+    def body(stage: Stage, steps: int, gemm: OwnGemm) -> None:
+        slots = steps + 1 if keep else 1
+        states = stage.get("hiddens", slots), stage.get("cells", slots)
+        rows, left = (stage.get("y", steps), inward, stage.get("gates", steps)), stage.get("lengths")
+        loop(stage.weights, *states, *rows, left, 0, keep, gemm)
+
+    histories = {"hiddens": hiddens, "cells": cells}
+    job = Job(key, _most(key), weights._replace(input=None), shapes, body)
+    stretches = stretches_of(len(gates), job.most, backwards=reverse)
+    with staged(job, stretches) as stage:
         if stage is None:
-            loop(weights, hiddens, cells, y, lane, gates, lengths, first_time, keep)
+            loop(weights, hiddens, cells, y, lane, gates, lengths, first_time, keep, tf32=tf32)
             return
-        stage.bring_weights(weights)
-        histories = (hiddens, stage.hiddens), (cells, stage.cells)
+        write = stage.arguments(lengths)
         for number, (first, steps) in enumerate(stretches):
-            stage.bring_lengths(lengths, first_time + first)
-            copy_rows(stage.gates, 0, gates, first, steps)
-            for history, staged in histories:
+            write(first_time + first, 0)
+            copy_rows(stage["gates"], 0, gates, first, steps)
+            for name, history in histories.items():
                 if keep:  # where this stretch begins
-                    copy_rows(staged, steps * reverse, history, first + steps * reverse, 1)
+                    copy_rows(stage[name], steps * reverse, history, first + steps * reverse, 1)
                 elif number == 0:
-                    copy(staged, history)
+                    copy(stage[name], history)
             stage.launch(steps)
-            copy_columns(y, first, lane.first, stage.y, 0, 0, lane.width, steps)
+            copy_columns(y, first, lane.first, stage["y"], 0, 0, lane.width, steps)
             if keep:
-                copy_rows(gates, first, stage.gates, 0, steps)
-            for history, staged in histories:
+                copy_rows(gates, first, stage["gates"], 0, steps)
+            for name, history in histories.items():
                 if keep:
-                    copy_rows(history, first + (not reverse), staged, int(not reverse), steps)
+                    copy_rows(history, first + (not reverse), stage[name], int(not reverse), steps)
                 elif number == len(stretches) - 1:
-                    copy(history, staged)
+                    copy(history, stage[name])
 
 
-def backward_steps(loop: Callable, gemm, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths) -> None:
+def backward_steps(
+    loop: Callable, gemm, gates, cells, weights: Weights, dy, dh, dc, lane: Lane, lengths, *, tf32: bool = False
+) -> None:
     """All steps, as ``loop`` runs them: `_backward_steps` of the same module, whose arguments the others are."""
-    key = _key(gates, lane, backward=True, lengths=lengths is not None, dy=dy is not None)
-    inward = lane._replace(first=0)
+    recurrent = Weights(None, weights.recurrent, None)
+    key = key_of(gates, lane, recurrent, backward=True, lengths=lengths is not None, dy=dy is not None, tf32=tf32)
+    batch, hidden, inward = key.batch, key.hidden, lane._replace(first=0)
 
-    def body(stage: Any, steps: int, gemm: OwnGemm) -> None:
-        of_y = None if dy is None else stage.y[:steps]
-        histories = stage.gates[:steps], stage.cells[: steps + 1]
-        loop(gemm, *histories, stage.weights, of_y, stage.dh, stage.dc, inward, stage.lengths)
+    def shapes(steps: int) -> Shapes:
+        found: Shapes = {"gates": ((steps, *gates.shape[1:]), gates.dtype)}
+        found |= {"cells": ((steps + 1, batch, hidden), cells.dtype)}
+        found |= {name: ((batch, hidden), state.dtype) for name, state in states.items()}
+        return found | ({} if dy is None else {"dy": ((steps, batch, hidden), dy.dtype)})
 
-    stretches = _stretches(len(gates), key, backwards=not lane.reverse)
-    with _staged(key, stretches, body) as stage:
+    def body(stage: Stage, steps: int, gemm: OwnGemm) -> None:
+        histories = stage.get("gates", steps), stage.get("cells", steps + 1)
+        into = stage.get("dy", steps), stage["dh"], stage["dc"]
+        loop(gemm, *histories, stage.weights, *into, inward, stage.get("lengths"))
+
+    states = {"dh": dh, "dc": dc}
+    job = Job(key, _most(key), recurrent, shapes, body)
+    stretches = stretches_of(len(gates), job.most, backwards=not lane.reverse)
+    with staged(job, stretches) as stage:
         if stage is None:
             loop(gemm, gates, cells, weights, dy, dh, dc, lane, lengths)
             return
-        stage.bring_weights(weights._replace(bias=None))
-        copy(stage.dh, dh)
-        copy(stage.dc, dc)
+        write = stage.arguments(lengths)
+        for name, state in states.items():
+            copy(stage[name], state)
         for first, steps in stretches:
-            stage.bring_lengths(lengths, first)
-            copy_rows(stage.gates, 0, gates, first, steps)
-            copy_rows(stage.cells, 0, cells, first, steps + 1)
+            write(first, 0)
+            copy_rows(stage["gates"], 0, gates, first, steps)
+            copy_rows(stage["cells"], 0, cells, first, steps + 1)
             if dy is not None:
-                copy_columns(stage.y, 0, 0, dy, first, lane.first, lane.width, steps)
+                copy_columns(stage["dy"], 0, 0, dy, first, lane.first, lane.width, steps)
             stage.launch(steps)
-            copy_rows(gates, first, stage.gates, 0, steps)
-        copy(dh, stage.dh)
-        copy(dc, stage.dc)
+            copy_rows(gates, first, stage["gates"], 0, steps)
+        for name, state in states.items():
+            copy(state, stage[name])
 
 
-def _key(gates, lane: Lane, *, backward: bool, lengths: bool, bias: bool = False, keep: bool = False, dy: bool = False):
+def key_of(
+    gates,
+    lane: Lane,
+    weights: Weights,
+    *,
+    backward: bool,
+    lengths: bool,
+    keep: bool = False,
+    dy: bool = False,
+    tf32: bool = False,
+    options: tuple = (),
+) -> Key:
     import cupy
 
-    batch = gates.shape[1]
+    _, batch, columns = gates.shape
     device = cupy.cuda.runtime.getDevice()
-    switches = lane.reverse, backward, bias, lengths, keep, dy
-    return Key(cupy, device, dtype_name(gates), batch, lane.width, *switches)
+    switches = lane.reverse, backward, weights.bias is not None, lengths, keep, dy
+    return Key(cupy, device, gates.dtype, tf32, batch, columns // 4, *switches, options)
 
 
-def _stretches(steps: int, key: Key, *, backwards: bool) -> list[tuple[int, int]]:
-    """(first step, steps) of each replay, in the order in which they are computed. The first one may be short."""
-    most = graph_steps(key.batch, key.hidden, key.dtype)
+def _most(key: Key) -> int:
+    return graph_layouts.steps(key.batch, key.hidden, key.dtype.name)
+
+
+def stretches_of(steps: int, most: int, *, backwards: bool) -> list[tuple[int, int]]:
+    """(first step, steps) of each replay, in the order in which they are computed. The last in time may be short."""
     found = [(first, min(most, steps - first)) for first in range(0, steps, most)]
     return found[::-1] if backwards else found
 
 
 @contextmanager
-def _staged(key: Key, stretches: list[tuple[int, int]], body: Body) -> Iterator[Stage | None]:
-    """A stage with the graphs that the stretches need, for as long as work is put into its buffers; or None."""
+def staged(job: Job, stretches: list[tuple[int, int]]) -> Iterator[Stage | None]:
+    """A stage that has copies of the weights, and the graphs that the stretches need, for as long as work is put into
+    its buffers; or None."""
     with _lock:
-        stage = _prepared(key, {steps for _, steps in stretches}, body)
+        stage = _prepared(job, {steps for _, steps in stretches})
         if stage is None:
             yield None
             return
         try:
+            stage.bring_weights(job.weights)
             yield stage
         finally:
             stage.end()
 
 
-def _prepared(key: Key, counts: set[int], body: Body) -> Stage | None:
+def _prepared(job: Job, counts: set[int]) -> Stage | None:
+    key = job.key
     where = key.cupy, key.device
     if where in _failures:
         return None
     try:
         stage = _stages.get(key)
         if stage is None:
-            stage = Stage(key)
+            stage = Stage(job)
         stage.begin()
         for steps in counts:
-            stage.capture(steps, body)
+            stage.capture(steps, job.body)
     except Exception as error:  # noqa: BLE001 - whatever it is, the loop does the same without a graph
         _stages.pop(key, None)
         if type(error).__name__ != "OutOfMemoryError":  # which the next call need not meet

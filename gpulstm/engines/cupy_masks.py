@@ -6,7 +6,8 @@ from .. import philox
 from ..arrays import dtype_name
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
-from ..masks import Draws
+from ..masks import WEIGHT_STREAM, Draws
+from . import Lane
 from .cupy_storage import wide_dtype
 
 
@@ -36,3 +37,22 @@ def dropout_arguments(probability: float, real: type) -> tuple[np.uint32, np.flo
 def zoneout_arguments(probability: float, real: type, *, training: bool) -> tuple[np.uint32, np.floating]:
     """The threshold below which a word keeps the old state in training, and the share that inference keeps."""
     return np.uint32(philox.threshold(probability) if training else 0), real(0 if training else probability)
+
+
+def with_weight_drop(recurrent, draws: Draws, lane: Lane):
+    """weight_hh with the mask of weight drop, or itself where there is none."""
+    if not (draws.training and draws.options.weight_drop):
+        return recurrent
+    import cupy
+
+    target = cupy.empty(recurrent.shape, recurrent.dtype)
+    drop_weights(recurrent, target, draws, lane)
+    return target
+
+
+def drop_weights(source, target, draws: Draws, lane: Lane) -> None:
+    """target = source * mask of weight drop, if there is any."""
+    probability = draws.options.weight_drop
+    if draws.training and probability:
+        stream, rows = WEIGHT_STREAM + lane.stream, source.shape[0]
+        masked_copy(source, target, draws, stream, probability, batch=rows, first_time=0)

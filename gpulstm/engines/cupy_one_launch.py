@@ -8,12 +8,22 @@ and sizes in common, and arrays of their own.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..arrays import dtype_name
-from ..cuda import both_directions, catalogue, cluster_layouts, half_layouts, planner
+from ..cuda import (
+    both_directions,
+    catalogue,
+    cluster_half_layouts,
+    cluster_layouts,
+    half_layouts,
+    layer_norm_layouts,
+    planner,
+    wide_layouts,
+)
 from ..cuda.copies import fill, to_host
 from ..cuda.launch import Extent, int32s
 from ..cuda.modules import kernel
@@ -100,9 +110,14 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
     import cupy
 
     hiddens = cupy.empty(shape, like.dtype)
-    if choice.schedule == "persistent":
+    if hands_over_h(choice):
         _empty_words(hiddens)
     return hiddens
+
+
+def hands_over_h(choice: planner.Choice) -> bool:
+    """Whether the hidden states cross between the blocks, through their history."""
+    return choice.schedule == "persistent" and choice.kernel != layer_norm_layouts.ONCE
 
 
 def _empty_words(array) -> None:
@@ -150,12 +165,24 @@ def backward_steps_of_both(
     _backward_steps(choice, [*zip(all_gates, recurrent, all_cells, dh, dc, strict=True)], dy, lanes[0], lengths)
 
 
-def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
-    """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's."""
+def _no_options(first_time: int) -> tuple:
+    return ()
+
+
+def _backward_steps(
+    choice: planner.Choice,
+    directions: list[tuple],
+    dy,
+    lane: Lane,
+    lengths,
+    of_options: Callable[[int], tuple] = _no_options,
+) -> None:
+    """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's.
+    ``of_options`` gives what `_launch` takes where a launch begins at a time, in the first direction."""
     import cupy
 
     if choice.kernel == half_layouts.BACKWARD:
-        _backward_half(choice, directions, dy, lane, lengths)
+        _backward_half(choice, directions, dy, lane, lengths, of_options)
         return
     (gates, recurrent, cells, dh, dc), *others = directions
     steps, batch, _ = gates.shape
@@ -163,10 +190,17 @@ def _backward_steps(choice: planner.Choice, directions: list[tuple], dy, lane: L
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    _launch(choice, arrays, sizes, second=others[0] if others else ())
+    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else ())
 
 
-def _backward_half(choice: planner.Choice, directions: list[tuple], dy, lane: Lane, lengths) -> None:
+def _backward_half(
+    choice: planner.Choice,
+    directions: list[tuple],
+    dy,
+    lane: Lane,
+    lengths,
+    of_options: Callable[[int], tuple],
+) -> None:
     """In stretches of time, so that what the blocks hand each other is bounded; dh and dc go from one to the next. A
     second direction's stretches are as far from its end as the first one's are."""
     import cupy
@@ -187,7 +221,8 @@ def _backward_half(choice: planner.Choice, directions: list[tuple], dy, lane: La
         (*first, exchange), *others = all_arrays
         sizes = (part.stop - part.start, batch, lane.width, dy_width, lane.first, lane.reverse, part.start)
         second, second_sizes = (others[0], (parts[1].start,)) if others else ((), ())
-        _launch(choice, (*first, lengths, exchange), sizes, second=second, second_sizes=second_sizes)
+        more = of_options(part.start)
+        _launch(choice, (*first, lengths, exchange), sizes, more, second=second, second_sizes=second_sizes)
 
 
 def _launch(
@@ -198,30 +233,36 @@ def _launch(
     *,
     second: tuple = (),
     second_sizes: tuple = (),
+    of_layers: tuple = (),
 ) -> None:
     """``arrays`` may have None in it; ``of_options`` is what the kernel takes beside with the switch OPTIONS,
-    ``second`` and ``second_sizes`` with BIDIRECTIONAL."""
-    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second)}
+    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS."""
+    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers)}
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
-    blocks = choice.directions * choice.groups * choice.blocks
+    blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
         threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
-    if choice.schedule == "cluster":
-        function = kernel(choice.kernel, "float32", tiles=choice.tiles)
-        blocks, threads = cluster_layouts.geometry(choice.tiles, choice.groups)
-        _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), sizes)
-        return
+    if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
+        arrays = (arrays[0], arrays[1].copy(), *arrays[2:])
     shared = planner.shared_bytes_of(choice)
     arithmetic = choice.arithmetic or "float32"
+    if choice.schedule == "cluster":
+        in_half = choice.kernel in cluster_half_layouts.TILES
+        function = kernel(choice.kernel, arithmetic, tiles=choice.tiles, shared_bytes=shared)
+        layouts = cluster_half_layouts if in_half else cluster_layouts
+        blocks, threads = layouts.geometry(choice.tiles, choice.groups)
+        numbers = (*sizes, choice.share) if in_half else sizes
+        _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), numbers, shared)
+        return
     function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
     alarm = _alarm()
     alarm.check()
     grid, block = (blocks, 1, 1), (32 * planner.WARPS, 1, 1)
     numbers = (*second_sizes, *sizes, choice.blocks, choice.share)
-    _ask(function, grid, block, (*arrays, alarm.word, *second), of_options, numbers, shared)
+    _ask(function, grid, block, (*arrays, alarm.word, *second), of_options or of_layers, numbers, shared)
     alarm.look()
 
 

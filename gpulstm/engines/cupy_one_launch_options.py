@@ -4,8 +4,6 @@ The kernels are those of `gpulstm.engines.cupy_one_launch` with the switch OPTIO
 the equations. Weight drop is no matter of theirs: they are handed the weights with the mask on them.
 """
 
-from typing import Any
-
 import numpy as np
 
 from ..cuda import planner
@@ -32,14 +30,14 @@ _OPTIONS = np.dtype(
 def not_held(options: Options, *, steps: int, layer_norm: bool, peephole: bool, projection: str = "") -> str:
     """Which of a layer's options no schedule with one launch holds, and why, in words; empty if there is none.
 
-    Layer norm has kernels of its own, which hold no other option but weight drop, and come with launches around them.
+    Layer norm has kernels of its own, which hold no peepholes, and come with launches around them.
     ``projection`` says why there is one that is not folded into weight_hh.
     """
     found = []
     if layer_norm and steps == 1:
         found.append("a single step with layer_norm (which is fewer launches in the loop)")
-    if layer_norm and (others := _beside_layer_norm(options, peephole)):
-        found.append(f"layer_norm together with {' and '.join(others)}")
+    if layer_norm and peephole:
+        found.append("layer_norm together with peephole")
     if projection:
         found.append(f"proj_size ({projection})")
     if options.cell_clip is not None:
@@ -49,15 +47,16 @@ def not_held(options: Options, *, steps: int, layer_norm: bool, peephole: bool, 
     return ", ".join(found)
 
 
-def _beside_layer_norm(options: Options, peephole: bool) -> list[str]:
-    found = ["peephole"] if peephole else []
-    found += [name for name in ("coupled", "recurrent_dropout") if getattr(options, name)]
-    return [*found, "zoneout"] if any(options.zoneout) else found
+def beside_layer_norm(options: Options) -> bool:
+    """Whether the options of a time step change what the kernels with layer norm compute."""
+    return bool(options.coupled or options.recurrent_dropout or any(options.zoneout))
 
 
-def not_plain(*, layer_norm: bool) -> str:
-    """What a layer with options has beyond the plain one, for the planner."""
-    return planner.LAYER_NORM if layer_norm else "options"
+def not_plain(options: Options, *, layer_norm: bool) -> str:
+    """What a layer whose time steps have ``options`` has beyond the plain one, for the planner."""
+    if not layer_norm:
+        return "options"
+    return planner.LAYER_NORM_AND_OPTIONS if beside_layer_norm(options) else planner.LAYER_NORM
 
 
 def forward_steps(
@@ -70,11 +69,23 @@ def forward_steps(
     alone. cells is as in `cupy_one_launch.forward_steps`.
     """
     steps, batch, _ = gates.shape
-    null = cupy_one_launch._or_null
-    arrays = (gates, weights.recurrent, weights.bias, cells, hiddens, y, lengths)
-    more = (h, null(weights.peephole), arguments(draws, lane))
+    first = cupy_one_launch._forward_arrays(gates, weights, cells, hiddens)
+    more = (h, cupy_one_launch._or_null(weights.peephole), arguments(draws, lane))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
-    cupy_one_launch._launch(choice, arrays, sizes, more)
+    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more)
+
+
+def forward_steps_of_both(
+    choice: Choice, draws: Draws, all_gates, all_weights, all_h, all_hiddens, all_cells, y, lanes, lengths, keep
+) -> None:
+    """`forward_steps` of both directions, of whose arrays there are pairs, but for y."""
+    first, second = map(cupy_one_launch._forward_arrays, all_gates, all_weights, all_cells, all_hiddens)
+    steps, batch, _ = all_gates[0].shape
+    null = cupy_one_launch._or_null
+    (h, peephole), (h_2, peephole_2) = ((h, null(w.peephole)) for h, w in zip(all_h, all_weights, strict=True))
+    more = (h, peephole, arguments(draws, lanes[0]), h_2, peephole_2, np.uint32(lanes[1].stream))
+    sizes = (steps, batch, lanes[0].width, y.shape[2], 0, keep, 0, 0)
+    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, second=second)
 
 
 def backward_steps(
@@ -82,16 +93,30 @@ def backward_steps(
 ) -> None:
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's;
     d_peephole (batch, 3*hidden) or None is added to."""
-    import cupy
-
-    steps, batch, _ = gates.shape
     null = cupy_one_launch._or_null
-    arrays: tuple[Any, ...] = (gates, weights.recurrent, cells, dy, dh, dc, lengths)
-    if choice.schedule == "persistent":
-        arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
-    more = (null(weights.peephole), null(d_peephole), arguments(draws, lane))
-    sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    cupy_one_launch._launch(choice, arrays, sizes, more)
+
+    def more(first_time: int) -> tuple:
+        own = lane._replace(first_time=lane.first_time + first_time)
+        return null(weights.peephole), null(d_peephole), arguments(draws, own)
+
+    directions = [(gates, weights.recurrent, cells, dh, dc)]
+    cupy_one_launch._backward_steps(choice, directions, dy, lane, lengths, more)
+
+
+def backward_steps_of_both(
+    choice: Choice, draws: Draws, all_gates, all_cells, all_weights, dy, dh, dc, d_peephole, lanes, lengths
+) -> None:
+    """`backward_steps` of both directions, of whose arrays there are pairs, but for dy."""
+    null = cupy_one_launch._or_null
+    peepholes = [(null(w.peephole), null(d)) for w, d in zip(all_weights, d_peephole, strict=True)]
+
+    def more(first_time: int) -> tuple:
+        own = lanes[0]._replace(first_time=lanes[0].first_time + first_time)
+        return *peepholes[0], arguments(draws, own), *peepholes[1], np.uint32(lanes[1].stream)
+
+    recurrent = (weights.recurrent for weights in all_weights)
+    directions = [*zip(all_gates, recurrent, all_cells, dh, dc, strict=True)]
+    cupy_one_launch._backward_steps(choice, directions, dy, lanes[0], lengths, more)
 
 
 def arguments(draws: Draws, lane: Lane) -> np.ndarray:

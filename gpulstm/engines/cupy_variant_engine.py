@@ -1,10 +1,14 @@
 """The LSTM's options on CuPy arrays: cuBLAS for the products, our kernels for the rest.
 
 The time steps run in one launch where `gpulstm.cuda.planner` says so (`gpulstm.engines.cupy_one_launch_options`), else
-in a loop. Its kernels are `kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They
-are the same for all options but layer norm: the others are launch arguments. A step is one product and one kernel,
-forward and backward, and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
+in a loop, which may be replayed as a graph (`gpulstm.engines.cupy_graph_options`). Its kernels are
+`kernels/lstm_variant_*.cu` and `masked_copy.cu`; their headers say what each computes. They are the same for all
+options but layer norm: the others are launch arguments. A step is one product and one kernel, forward and backward,
+and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
 See `gpulstm.engines` for what each function takes.
+
+Of 16 bits are what the plain LSTM has in 16 bits (`gpulstm.engines.cupy_engine`), the peepholes, and what a projection
+reads and makes. Layer norm has no kernels there.
 """
 
 from typing import Any, NamedTuple
@@ -16,14 +20,14 @@ from ..cuda import planner
 from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import int32s, one_thread_per
-from ..cuda.modules import kernel
 from ..cuda.packed import Series
-from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
+from ..masks import WHOLE_SEQUENCE, Draws
 from ..options import Options
 from ..parameters import Weights
 from . import (
     Lane,
     cupy_engine,
+    cupy_graph_options,
     cupy_one_launch,
     cupy_one_launch_layer_norm,
     cupy_one_launch_options,
@@ -31,18 +35,23 @@ from . import (
     slots,
     windows,
 )
-from .cupy_engine import column_sum, empty, or_null, zeros
+from .cupy_engine import column_sum, empty, or_null, wide_empty, wide_zeros
 from .cupy_masks import (
     draw_arguments,
+    drop_weights,
     dropout_arguments,
     masked_copy,
+    with_weight_drop,
     zoneout_arguments,
 )
+from .cupy_storage import assign, is_half, where, wide_dtype
+from .cupy_variant_both import BothDirections, multiply_gradients
 
 ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
 """As in `kernels/activation.cuh`."""
 
 THREADS = 256  # of a block, at most: block_sums.cuh has room for no more
+LOOPS = ("loop", "graph")  # the same launches
 NO_STEP = 2**31 - 1  # instead of a later step, where there is none
 PEEPHOLE = Weights._fields.index("peephole")  # behind it: gain_input, gain_recurrent, gain_cell, bias_cell
 
@@ -51,7 +60,7 @@ class Saved(NamedTuple):
     """What the backward pass needs."""
 
     gates: Any  # (time, batch, 4*hidden) activated
-    cells: Any  # (time + 1, batch, hidden)
+    cells: Any  # (time + 1, batch, hidden) wide
     c_star: Any  # (time, batch, hidden) with layer norm and zoneout of c what cells would hold without zoneout
     h_in: Any  # (time, batch, width) what each step's product read
     m: Any  # (time, batch, hidden) what was projected, or None
@@ -62,14 +71,14 @@ class Saved(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """What the weights' gradient is made of so far."""
+    """What the weights' gradient is made of so far, wide."""
 
     total: Weights  # as it is, but for the mask of weight drop
     peephole: Any  # (batch, 3*hidden) apart for each sequence, or None
     norm: Any  # (batch, 10*hidden) likewise: of gain_input, gain_recurrent, gain_cell and bias_cell
 
 
-class CupyVariantEngine:
+class CupyVariantEngine(BothDirections):
     """An engine for one call's random draws. See `gpulstm.engines` for what each function takes."""
 
     GATE_BUFFER_BYTES = cupy_engine.GATE_BUFFER_BYTES
@@ -86,32 +95,39 @@ class CupyVariantEngine:
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
 
+    def _call(self, *arguments: Any, **more: Any) -> "_Call":
+        return _Call(self.draws, *arguments, **more)
+
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths, *, begin: Any = None) -> Saved:
         """``begin`` is `cupy_engine.forward_from`'s."""
         call = _Call(self.draws, x, weights, lane, lengths, keep=True, begin=begin)
-        rows, hidden = x.shape[:2], call.hidden
         choice = call.choose(planner.FORWARD, x)
+        saved, hiddens = self._begin(call, choice, x, weights, h, c)
+        if choice.schedule in LOOPS:
+            _run(call, x, weights, saved, h, y, 0)
+        else:
+            _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
+        copy(c, saved.cells[0 if lane.reverse else -1])
+        return saved
+
+    def _begin(self, call: "_Call", choice: planner.Choice, x, weights: Weights, h, c) -> tuple[Saved, Any]:
+        """What a forward pass fills, the initial state in its place, and the history that its h_in is a part of."""
+        rows, hidden, lane = x.shape[:2], call.hidden, call.lane
         hiddens = cupy_one_launch.history(choice, (rows[0] + 1, rows[1], lane.width), x)
         saved = Saved(
             gates=empty((*rows, 4 * hidden), x),
-            cells=empty((rows[0] + 1, rows[1], hidden), x),
+            cells=wide_empty((rows[0] + 1, rows[1], hidden), x),
             c_star=empty((*rows, hidden), x) if call.normed and self.draws.options.zoneout[1] else None,
             h_in=hiddens[inputs_of(slice(0, rows[0]), lane.reverse)],
             m=empty((*rows, hidden), x) if call.projected else None,
             p=empty((*rows, 4 * hidden), x) if call.normed else None,
             r=empty((*rows, 4 * hidden), x) if call.normed else None,
             norms=empty((*rows, 4), x) if call.normed else None,
-            recurrent=_with_weight_drop(weights.recurrent, self.draws, lane),
+            recurrent=with_weight_drop(weights.recurrent, self.draws, lane),
         )
-        first, last = (-1, 0) if lane.reverse else (0, -1)
-        copy(saved.cells[first], c)
-        _first_h_in(saved.h_in, h, self.draws, lane, lengths)
-        if choice.schedule == "loop":
-            _run(call, x, weights, saved, h, y, 0)
-        else:
-            _run_in_one_launch(choice, call, x, weights, saved, h, hiddens, y, 0)
-        copy(c, saved.cells[last])
-        return saved
+        copy(saved.cells[-1 if lane.reverse else 0], c)
+        _first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
+        return saved, hiddens
 
     def inference(
         self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, begin: Any = None
@@ -131,11 +147,11 @@ class CupyVariantEngine:
             norms=None,
             recurrent=weights.recurrent,
         )
-        if choice.schedule == "loop":
+        if choice.schedule in LOOPS:
             _run(call, x, weights, shared, h, y, first_time)
             return
         hiddens = h  # the resident schedule hands nothing on through memory
-        if choice.schedule == "persistent":
+        if cupy_one_launch.hands_over_h(choice):
             hiddens = cupy_one_launch.history(choice, (call.steps + 1, call.batch, lane.width), x)
             copy(hiddens[-1 if lane.reverse else 0], h)
         _run_in_one_launch(choice, call, x, weights, shared, h, hiddens, y, first_time)
@@ -143,9 +159,9 @@ class CupyVariantEngine:
     def start_gradient(self, x, weights: Weights, lane: Lane) -> Gradient:
         batch, hidden = x.shape[1], weights.input.shape[0] // 4
         return Gradient(
-            total=Weights(*(None if w is None else zeros(w.shape, x) for w in weights)),
-            peephole=None if weights.peephole is None else zeros((batch, 3 * hidden), x),
-            norm=None if weights.gain_input is None else zeros((batch, 10 * hidden), x),
+            total=Weights(*(None if w is None else wide_zeros(w.shape, x) for w in weights)),
+            peephole=None if weights.peephole is None else wide_zeros((batch, 3 * hidden), x),
+            norm=None if weights.gain_input is None else wide_zeros((batch, 10 * hidden), x),
         )
 
     def backward(
@@ -165,32 +181,28 @@ class CupyVariantEngine:
         call = _Call(self.draws, x, weights, lane, lengths, keep=True)
         choice = call.choose(planner.BACKWARD, x)
         dh_star = empty((*x.shape[:2], lane.width), x) if call.projected else None
-        if choice.schedule == "loop":
-            _run_backward(call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm)
+        if choice.schedule in LOOPS:
+            given = call, saved, weights, dy, dh, dc, dh_star, gradient.peephole, gradient.norm
+            if choice.schedule == "graph":
+                cupy_graph_options.backward_steps(_run_backward, *given)
+            else:
+                _run_backward(*given)
         elif call.normed:
             dropped = weights._replace(recurrent=saved.recurrent)
-            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells)
-            cupy_one_launch_layer_norm.backward_steps(choice, *tape, dropped, dy, dh, dc, gradient.norm, lane, lengths)
+            tape = (saved.p, saved.r, saved.norms, saved.gates, saved.cells, saved.c_star, dropped)
+            of_layer = (dy, dh, dc, gradient.norm, lane, lengths)
+            cupy_one_launch_layer_norm.backward_steps(choice, self.draws, *tape, *of_layer)
         else:
             dropped = weights._replace(recurrent=saved.recurrent)
             cupy_one_launch_options.backward_steps(
                 choice, self.draws, saved.gates, saved.cells, dropped, dy, dh, dc, gradient.peephole, lane, lengths
             )
 
-        total, gemm = gradient.total, call.gemm
-        dp, dr = (saved.p, saved.r) if call.normed else (saved.gates, saved.gates)
-        for window in windows(call.steps, cupy_engine.window(call.batch), lane.reverse):
-            gemm(matrix(dp[window]), matrix(weights.input), matrix(dx[window]), accumulate=add_to_dx)
-            products = [(total.input, dp, x), (total.recurrent, dr, saved.h_in)]
-            products += [(total.projection, dh_star, saved.m)] if call.projected else []
-            for out, d, given in products:  # sum over time and batch of d^T given
-                gemm(matrix(d[window]), matrix(given[window]), matrix(out), transpose_a=True, accumulate=True)
-            if total.bias is not None:
-                total.bias[...] += column_sum(saved.gates[window])
+        multiply_gradients(call, saved, x, weights, dx, add_to_dx, dh_star, gradient)
 
     def finish_gradient(self, gradient: Gradient, lane: Lane) -> Weights:
         total, hidden = gradient.total, gradient.total.input.shape[0] // 4
-        _drop_weights(total.recurrent, total.recurrent, self.draws, lane)
+        drop_weights(total.recurrent, total.recurrent, self.draws, lane)
         if gradient.peephole is not None:
             total = total._replace(peephole=column_sum(gradient.peephole))
         if gradient.norm is not None:
@@ -198,7 +210,7 @@ class CupyVariantEngine:
         return total
 
 
-class _Call:
+class _Call(cupy_graph_options.Staged):
     """What all launches of one call have in common: sizes, geometry, and arguments that no step changes."""
 
     def __init__(
@@ -206,8 +218,9 @@ class _Call:
     ) -> None:
         import cupy
 
-        real = x.dtype.type
+        real = wide_dtype(x).type
         self.dtype, self.gemm = dtype_name(x), Gemm(cupy, dtype_name(x), tf32=draws.options.tf32)
+        self.adding = Gemm(cupy, self.dtype, wide=True) if is_half(x) else self.gemm  # products that are added up wide
         self.steps, self.batch, _ = x.shape
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
@@ -238,8 +251,17 @@ class _Call:
         has: dict[str, Any] = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
         device = cupy_one_launch.current_device()
-        not_plain = cupy_one_launch_options.not_plain(layer_norm=self.normed)
-        return planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
+        not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=self.normed)
+        choice = planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
+        self.schedule = choice.schedule
+        return choice
+
+    def multiply_inputs(self, x, weights: Weights, products) -> None:
+        """products = x @ W_ih^T, window by window."""
+        for window in windows(self.steps, cupy_engine.window(self.batch), self.lane.reverse):
+            self.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
+        if self.begin is not None:
+            self.begin(products)
 
     def times(self) -> range:
         return range(self.steps)[:: -1 if self.lane.reverse else 1]
@@ -250,18 +272,26 @@ class _Call:
 
 def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> None:
     """All steps forward. ``at`` is where their results go; in inference it has one slot for c and for h's products."""
-    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, x.itemsize
+    call.multiply_inputs(x, weights, at.p if call.normed else at.gates)
+    if call.schedule == "graph":
+        cupy_graph_options.forward_steps(_steps, call, weights, at, h, y, first_time)
+    else:
+        _steps(call, weights, at, h, y, first_time)
+
+
+def _steps(call: _Call, weights: Weights, at: Saved, h, y, first_time: int) -> None:
+    """`_run` after the products of x."""
+    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, h.itemsize
     inputs = at.p if call.normed else at.gates
-    _multiply_inputs(call, x, weights, inputs)
     products, recurrent = matrix(at.r if call.normed else inputs), matrix(at.recurrent)
     h_in = matrix(h if at.h_in is None else at.h_in)
     m: Any = None if at.m is None else matrix(at.m)._replace(columns=hidden)
-    h_star = empty(h.shape, x) if call.projected else None
+    h_star = call.room("h_star", h.shape, h) if call.projected else None
     projection: Any = matrix(weights.projection) if call.projected else None
     projected: Any = matrix(h_star) if call.projected else None
 
-    cell = kernel("lstm_variant_cell_forward", call.dtype, call.normed)
-    output: Any = kernel("lstm_variant_output_forward", call.dtype) if call.projected else None
+    cell = call.kernel("lstm_variant_cell_forward", call.normed)
+    output: Any = call.kernel("lstm_variant_output_forward") if call.projected else None
     c_star = at.cells if call.normed and at.c_star is None else at.c_star
     arrays = (inputs, or_null(at.r), at.gates, or_null(weights.bias), *call.weights, at.cells, or_null(c_star))
     arrays += (or_null(at.norms), or_null(at.m), h, y, or_null(at.h_in), or_null(call.lengths))
@@ -289,25 +319,16 @@ def _run(call: _Call, x, weights: Weights, at: Saved, h, y, first_time: int) -> 
             ask_output(t, first_time + t, following)
 
 
-def _multiply_inputs(call: _Call, x, weights: Weights, products) -> None:
-    """products = x @ W_ih^T, window by window."""
-    for window in windows(call.steps, cupy_engine.window(call.batch), call.lane.reverse):
-        call.gemm(matrix(x[window]), matrix(weights.input), matrix(products[window]), transpose_b=True)
-    if call.begin is not None:
-        call.begin(products)
-
-
 def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, hiddens, y, first_time: int) -> None:
     """All steps forward, as `_run` does."""
     inputs = at.p if call.normed else at.gates
-    _multiply_inputs(call, x, weights, inputs)
+    call.multiply_inputs(x, weights, inputs)
     cells = at.cells if call.keep else at.cells[0]
     weights = weights._replace(recurrent=at.recurrent)
     if call.normed:
-        r = at.r if call.keep else None
-        cupy_one_launch_layer_norm.forward_steps(
-            choice, at.p, at.gates, weights, h, hiddens, cells, r, at.norms, y, call.lane, call.lengths, first_time
-        )
+        c_star, r = (at.c_star, at.r) if call.keep else (None, None)
+        arrays = (at.p, at.gates, weights, h, hiddens, cells, c_star, r, at.norms, y)
+        cupy_one_launch_layer_norm.forward_steps(choice, call.draws, *arrays, call.lane, call.lengths, first_time)
         return
     cupy_one_launch_options.forward_steps(
         choice, call.draws, at.gates, weights, h, hiddens, cells, y, call.lane, call.lengths, first_time, call.keep
@@ -317,18 +338,18 @@ def _run_in_one_launch(choice, call: _Call, x, weights: Weights, at: Saved, h, h
 def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_star, d_peephole, d_norm) -> None:
     """All steps backward: activated gates become gradients of the pre-activations, normalised products those of the
     products, and dh and dc the initial state's."""
-    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.gemm, dh.itemsize
+    batch, hidden, lane, gemm, itemsize = call.batch, call.hidden, call.lane, call.adding, saved.gates.itemsize
     dr, recurrent = matrix(saved.r if call.normed else saved.gates), matrix(saved.recurrent)
-    product = empty(dh.shape, dh)  # (batch, width) of a step's dr and weight_hh, which the step before it reads
-    dm = empty((batch, hidden), dh) if call.projected or call.normed else None
+    product = call.room("product", dh.shape, dh)  # (batch, width) of dr and weight_hh, which the step before it reads
+    dm = call.room("dm", (batch, hidden), dh) if call.projected or call.normed else None
     product_matrix = matrix(product)
     if call.projected:
         dh_stars, projection, dm_matrix = matrix(dh_star), matrix(weights.projection), matrix(dm)
     star = saved.c_star if call.draws.options.zoneout[1] else saved.cells
     dy_columns = (0 if dy is None else dy.shape[2], lane.first)
 
-    cell = kernel("lstm_variant_cell_backward", call.dtype, call.normed)
-    output: Any = kernel("lstm_variant_output_backward", call.dtype) if call.projected else None
+    cell = call.kernel("lstm_variant_cell_backward", call.normed)
+    output: Any = call.kernel("lstm_variant_output_backward") if call.projected else None
     arrays = tuple(map(or_null, (saved.gates, saved.p, saved.r, saved.norms)))
     arrays += (*call.weights, saved.cells, *map(or_null, (star, dm, dc, d_peephole, d_norm)))
     of_hidden = (dh, product, or_null(dy), or_null(call.lengths))
@@ -351,7 +372,7 @@ def _run_backward(call: _Call, saved: Saved, weights: Weights, dy, dh, dc, dh_st
         gemm(rows_of(dr, t * batch, batch, itemsize), recurrent, product_matrix)
         later = t
     last = (dh, product, or_null(call.lengths), np.int32(later), *call.sizes(lane.width), *call.draw, *call.dropout)
-    kernel("lstm_variant_initial_gradient", call.dtype)(*call.output_geometry, last)
+    call.kernel("lstm_variant_initial_gradient")(*call.output_geometry, last)
 
 
 def _activation_arguments(options: Options, real: type) -> tuple:
@@ -364,30 +385,12 @@ def _activation_arguments(options: Options, real: type) -> tuple:
 def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
     """What the first step's product reads: h0 with its mask. Zero where a sequence is over by then: its NaN would get
     into the weights' gradient as 0 * NaN."""
-    import cupy
-
     first = len(h_in) - 1 if lane.reverse else 0
-    h_in[first] = h if lengths is None else cupy.where(lengths[:, None] > first, h, h.dtype.type(0))
+    assign(h_in[first], h if lengths is None else where(lengths[:, None] > first, h))
     probability = draws.options.recurrent_dropout
     if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
         target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
         masked_copy(target, target, draws, lane.stream, probability, **place)
-
-
-def _with_weight_drop(recurrent, draws: Draws, lane: Lane):
-    if not (draws.training and draws.options.weight_drop):
-        return recurrent
-    target = empty(recurrent.shape, recurrent)
-    _drop_weights(recurrent, target, draws, lane)
-    return target
-
-
-def _drop_weights(source, target, draws: Draws, lane: Lane) -> None:
-    """target = source * mask of weight drop, if there is any."""
-    probability = draws.options.weight_drop
-    if draws.training and probability:
-        stream, rows = WEIGHT_STREAM + lane.stream, source.shape[0]
-        masked_copy(source, target, draws, stream, probability, batch=rows, first_time=0)
 
 
 def _norm_gradients(total, hidden: int) -> dict:

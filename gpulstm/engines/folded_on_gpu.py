@@ -12,9 +12,10 @@ from ..cuda.gemm import Gemm, Matrix, matrix, rows_of
 from ..masks import Draws
 from ..parameters import Weights
 from . import Lane, cupy_engine
+from .cupy_masks import with_weight_drop
 from .cupy_padding import without_padding
 from .cupy_storage import assign, is_half, moved, where
-from .cupy_variant_engine import CupyVariantEngine, _with_weight_drop
+from .cupy_variant_engine import CupyVariantEngine
 from .folded_projection import End, Ends, Folded, FoldedEngine
 
 
@@ -65,7 +66,7 @@ class FoldedOnGpu(FoldedEngine):
         """CuPy's memory pool takes what nobody holds."""
 
     def _dropped(self, recurrent, lane: Lane) -> Any:
-        return _with_weight_drop(recurrent, self.draws, lane)
+        return with_weight_drop(recurrent, self.draws, lane)
 
     def _gemm(self, a, out=None, *, exactly: bool = False) -> Gemm:
         import cupy

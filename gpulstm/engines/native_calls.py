@@ -32,7 +32,11 @@ def call_forward(
     native = loaded()
     functions = native.of[x.dtype]
     steps, batch, inputs = x.shape
-    scratch = native_memory.scratch(functions.forward_scratch(batch, inputs, lane.width), x.dtype)
+    threads = _threads(native, batch, inputs, lane.width)
+    numbers = functions.forward_scratch(batch, inputs, lane.width)
+    if options is not None and options.norm:
+        numbers += functions.norm_scratch(batch, lane.width, threads)
+    scratch = native_memory.scratch(numbers, x.dtype)
     lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
     functions.forward(
         library.Forward(
@@ -48,7 +52,7 @@ def call_forward(
             first_time,
             keep,
             lane.reverse,
-            _threads(native, batch, inputs, lane.width),
+            threads,
         )
     )
 
@@ -74,10 +78,13 @@ def call_backward(
     functions = native.of[x.dtype]
     steps, batch, inputs = x.shape
     threads = _threads(native, batch, inputs, lane.width)
-    scratch = native_memory.scratch(functions.backward_scratch(inputs, lane.width, threads), x.dtype)
+    numbers = functions.backward_scratch(batch, inputs, lane.width, threads)
+    if options is not None and options.norm:
+        numbers += functions.norm_scratch(batch, lane.width, threads)
+    scratch = native_memory.scratch(numbers, x.dtype)
     lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
     is_first = gradient.input.total is None
-    sums = [None if found is None else found.array(cleared=found is gradient.bias) for found in gradient[:3]]
+    sums: list = [None if found is None else found.array(cleared=found is gradient.bias) for found in gradient[:3]]
     functions.backward(
         library.Backward(
             *map(address, (gates, cells, hiddens, x, weights.input, weights.recurrent)),

@@ -36,6 +36,7 @@ def scratch(count: int, dtype: np.dtype) -> np.ndarray:
 def take(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array with any contents."""
     size = math.prod(shape) * dtype.itemsize
+    _keep_to_the_limit()
     for index, array in enumerate(_kept.free):
         if array.size == size:
             return _kept.free.pop(index).view(dtype).reshape(shape)
@@ -44,7 +45,16 @@ def take(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def give_back(*arrays: np.ndarray) -> None:
     """Arrays that `take` gave and nobody reads any more."""
+    leave(*arrays)
+    _keep_to_the_limit()
+
+
+def leave(*arrays: np.ndarray) -> None:
+    """The same in a destructor. It may come in the middle of `take`, so it only appends."""
     _kept.free += [array.reshape(-1).view(np.uint8) for array in arrays]
+
+
+def _keep_to_the_limit() -> None:
     while sum(array.nbytes for array in _kept.free) > LIMIT:
         _kept.free.pop(0)
 

@@ -1,15 +1,18 @@
 """The LSTM's options on NumPy arrays, compiled: `gpulstm/native/options.h`. See `gpulstm.engines` for what each
-function takes, and `not_held` for what stays with `numpy_variant_engine`; what is too small goes there too.
+function takes. What is too small goes to `numpy_variant_engine`, and so does a projection that is not folded.
 """
 
+import ctypes
+import sys
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import philox
+from .. import activations, philox
 from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from ..native import library
-from ..options import PLAIN, Options
+from ..options import PLAIN
 from ..parameters import Weights
 from . import Lane, native_engine, native_memory, numpy_engine
 from .native_calls import address, call_backward, call_forward, masked_copy
@@ -17,9 +20,30 @@ from .native_engine import pays
 from .numpy_ragged import Ragged
 from .numpy_variant_engine import NumpyVariantEngine
 
+NORM_SUMS = 14
+"""Rows of hidden numbers that layer norm's gradient consists of: `norm_backward.h`."""
+MOMENTS = 4
+KINDS = tuple(activations.DEFAULTS)
+"""In the order of activations.h."""
 
-class Saved(NamedTuple):
-    """What the backward pass needs."""
+
+class Normalised(NamedTuple):
+    """What layer norm's backward pass needs, and works in."""
+
+    p: np.ndarray  # (time, batch, 4*hidden), normalised products of x
+    r: np.ndarray  # (time, batch, 4*hidden), and of h
+    moments: np.ndarray  # (time, batch, MOMENTS)
+
+    @classmethod
+    def empty(cls, x: np.ndarray, lane: Lane) -> "Normalised":
+        p, r = (native_memory.take((*x.shape[:2], 4 * lane.width), x.dtype) for _ in "pr")
+        return cls(p, r, native_memory.take((*x.shape[:2], MOMENTS), x.dtype))
+
+
+@dataclass
+class Saved:
+    """What the backward pass needs. Its memory goes back when it has been used, or when nobody holds it any more: what
+    layer norm keeps is so much that the system would take it back from the allocator, and clear it, in each call."""
 
     gates: np.ndarray  # (time, batch, 4*hidden) activated
     cells: np.ndarray  # (time + 1, batch, hidden)
@@ -27,23 +51,20 @@ class Saved(NamedTuple):
     weights: Weights  # with the mask of weight drop on weight_hh
     factor: np.ndarray | None  # (batch, hidden), the mask of recurrent dropout
     record: np.ndarray | None  # (time, batch, hidden) of bits: what each step drew, and what cell_clip held
+    normalised: Normalised | None
+    taken: list[np.ndarray]  # all that `native_memory` gave
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            native_memory.leave(*self.taken)
 
 
 class Gradient(NamedTuple):
     """The weights' gradient so far, without the mask of weight drop."""
 
     sums: Weights  # of `numpy_engine.Sum`
-    of_sequences: np.ndarray | None  # (batch, 3*hidden): of the peepholes, sequence by sequence
-
-
-def not_held(options: Options, *, layer_norm: bool, projection: bool) -> str:
-    """Which of a layer's options the compiled LSTM does not hold, in words; empty if there is none."""
-    found = ["layer_norm"] if layer_norm else []
-    if projection:
-        found.append("proj_size")
-    if options.activations != PLAIN.activations:
-        found.append("activations other than sigmoid, tanh, tanh")
-    return ", ".join(found)
+    peephole: np.ndarray | None  # (batch, 3*hidden), sequence by sequence
+    norm: np.ndarray | None  # (batch, NORM_SUMS * hidden), likewise
 
 
 class NativeVariantEngine:
@@ -77,18 +98,22 @@ class NativeVariantEngine:
         # An empty sequence hands its state on and takes part in no product: what 0 * nan would leave there is nan.
         h_in = h if factor is None else h * factor
         cells[first], hiddens[first] = c, h_in if lengths is None else np.where(lengths[:, None] > 0, h_in, 0)
-        options = self._options(weights, factor, record, lane)
+        normalised = None if weights.gain_input is None else Normalised.empty(x, lane)
+        options = self._options(weights, factor, record, normalised, lane)
         options.state = address(h)
         call_forward(x, weights, gates, cells, hiddens, y, lane, lengths, 0, keep=True, options=options)
         c[...] = cells[last]
         if ragged := Ragged.of(lengths, steps, lane.reverse):
             ragged.clear_inputs(hiddens)
-        return Saved(gates, cells, hiddens, weights, factor, record)
+        taken = [gates, cells, hiddens, factor, record, *(normalised or ())]
+        taken.append(weights.recurrent if self._drops_weights() else None)
+        taken = [array for array in taken if array is not None]
+        return Saved(gates, cells, hiddens, weights, factor, record, normalised, taken)
 
     def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
         steps, batch, _ = x.shape
         if pays(first_time + steps, batch):
-            options = self._options(weights, None, None, lane)
+            options = self._options(weights, None, None, None, lane)
             call_forward(x, weights, gates, c, h, y, lane, lengths, first_time, keep=False, options=options)
         else:
             self.small.inference(x, weights, h, c, y, lane, gates, lengths, first_time)
@@ -97,8 +122,11 @@ class NativeVariantEngine:
         steps, batch, _ = x.shape
         if not pays(steps, batch):  # a longer sequence has its first stretch of steps large enough, too
             return self.small.start_gradient(x, weights, lane)
-        of_sequences = None if weights.peephole is None else np.zeros((batch, 3 * lane.width), x.dtype)
-        return Gradient(numpy_engine.start_gradient(x, weights, lane), of_sequences)
+        peephole = None if weights.peephole is None else np.zeros((batch, 3 * lane.width), x.dtype)
+        norm = None if weights.gain_input is None else np.zeros((batch, NORM_SUMS * lane.width), x.dtype)
+        # With layer norm the bias is added to what is normalised already: its gradient is no sum of a product's.
+        summed = Weights(weights.input, weights.recurrent, weights.bias if norm is None else None)
+        return Gradient(numpy_engine.start_gradient(x, summed, lane), peephole, norm)
 
     def backward(
         self, saved, x, weights: Weights, dy, dh, dc, dx, add_to_dx: bool, lane: Lane, lengths, gradient
@@ -106,29 +134,47 @@ class NativeVariantEngine:
         if not isinstance(saved, Saved):
             self.small.backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)
             return
-        options = self._options(saved.weights, saved.factor, saved.record, lane)
-        options.d_peephole = address(gradient.of_sequences)
+        options = self._options(saved.weights, saved.factor, saved.record, saved.normalised, lane)
+        options.d_peephole = address(gradient.peephole)
+        if options.norm:
+            options.norm.contents.sums = address(gradient.norm)
         how = (dy, dh, dc, dx, add_to_dx, lane, lengths, gradient.sums, options)
         call_backward(saved.gates, saved.cells, saved.hiddens, x, saved.weights, *how)
-        taken = [saved.gates, saved.cells, saved.hiddens, *(a for a in saved[-2:] if a is not None)]
-        native_memory.give_back(*taken, *([saved.weights.recurrent] if self._drops_weights() else []))
+        native_memory.give_back(*saved.taken)
+        saved.taken = []
 
     def finish_gradient(self, gradient, lane: Lane) -> Weights:
         if not isinstance(gradient, Gradient):
             return self.small.finish_gradient(gradient, lane)
-        found = Weights(*(None if a is None else a.array() for a in gradient.sums))
+        found = numpy_engine.finish_gradient(gradient.sums, lane)
         if self._drops_weights():
             self._drop_weights(found.recurrent, found.recurrent, lane)
-        of_sequences = gradient.of_sequences
-        return found if of_sequences is None else found._replace(peephole=of_sequences.sum(axis=0))
+        if gradient.peephole is not None:
+            found = found._replace(peephole=gradient.peephole.sum(axis=0))
+        if gradient.norm is None:
+            return found
+        total, hidden = gradient.norm.sum(axis=0), lane.width
+        return found._replace(
+            bias=total[: 4 * hidden],
+            gain_input=total[4 * hidden : 8 * hidden],
+            gain_recurrent=total[8 * hidden : 12 * hidden],
+            gain_cell=total[12 * hidden : 13 * hidden],
+            bias_cell=total[13 * hidden :],
+        )
 
-    def _options(self, weights: Weights, factor, record, lane: Lane) -> library.Options:
-        """What the compiled functions want to know, `state` and `d_peephole` apart."""
+    def _options(self, weights: Weights, factor, record, normalised: Normalised | None, lane: Lane) -> library.Options:
+        """What the compiled functions want to know, `state`, `d_peephole` and layer norm's `sums` apart."""
         options, training = self.draws.options, self.draws.training
         thresholds = [philox.threshold(zone) if training else 0 for zone in options.zoneout]
         shares = [0.0 if training else zone for zone in options.zoneout]
         candidate = self._dropout_on("candidate")
-        return library.Options(
+        norm = None
+        if weights.gain_input is not None:
+            kept = normalised or (None,) * 3
+            gains = weights.gain_input, weights.gain_recurrent, weights.gain_cell, weights.bias_cell
+            norm = ctypes.pointer(library.Norm(*map(address, (*gains, *kept)), None))
+        found = library.Options(
+            norm,
             address(weights.peephole),
             address(factor),
             None,
@@ -140,10 +186,15 @@ class NativeVariantEngine:
             *thresholds,
             philox.threshold(candidate),
             options.coupled,
-            *shares,
-            1 / (1 - candidate),
-            options.cell_clip or 0.0,
         )
+        found.zone_h_share, found.zone_c_share = shares
+        found.candidate_scale, found.clip = 1 / (1 - candidate), options.cell_clip or 0.0
+        if options.activations != PLAIN.activations:
+            found.others = True
+            found.kinds[:] = [KINDS.index(function.name) for function in options.activations]
+            found.alphas[:] = [function.alpha for function in options.activations]
+            found.betas[:] = [function.beta for function in options.activations]
+        return found
 
     def _records(self) -> bool:
         options = self.draws.options

@@ -4,6 +4,6 @@
 
     python -m gpulstm.native
 
-compiles it once, with the system's C compiler. From then on NumPy arrays go through it, but for layers with layer norm,
-projection or other activations. Without it, nothing is missing but time.
+compiles it once, with the system's C compiler. From then on NumPy arrays go through it, but for layers with a
+projection that is not folded into weight_hh. Without it, nothing is missing but time.
 """

@@ -1,25 +1,30 @@
 // The forward pass: stretches of steps, first the products with their inputs, then step by step.
 #pragma once
 
-#include "options.h"
+#include "norm.h"
 
 // Where a call keeps what it works with, in its scratch memory.
 typedef struct {
     real *recurrent, *input, *bias;  // a panel for each block: (hidden, PANEL), (inputs, PANEL), (PANEL,)
     real* states;                    // without `keep` two times (batch, hidden): h before and after a step
+    int* order;                      // (batch,), see `Place`
+    real *products, *c_star;         // with layer norm (batch, 4*hidden), and (ROWS, hidden) for each thread
 } Room;
 
 static Room room_of(const Forward* p) {
     const long blocks = blocks_of(p->hidden);
-    Room room = {p->scratch, 0, 0, 0};
+    Room room = {.recurrent = p->scratch};
     room.input = room.recurrent + blocks * p->hidden * PANEL;
     room.bias = room.input + blocks * p->inputs * PANEL;
     room.states = room.bias + blocks * PANEL;
+    room.order = (int*)(room.states + 2 * p->batch * p->hidden);
+    room.products = room.states + 2 * p->batch * p->hidden + ORDER_ROOM(p->batch);
+    room.c_star = room.products + p->batch * 4 * p->hidden;
     return room;
 }
 
 static long forward_room(long batch, long inputs, long hidden) {
-    return blocks_of(hidden) * (hidden + inputs + 1) * PANEL + 2 * batch * hidden;
+    return blocks_of(hidden) * (hidden + inputs + 1) * PANEL + 2 * batch * hidden + ORDER_ROOM(batch);
 }
 
 // Steps whose gates stay in a thread's cache between the product with the inputs and the step itself.
@@ -37,14 +42,14 @@ static void lay_out_gates(real* panel, const real* weight, long hidden, long dep
     }
 }
 
-// gates = W_ih x + b for some rows of x, each of which is a sequence at a step.
-INLINE void input_tile(const int rows, const real* panel, const real* bias, long inputs, const real* x, real* gates,
-                       long hidden, long count) {
+// gates = W_ih x + b for some rows of x, each of which is a sequence at a step: the index[n]-th from x and gates on.
+INLINE void input_tile(const int rows, const real* panel, const real* bias, long inputs, const real* x,
+                       const int* index, real* gates, long hidden, long count) {
     vec sums[ROWS][4];
-    tile(rows, panel, inputs, x, inputs, 1, sums);
+    tile_of_rows(rows, panel, inputs, x, index, inputs, sums);
     for (int n = 0; n < rows; ++n) {
         for (int gate = 0; gate < 4; ++gate) {
-            store_part(gates + (4 * n + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
+            store_part(gates + (4L * index[n] + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
         }
     }
 }
@@ -54,11 +59,22 @@ static real* gates_of(const Forward* p, long step, long first) {
     return p->gates + (p->keep ? step : step - first) * p->batch * 4 * p->hidden;
 }
 
+static const Norm* norm_of(const Options* options) { return options ? options->norm : 0; }
+
+// What is added to the products with the inputs: layer norm adds the bias to what it made of them.
+static const real* bias_of(const Forward* p) { return norm_of(p->options) ? 0 : p->bias; }
+
+// Where the products with the inputs of a step go: layer norm keeps them beside the activated gates.
+static real* products_of(const Forward* p, long step, long first) {
+    const Norm* norm = norm_of(p->options);
+    return norm && p->keep ? norm->p + step * p->batch * 4 * p->hidden : gates_of(p, step, first);
+}
+
 // The plain LSTM's cell, from the recurrent part of the pre-activations. `count` is a constant where it is LANES.
 INLINE void plain_cells(const Forward* p, const Step* at, const int rows, vec sums[][4], const long count) {
     const long hidden = p->hidden;
     for (int n = 0; n < rows; ++n) {
-        const long s = at->sequence + n, place = s * hidden + at->unit;
+        const long s = at->sequences[n], place = s * hidden + at->unit;
         real* gates = at->gates + s * 4 * hidden + at->unit;
         vec c = load_part(at->c_before + place, count), h, y = {0};
         if (runs(p, at, s)) {
@@ -101,50 +117,95 @@ NOINLINE void cells_of(const Forward* p, const Step* at, int rows, vec sums[][4]
     }
 }
 
-INLINE void recurrent_tile(const int rows, const real* panel, long hidden, const real* h, vec sums[][4]) {
-    tile(rows, panel, hidden, h, hidden, 1, sums);
+// Layer norm: products alone, for who goes on with the sequence as a whole.
+NOINLINE void store_products(const Forward* p, const Step* at, real* r, int rows, vec sums[][4], long count) {
+    for (int n = 0; n < rows; ++n) {
+        real* to = r + 4L * at->sequences[n] * p->hidden + at->unit;
+        for (int gate = 0; gate < 4; ++gate) store_part(to + gate * p->hidden, sums[n][gate], count);
+    }
+}
+
+// The cells of this thread's sequences: of those that run, and of those that do not.
+static void norm_step(const Forward* p, const Room* room, const Place* place, const Step* at, long first, long running,
+                      real* r) {
+    const Norm* norm = p->options->norm;
+    const NormStep step = {*at, products_of(p, at->step, first), r,
+                           norm->moments ? norm->moments + at->step * p->batch * MOMENTS : 0,
+                           room->c_star + place->thread * (long)ROWS * p->hidden};
+    const long over = place->end - place->first - running;
+    FOR_OWN_SEQUENCES(place, place->order, running, norm_cells, p, &step)
+    FOR_OWN_SEQUENCES(place, place->order + running, over, norm_cells, p, &step)
+}
+
+// The products with the inputs of `here` steps from `first` on. Where sequences have lengths of their own, and there
+// are enough of them to fill tiles at each step, those that are over are left out.
+static void input_products(const Forward* p, const Room* room, const Place* place, long first, long here) {
+    static const int in_turn[] = {0, 1, 2, 3, 4, 5};
+    const long hidden = p->hidden, inputs = p->inputs, batch = p->batch;
+    const long own = place->end - place->first;
+    const int step_by_step = own < batch || (p->lengths && own >= 4 * ROWS), sparse = step_by_step && p->lengths;
+    // The rows of the whole batch follow each other over all steps; those of a part begin anew at each step.
+    const long runs = step_by_step ? here : 1;
+    for (long b = place->first_block; b < place->end_block; ++b) {
+        for (long run = 0; run < runs; ++run) {
+            const long rows = sparse         ? running_at(place, p->lengths, p->first_time + first + run)
+                              : step_by_step ? own
+                                             : here * batch;
+            for (long group = 0; group < groups_of(rows); ++group) {
+                const long from = group_start(rows, group), some = group_start(rows, group + 1) - from;
+                const long row = run * batch + (sparse ? 0 : place->first + from);
+                const int* index = sparse ? place->order + from : in_turn;
+                const real* x = p->x + (first * batch + row) * inputs;
+                real* gates = products_of(p, first, first) + row * 4 * hidden + b * LANES;
+                WITH_ROWS(some, input_tile, room->input + b * inputs * PANEL, room->bias + b * PANEL, inputs, x, index,
+                          gates, hidden, lanes_of(hidden, b))
+            }
+        }
+    }
 }
 
 static void forward_steps(const Forward* p, const Room* room, const Place* place) {
-    const long hidden = p->hidden, inputs = p->inputs, batch = p->batch, units = batch * hidden;
+    const long hidden = p->hidden, batch = p->batch, units = batch * hidden;
     const long own = place->end - place->first;  // sequences
+    const Norm* norm = norm_of(p->options);
     const long stretch = stretch_of(p->steps, batch, hidden), stretches = (p->steps + stretch - 1) / stretch;
     long parity = 0;
     for (long count = 0; count < stretches; ++count) {
         const long first = (p->reverse ? stretches - 1 - count : count) * stretch;
         const long here = p->steps - first < stretch ? p->steps - first : stretch;
-        // The rows of the whole batch follow each other over all steps; those of a part begin anew at each step.
-        const long runs = own == batch ? 1 : here, rows = own == batch ? here * batch : own;
-        for (long b = place->first_block; b < place->end_block; ++b) {
-            for (long run = 0; run < runs; ++run) {
-                for (long group = 0; group < groups_of(rows); ++group) {
-                    const long row = run * batch + place->first + group_start(rows, group);
-                    const long some = group_start(rows, group + 1) - group_start(rows, group);
-                    const real* x = p->x + (first * batch + row) * inputs;
-                    real* gates = gates_of(p, first, first) + row * 4 * hidden + b * LANES;
-                    WITH_ROWS(some, input_tile, room->input + b * inputs * PANEL, room->bias + b * PANEL, inputs, x,
-                              gates, hidden, lanes_of(hidden, b))
-                }
-            }
-        }
+        input_products(p, room, place, first, here);
         for (long within = 0; within < here; ++within, parity ^= 1) {
             const long step = first + (p->reverse ? here - 1 - within : within);
             const long before = step + p->reverse, after = step + !p->reverse;
+            const long running = running_at(place, p->lengths, p->first_time + step);
             Step at = {.step = step, .gates = gates_of(p, step, first)};
             at.h_before = p->keep ? p->hiddens + before * units : room->states + parity * units;
             at.h_after = p->keep ? p->hiddens + after * units : room->states + (1 - parity) * units;
             at.c_before = p->keep ? p->cells + before * units : p->cells;
             at.c_after = p->keep ? p->cells + after * units : p->cells;
+            real* r = norm && p->keep ? norm->r + step * 4 * units : room->products;
             for (long b = place->first_block; b < place->end_block; ++b) {
-                for (long group = 0; group < groups_of(own); ++group) {
-                    const long some = group_start(own, group + 1) - group_start(own, group);
-                    vec sums[ROWS][4];
-                    at.sequence = place->first + group_start(own, group);
-                    at.unit = b * LANES;
-                    WITH_ROWS(some, recurrent_tile, room->recurrent + b * hidden * PANEL, hidden,
-                              at.h_before + at.sequence * hidden, sums)
-                    cells_of(p, &at, some, sums, lanes_of(hidden, b));
+                vec sums[ROWS][4] = {{{0}}};
+                at.unit = b * LANES;
+                for (long group = 0; group < groups_of(running); ++group) {
+                    const long some = group_start(running, group + 1) - group_start(running, group);
+                    at.sequences = place->order + group_start(running, group);
+                    product_of_rows(some, room->recurrent + b * hidden * PANEL, hidden, at.h_before, at.sequences,
+                                    hidden, sums);
+                    if (norm) {
+                        store_products(p, &at, r, some, sums, lanes_of(hidden, b));
+                    } else {
+                        cells_of(p, &at, some, sums, lanes_of(hidden, b));
+                    }
                 }
+                for (long k = running; k < own && !norm; k += ROWS) {  // sequences that are over, without products
+                    at.sequences = place->order + k;
+                    cells_of(p, &at, own - k < ROWS ? own - k : ROWS, sums, lanes_of(hidden, b));
+                }
+            }
+            if (norm) {
+                barrier(place->team);
+                norm_step(p, room, place, &at, first, running, r);
             }
             barrier(place->team);
         }
@@ -166,12 +227,13 @@ static void forward(const Forward* p) {
             lay_out_gates(room.input + b * p->inputs * PANEL, p->input, hidden, p->inputs, b);
             for (int gate = 0; gate < 4; ++gate) {
                 vec bias = {0};
-                if (p->bias) bias = load_part(p->bias + gate * hidden + b * LANES, lanes_of(hidden, b));
+                if (bias_of(p)) bias = load_part(bias_of(p) + gate * hidden + b * LANES, lanes_of(hidden, b));
                 store(room.bias + b * PANEL + gate * LANES, bias);
             }
         }
         if (id == 0 && !p->keep) memcpy(room.states, p->hiddens, units * sizeof(real));
-        const Place place = place_of(teams, id, team.size, p->batch, hidden);
+        Place place = place_of(teams, id, team.size, p->batch, hidden);
+        set_order(&place, room.order, p->lengths);
         barrier(&team);
         forward_steps(p, &room, &place);
         barrier(&team);

@@ -13,11 +13,13 @@ typedef double real;
 typedef long long integer;  // as wide as a number
 #define REAL_BYTES 8
 #define NAME(of) of##_float64
+#define SQUARE_ROOT sqrt
 #else
 typedef float real;
 typedef int integer;
 #define REAL_BYTES 4
 #define NAME(of) of##_float32
+#define SQUARE_ROOT sqrtf
 #endif
 
 #if defined(__AVX512F__)
@@ -56,6 +58,27 @@ INLINE void store_part(real* to, vec v, long count) {
     } else {
         memcpy(to, &v, count * sizeof(real));
     }
+}
+
+// The sum of all lanes: halves are added to each other, until 16 bytes are left.
+INLINE real total_of(vec v) {
+    real x[LANES];
+    memcpy(x, &v, sizeof x);
+#if VECTOR_BYTES == 64
+    real low __attribute__((vector_size(32))), high __attribute__((vector_size(32)));
+    memcpy(&low, x, sizeof low);
+    memcpy(&high, x + LANES / 2, sizeof high);
+    low += high;
+    memcpy(x, &low, sizeof low);
+#endif
+#if VECTOR_BYTES >= 32
+    real a __attribute__((vector_size(16))), b __attribute__((vector_size(16)));
+    memcpy(&a, x, sizeof a);
+    memcpy(&b, x + 16 / REAL_BYTES, sizeof b);
+    a += b;
+    memcpy(x, &a, sizeof a);
+#endif
+    return REAL_BYTES == 8 ? x[0] + x[1] : (x[0] + x[1]) + (x[2 % LANES] + x[3 % LANES]);
 }
 
 // mask ? a : b, lane by lane; a mask is the outcome of a comparison.

@@ -21,7 +21,10 @@ SOURCES = (
     "lstm.c",
     "forward.h",
     "backward.h",
+    "norm.h",
+    "norm_backward.h",
     "options.h",
+    "activations.h",
     "layer.h",
     "draws.h",
     "product.h",
@@ -38,6 +41,7 @@ OPTIONS = (
     "-fno-math-errno",
     "-fno-trapping-math",
 )
+LIBRARIES = ("-lm",)
 DTYPES = ("float32", "float64")
 SWITCH = "GPULSTM_CPU"
 """Environment variable: "numpy" leaves the compiled LSTM alone, "native" wants it or an error."""
@@ -46,14 +50,23 @@ _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, c
 _UINT32, _UINT64 = ctypes.c_uint32, ctypes.c_uint64
 
 
+class Norm(ctypes.Structure):
+    """`Norm` of layer.h."""
+
+    _fields_ = [(name, _POINTER) for name in "gain_input gain_recurrent gain_cell bias_cell p r moments sums".split()]
+
+
 class Options(ctypes.Structure):
     """`Options` of layer.h."""
 
     _fields_ = [
+        ("norm", ctypes.POINTER(Norm)),
         *((name, _POINTER) for name in "peephole hidden_factor state record d_peephole".split()),
         ("seed", _UINT64),
         *((name, _UINT32) for name in "stream first_time zone_h zone_c candidate".split()),
-        ("coupled", _INT),
+        *((name, _INT) for name in "coupled others".split()),
+        ("kinds", _INT * 3),
+        *((name, _DOUBLE * 3) for name in "alphas betas".split()),
         *((name, _DOUBLE) for name in "zone_h_share zone_c_share candidate_scale clip".split()),
     ]
 
@@ -118,7 +131,8 @@ class Functions:
         self.drop = function("drop", None, ctypes.POINTER(Dropout))
         self.product = function("product", None, ctypes.POINTER(Product))
         self.forward_scratch = function("forward_scratch", _LONG, _LONG, _LONG, _LONG)
-        self.backward_scratch = function("backward_scratch", _LONG, _LONG, _LONG, _INT)
+        self.backward_scratch = function("backward_scratch", _LONG, _LONG, _LONG, _LONG, _INT)
+        self.norm_scratch = function("norm_scratch", _LONG, _LONG, _LONG, _INT)
         self.product_scratch = function("product_scratch", _LONG, _LONG, _INT)
 
 
@@ -192,7 +206,7 @@ def build() -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         half = Path(folder, "lstm.so")
         sources = [str(Path(__file__).with_name(name)) for name in COMPILED]
-        command = [compiler, *OPTIONS, "-o", str(half), *sources]
+        command = [compiler, *OPTIONS, "-o", str(half), *sources, *LIBRARIES]
         ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode:
             raise RuntimeError(f"{' '.join(command)}\nfailed:\n{ran.stderr.strip()}")
@@ -216,7 +230,7 @@ def _key() -> str:
     from numpy._core._multiarray_umath import __cpu_features__ as features
 
     has = sorted(name for name, there in features.items() if there)
-    digest = hashlib.sha256("\0".join((platform.system(), platform.machine(), *OPTIONS, *has)).encode())
+    digest = hashlib.sha256("\0".join((platform.system(), platform.machine(), *OPTIONS, *LIBRARIES, *has)).encode())
     for name in SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:16]

@@ -9,9 +9,12 @@ void NAME(lstm_drop)(const Dropout* p) { drop(p); }
 
 // Numbers of scratch memory.
 long NAME(lstm_forward_scratch)(long batch, long inputs, long hidden) { return forward_room(batch, inputs, hidden); }
-long NAME(lstm_backward_scratch)(long inputs, long hidden, int threads) {
-    return backward_room(inputs, hidden, threads);
+long NAME(lstm_backward_scratch)(long batch, long inputs, long hidden, int threads) {
+    return backward_room(batch, inputs, hidden, threads);
 }
+
+// The same on top of either, with layer norm.
+long NAME(lstm_norm_scratch)(long batch, long hidden, int threads) { return norm_room(batch, hidden, threads); }
 
 typedef struct {
     const real *a, *b;            // op(a) (rows, depth) and op(b) (depth, columns): one of each one's steps is 1

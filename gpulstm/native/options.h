@@ -1,5 +1,5 @@
-// The cells of a step with options, forward and backward: `gpulstm.variants`, but for layer norm, projection and other
-// activations.
+// The cells of a step with options, forward and backward: `gpulstm.variants`, but for projections. Layer norm is in
+// `norm.h`, which has the same cells, opened and closed apart. Here are those whose units do not meet.
 //
 //     a_i += w_i * c        a_f += w_f * c                    peepholes
 //     i = sigmoid(clamp(a_i))    f = sigmoid(clamp(a_f))      or coupled: f = 1 - i
@@ -8,11 +8,12 @@
 //     c' = zone_c * c + (1 - zone_c) * c*                     zoneout; in inference zone is the probability itself
 //     h' = zone_h * h + (1 - zone_h) * h*
 //
-// and the next step's product reads h' * hidden_factor. What a step draws, and what its bounds held, goes into a byte
-// for each unit: to draw once more would cost the backward pass more than to read it.
+// where sigmoid and tanh may be other activations, and the next step's product reads h' * hidden_factor. What a step
+// draws, and what its bounds held, goes into a byte for each unit: to draw once more would cost the backward pass more
+// than to read it.
 #pragma once
 
-#include "layer.h"
+#include "activations.h"
 
 enum { DROPPED = 1, KEEPS_H = 2, KEEPS_C = 4, HELD_I = 8, HELD_F = 16, HELD_G = 32, HELD_O = 64, HELD_C = 128 };
 
@@ -20,7 +21,8 @@ typedef uint8_t bytes __attribute__((vector_size(LANES)));
 
 // One step of one block of units for some sequences: where things are.
 typedef struct {
-    long step, sequence, unit;
+    long step, unit;
+    const int* sequences;
     real* gates;                       // (batch, 4*hidden), W_ih x + b, of this step
     const real *h_before, *c_before;   // (batch, hidden)
     real *h_after, *c_after;
@@ -56,97 +58,164 @@ INLINE ivec clamp(vec* a, real bound, int bit) {
     return held & bit;
 }
 
+// A cell before its state is squashed: the gates, of which an output gate with a peephole is still its pre-activation,
+// and c*. `held` are the bits of what a bound held.
+typedef struct {
+    vec i, f, g, out, c_star;
+    ivec held;
+} Opened;
+
+INLINE vec candidate_of(const Options* o, vec g, ivec dropped) {
+    const vec zero = {0};
+    return o->candidate ? choose(dropped, zero, g * (real)o->candidate_scale) : g;
+}
+
+INLINE Opened opened(const Options* o, const vec w[3], const vec a[4], vec c, ivec dropped) {
+    const real clip = (real)o->clip;
+    Opened cell = {.i = a[0], .f = a[1], .g = a[2], .out = a[3], .held = {0}};
+    if (o->peephole) {
+        cell.i += w[0] * c;
+        cell.f += w[1] * c;
+    }
+    if (o->clip) {
+        cell.held = clamp(&cell.i, clip, HELD_I) | clamp(&cell.f, clip, HELD_F) | clamp(&cell.g, clip, HELD_G);
+        if (!o->peephole) cell.held |= clamp(&cell.out, clip, HELD_O);
+    }
+    if (o->others) {
+        cell.i = activated(o, OF_GATES, cell.i);
+        cell.f = o->coupled ? 1.0f - cell.i : activated(o, OF_GATES, cell.f);
+        cell.g = activated(o, OF_CANDIDATE, cell.g);
+        if (!o->peephole) cell.out = activated(o, OF_GATES, cell.out);
+    } else {
+        cell.i *= 0.5f;
+        cell.f *= 0.5f;
+        two_tanhs(&cell.i, &cell.f);
+        cell.i = cell.i * 0.5f + 0.5f;
+        cell.f = o->coupled ? 1.0f - cell.i : cell.f * 0.5f + 0.5f;
+        if (o->peephole) {
+            cell.g = tanh_of(cell.g);
+        } else {  // the output gate need not wait for the cell
+            cell.out *= 0.5f;
+            two_tanhs(&cell.out, &cell.g);
+            cell.out = cell.out * 0.5f + 0.5f;
+        }
+    }
+    cell.c_star = cell.f * c + cell.i * candidate_of(o, cell.g, dropped);
+    return cell;
+}
+
+// The new states, and the output gate.
+typedef struct {
+    vec out, c, h;
+    ivec held;
+} Closed;
+
+// `n` is what is squashed: c*, or what layer norm made of it; c and h are the states before.
+INLINE Closed closed(const Options* o, vec w_o, vec out, vec c_star, vec n, vec c, vec h, ivec keeps_c, ivec keeps_h) {
+    const real clip = (real)o->clip, share_h = (real)o->zone_h_share, share_c = (real)o->zone_c_share;
+    Closed cell = {.out = out, .held = {0}};
+    if (o->clip) cell.held |= clamp(&n, clip, HELD_C);
+    if (o->peephole) {
+        cell.out += w_o * c_star;
+        if (o->clip) cell.held |= clamp(&cell.out, clip, HELD_O);
+    }
+    if (o->others) {
+        if (o->peephole) cell.out = activated(o, OF_GATES, cell.out);
+        n = activated(o, OF_CELL, n);
+    } else if (o->peephole) {
+        cell.out *= 0.5f;
+        two_tanhs(&cell.out, &n);
+        cell.out = cell.out * 0.5f + 0.5f;
+    } else {
+        n = tanh_of(n);
+    }
+    const vec h_star = cell.out * n;
+    cell.c = o->zone_c_share ? share_c * c + (real)(1 - o->zone_c_share) * c_star : choose(keeps_c, c, c_star);
+    cell.h = o->zone_h_share ? share_h * h + (real)(1 - o->zone_h_share) * h_star : choose(keeps_h, h, h_star);
+    return cell;
+}
+
+INLINE int draws_of(const Options* o) { return o->zone_h || o->zone_c || o->candidate; }
+
+INLINE ivec bits_of(Below drawn) {
+    return (drawn.first & KEEPS_H) | (drawn.second & KEEPS_C) | (drawn.third & DROPPED);
+}
+
+INLINE void load_peepholes(vec w[3], const Options* o, long hidden, long unit, long count) {
+    for (int gate = 0; gate < 3; ++gate) {
+        w[gate] = (vec){0};
+        if (o->peephole) w[gate] = load_part(o->peephole + gate * hidden + unit, count);
+    }
+}
+
+// A sequence that is over keeps its states; its output is zero.
+INLINE void hand_on(const Forward* p, const Step* at, long sequence, long unit, long count) {
+    const long place = sequence * p->hidden + unit;
+    const vec zero = {0};
+    store_part(at->c_after + place, load_part(at->c_before + place, count), count);
+    store_part(at->h_after + place, load_part(at->h_before + place, count), count);
+    store_part(p->y + (at->step * p->batch + sequence) * p->y_width + unit, zero, count);
+}
+
+INLINE vec state_before(const Forward* p, const Step* at, long place, long count) {
+    return load_part((p->options->state ? p->options->state : at->h_before) + place, count);
+}
+
+INLINE void store_states(const Forward* p, const Step* at, long sequence, long unit, Closed cell, long count) {
+    const Options* o = p->options;
+    const long place = sequence * p->hidden + unit;
+    store_part(at->c_after + place, cell.c, count);
+    store_part(p->y + (at->step * p->batch + sequence) * p->y_width + unit, cell.h, count);
+    if (o->state) store_part(o->state + place, cell.h, count);
+    if (o->hidden_factor) cell.h *= load_part(o->hidden_factor + place, count);
+    store_part(at->h_after + place, cell.h, count);
+}
+
 INLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[][4], const long count) {
     const Options* o = p->options;
     const long hidden = p->hidden, unit = at->unit;
     const Generator generator = {o->seed, o->stream};
     const uint32_t thresholds[3] = {o->zone_h, o->zone_c, o->candidate};
-    const int draws = o->zone_h || o->zone_c || o->candidate;
-    const vec zero = {0};
-    const real clip = (real)o->clip, share_h = (real)o->zone_h_share, share_c = (real)o->zone_c_share;
-    const real rest_h = (real)(1 - o->zone_h_share), rest_c = (real)(1 - o->zone_c_share);
-    vec w[3] = {zero, zero, zero};
-    for (int gate = 0; o->peephole && gate < 3; ++gate) w[gate] = load_part(o->peephole + gate * hidden + unit, count);
+    const int draws = draws_of(o);
+    vec w[3];
+    load_peepholes(w, o, hidden, unit, count);
 
     // All at once, and before the rest: the processor then works on several draws at the same time.
     Below all_drawn[ROWS];
     const Block units = block_of(generator, unit);
     for (int n = 0; draws && n < rows; ++n) {
-        all_drawn[n] = draw(generator, units, at->sequence + n, o->first_time + (uint32_t)at->step, thresholds);
+        all_drawn[n] = draw(generator, units, at->sequences[n], o->first_time + (uint32_t)at->step, thresholds);
     }
     for (int n = 0; n < rows; ++n) {
-        const long s = at->sequence + n, place = s * hidden + unit;
-        real* gates = at->gates + s * 4 * hidden + unit;
-        real* y = p->y + (at->step * p->batch + s) * p->y_width + unit;
-        const vec c = load_part(at->c_before + place, count);
+        const long s = at->sequences[n], place = s * hidden + unit;
         if (!runs(p, at, s)) {
-            store_part(at->c_after + place, c, count);
-            store_part(at->h_after + place, load_part(at->h_before + place, count), count);
-            store_part(y, zero, count);
+            hand_on(p, at, s, unit, count);
             continue;
         }
-        const vec h = load_part((o->state ? o->state : at->h_before) + place, count);
+        real* gates = at->gates + s * 4 * hidden + unit;
+        const vec c = load_part(at->c_before + place, count), h = state_before(p, at, place, count);
         Below drawn = {0};
         if (draws) drawn = all_drawn[n];
-        ivec bits = (drawn.first & KEEPS_H) | (drawn.second & KEEPS_C) | (drawn.third & DROPPED);
-
-        vec i = sums[n][0] + load_part(gates, count), f = sums[n][1] + load_part(gates + hidden, count);
-        vec g = sums[n][2] + load_part(gates + 2 * hidden, count);
-        vec out = sums[n][3] + load_part(gates + 3 * hidden, count);
-        if (o->peephole) {
-            i += w[0] * c;
-            f += w[1] * c;
-        }
-        if (o->clip) bits |= clamp(&i, clip, HELD_I) | clamp(&f, clip, HELD_F) | clamp(&g, clip, HELD_G);
-        i *= 0.5f;
-        f *= 0.5f;
-        two_tanhs(&i, &f);
-        i = i * 0.5f + 0.5f;
-        f = o->coupled ? 1.0f - i : f * 0.5f + 0.5f;
-        if (o->peephole) {
-            g = tanh_of(g);
-        } else {  // the output gate need not wait for the cell
-            if (o->clip) bits |= clamp(&out, clip, HELD_O);
-            out *= 0.5f;
-            two_tanhs(&out, &g);
-        }
-        vec candidate = g;
-        if (o->candidate) candidate = choose(drawn.third, zero, g * (real)o->candidate_scale);
-        const vec c_star = f * c + i * candidate;
-        vec squashed = c_star;
-        if (o->clip) bits |= clamp(&squashed, clip, HELD_C);
-        if (o->peephole) {
-            out += w[2] * c_star;
-            if (o->clip) bits |= clamp(&out, clip, HELD_O);
-            out *= 0.5f;
-            two_tanhs(&out, &squashed);
-        } else {
-            squashed = tanh_of(squashed);
-        }
-        out = out * 0.5f + 0.5f;
-        const vec h_star = out * squashed;
-
-        vec c_next = choose(drawn.second, c, c_star), h_next = choose(drawn.first, h, h_star);
-        if (o->zone_c_share) c_next = share_c * c + rest_c * c_star;
-        if (o->zone_h_share) h_next = share_h * h + rest_h * h_star;
-        store_part(at->c_after + place, c_next, count);
-        store_part(y, h_next, count);
-        if (o->state) store_part(o->state + place, h_next, count);
-        if (o->hidden_factor) h_next *= load_part(o->hidden_factor + place, count);
-        store_part(at->h_after + place, h_next, count);
+        vec a[4];
+        for (int gate = 0; gate < 4; ++gate) a[gate] = sums[n][gate] + load_part(gates + gate * hidden, count);
+        const Opened cell = opened(o, w, a, c, drawn.third);
+        const Closed next = closed(o, w[2], cell.out, cell.c_star, cell.c_star, c, h, drawn.second, drawn.first);
+        store_states(p, at, s, unit, next, count);
         if (p->keep) {
-            store_part(gates, i, count);
-            store_part(gates + hidden, f, count);
-            store_part(gates + 2 * hidden, g, count);
-            store_part(gates + 3 * hidden, out, count);
+            store_part(gates, cell.i, count);
+            store_part(gates + hidden, cell.f, count);
+            store_part(gates + 2 * hidden, cell.g, count);
+            store_part(gates + 3 * hidden, next.out, count);
         }
+        const ivec bits = bits_of(drawn) | cell.held | next.held;
         if (o->record) store_bits(o->record + at->step * p->batch * hidden + place, bits, count);
     }
 }
 
 // One step of the backward pass: `later` is the step that came before it here, or -1.
 typedef struct {
-    long step, later, sequence, unit;
+    long step, later, unit;
+    const int* sequences;
     int last;  // there is no step left: dh alone is asked for
 } StepBack;
 
@@ -155,16 +224,81 @@ INLINE int ran(const Backward* p, const StepBack* at, long sequence) {
     return at->later >= 0 && (!p->lengths || at->later < p->lengths[sequence]);
 }
 
+// What the forward pass left of some units.
+typedef struct {
+    vec i, f, g, out, c, candidate, c_star;
+    ivec bits;
+} Left;
+
+INLINE Left left_by(const Backward* p, const StepBack* at, long sequence, long unit, const long count) {
+    const Options* o = p->options;
+    const long hidden = p->hidden, row = at->step * p->batch + sequence;
+    const real* gates = p->gates + row * 4 * hidden + unit;
+    Left cell = {.bits = {0}};
+    if (o->record) cell.bits = load_bits(o->record + row * hidden + unit, count);
+    cell.i = load_part(gates, count);
+    cell.f = load_part(gates + hidden, count);
+    cell.g = load_part(gates + 2 * hidden, count);
+    cell.out = load_part(gates + 3 * hidden, count);
+    cell.c = load_part(p->cells + ((at->step + p->reverse) * p->batch + sequence) * hidden + unit, count);
+    cell.candidate = candidate_of(o, cell.g, where(cell.bits, DROPPED));
+    cell.c_star = cell.f * cell.c + cell.i * cell.candidate;
+    return cell;
+}
+
+INLINE vec gate_slope(const Options* o, vec value) {
+    return o->others ? slope_at(o, OF_GATES, value) : value * (1.0f - value);
+}
+
+// From the gradient of h* to those of the output gate's pre-activation and of `n`, which is what was squashed.
+INLINE void squashed_back(const Options* o, const Left* cell, vec n, vec dh_star, vec* da_o, vec* dn) {
+    const vec zero = {0};
+    vec squashed = o->clip ? within(n, (real)o->clip) : n, slope;
+    if (o->others) {
+        squashed = activated(o, OF_CELL, squashed);
+        slope = slope_at(o, OF_CELL, squashed);
+    } else {
+        squashed = tanh_of(squashed);
+        slope = 1.0f - squashed * squashed;
+    }
+    *da_o = choose(where(cell->bits, HELD_O), zero, dh_star * squashed * gate_slope(o, cell->out));
+    *dn = choose(where(cell->bits, HELD_C), zero, dh_star * cell->out * slope);
+}
+
+// From the gradient of c* to those of the other pre-activations; returns that of c. dc is the gradient of c'.
+INLINE vec opened_back(const Options* o, const Left* cell, const vec w[3], vec dc_star, vec dc, vec da[4]) {
+    const vec zero = {0};
+    vec di = dc_star * cell->candidate, df = dc_star * cell->c, dg = dc_star * cell->i;
+    if (o->coupled) {
+        di -= df;
+        df = zero;
+    }
+    if (o->candidate) dg = choose(where(cell->bits, DROPPED), zero, dg * (real)o->candidate_scale);
+    da[0] = choose(where(cell->bits, HELD_I), zero, di * gate_slope(o, cell->i));
+    da[1] = choose(where(cell->bits, HELD_F), zero, df * gate_slope(o, cell->f));
+    const vec slope = o->others ? slope_at(o, OF_CANDIDATE, cell->g) : 1.0f - cell->g * cell->g;
+    da[2] = choose(where(cell->bits, HELD_G), zero, dg * slope);
+    return dc_star * cell->f + choose(where(cell->bits, KEEPS_C), dc, zero) + da[0] * w[0] + da[1] * w[1];
+}
+
+INLINE void add_peepholes(const Backward* p, const Left* cell, const vec da[4], long sequence, long unit, long count) {
+    if (!p->options->d_peephole) return;
+    const vec by_cell[3] = {da[0] * cell->c, da[1] * cell->c, da[3] * cell->c_star};
+    for (int gate = 0; gate < 3; ++gate) {
+        real* to = p->options->d_peephole + (3 * sequence + gate) * p->hidden + unit;
+        store_part(to, load_part(to, count) + by_cell[gate], count);
+    }
+}
+
 INLINE void option_gradients(const Backward* p, const StepBack* at, int rows, vec sums[][4], const long count) {
     const Options* o = p->options;
-    const long hidden = p->hidden, batch = p->batch, units = batch * hidden, unit = at->unit;
+    const long hidden = p->hidden, unit = at->unit;
     const vec zero = {0};
-    const real clip = (real)o->clip;
-    vec w[3] = {zero, zero, zero};
-    for (int gate = 0; o->peephole && gate < 3; ++gate) w[gate] = load_part(o->peephole + gate * hidden + unit, count);
+    vec w[3];
+    load_peepholes(w, o, hidden, unit, count);
 
     for (int n = 0; n < rows; ++n) {
-        const long s = at->sequence + n, place = s * hidden + unit, row = at->step * batch + s;
+        const long s = at->sequences[n], place = s * hidden + unit, row = at->step * p->batch + s;
         real* gates = p->gates + row * 4 * hidden + unit;
         vec dh = load_part(p->dh + place, count);
         if (ran(p, at, s)) {
@@ -178,39 +312,16 @@ INLINE void option_gradients(const Backward* p, const StepBack* at, int rows, ve
             continue;
         }
         if (p->dy) dh += load_part(p->dy + row * p->dy_width + unit, count);
-        ivec bits = {0};
-        if (o->record) bits = load_bits(o->record + row * hidden + unit, count);
-        const ivec keeps_h = where(bits, KEEPS_H), keeps_c = where(bits, KEEPS_C), dropped = where(bits, DROPPED);
-        const vec i = load_part(gates, count), f = load_part(gates + hidden, count);
-        const vec g = load_part(gates + 2 * hidden, count), out = load_part(gates + 3 * hidden, count);
-        const vec c = load_part(p->cells + (at->step + p->reverse) * units + place, count);
-        const real scale = o->candidate ? (real)o->candidate_scale : 1;
-        const vec candidate = choose(dropped, zero, g * scale), c_star = f * c + i * candidate;
-        vec squashed = o->clip ? within(c_star, clip) : c_star;
-        squashed = tanh_of(squashed);
-
+        const Left cell = left_by(p, at, s, unit, count);
+        const ivec keeps_h = where(cell.bits, KEEPS_H), keeps_c = where(cell.bits, KEEPS_C);
         const vec dc = load_part(p->dc + place, count);
-        const vec dh_star = choose(keeps_h, zero, dh), dh_kept = choose(keeps_h, dh, zero);
-        const vec da_o = choose(where(bits, HELD_O), zero, dh_star * squashed * out * (1.0f - out));
-        const vec through = choose(where(bits, HELD_C), zero, dh_star * out * (1.0f - squashed * squashed));
-        const vec dc_star = choose(keeps_c, zero, dc) + through + da_o * w[2];
-        vec di = dc_star * candidate, df = dc_star * c;
-        if (o->coupled) {
-            di -= df;
-            df = zero;
-        }
-        const vec da_i = choose(where(bits, HELD_I), zero, di * i * (1.0f - i));
-        const vec da_f = choose(where(bits, HELD_F), zero, df * f * (1.0f - f));
-        const vec dg = choose(dropped, zero, dc_star * i * scale);
-        const vec da_g = choose(where(bits, HELD_G), zero, dg * (1.0f - g * g));
-        const vec dc_before = dc_star * f + choose(keeps_c, dc, zero) + da_i * w[0] + da_f * w[1];
-        store_part(p->dh + place, dh_kept, count);
+        vec da[4], through;
+        squashed_back(o, &cell, cell.c_star, choose(keeps_h, zero, dh), da + 3, &through);
+        const vec dc_star = choose(keeps_c, zero, dc) + through + da[3] * w[2];
+        const vec dc_before = opened_back(o, &cell, w, dc_star, dc, da);
+        store_part(p->dh + place, choose(keeps_h, dh, zero), count);
         store_part(p->dc + place, dc_before, count);
-        const vec da[4] = {da_i, da_f, da_g, da_o}, by_cell[3] = {da_i * c, da_f * c, da_o * c_star};
         for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
-        for (int gate = 0; o->d_peephole && gate < 3; ++gate) {
-            real* to = o->d_peephole + (3 * s + gate) * hidden + unit;
-            store_part(to, load_part(to, count) + by_cell[gate], count);
-        }
+        add_peepholes(p, &cell, da, s, unit, count);
     }
 }

@@ -4,10 +4,11 @@
 #include "lanes.h"
 #include "team.h"
 
-#define DEPTH 384    // terms of a sum that are added up before it goes back to memory
-#define BLOCK 48     // rows that are gone through at once; of a transposed operand, three cache lines of each column
-#define AHEAD 32     // terms by which a panel is asked for early: the processor itself looks no further than a page
-#define TRANSPOSE 16 // columns that are turned at once, while their lines are in the cache
+#define DEPTH 384        // terms of a sum that are added up before it goes back to memory
+#define BLOCK 48         // rows that are gone through at once; of a transposed operand, three lines of each column
+#define AHEAD 32         // terms by which a panel is asked for early: the processor itself looks no further than a page
+#define COLUMNS_AHEAD 8  // columns by which a transposed operand is, in which each column is on another page
+#define TRANSPOSE 16     // columns that are turned at once, while their lines are in the cache
 
 // A matrix in memory, at element (row, column) = data[row * by_row + column * by_column]. One of the two is 1.
 typedef struct {
@@ -18,6 +19,10 @@ typedef struct {
 INLINE void ask_for(const real* row) {
     for (int v = 0; v < 4; ++v) __builtin_prefetch(row + v * LANES);  // which may lie beyond the end
 }
+
+// Numbers that the compiler is to know nothing about. Otherwise it makes a pointer of each sum of a row's address and
+// an offset, 24 of them, has no registers for so many, and loads more of them than numbers.
+#define HIDE(a, b, c) __asm__("" : "+r"(a), "+r"(b), "+r"(c));
 
 #define COPY_SUMS(rows, to, from)                                                     \
     _Pragma("GCC unroll 8") for (int n = 0; n < rows; ++n) {                         \
@@ -46,22 +51,56 @@ INLINE void tile(const int rows, const real* panel, long depth, const real* a, l
     COPY_SUMS(rows, sums, own)
 }
 
-// sums[n][g] = sum over k of a[n][g][k] * panel[k][g]: four products at once, of factors that lie `depth` apart.
-INLINE void tile_of_four(const int rows, const real* panel, long depth, const real* a, long by_row, vec sums[][4]) {
+// The same of rows that lie anywhere: row n is `a` + index[n] * by_row.
+INLINE void tile_of_rows(const int rows, const real* panel, long depth, const real* a, const int* index, long by_row,
+                         vec sums[][4]) {
     vec own[ROWS][4];  // no pointer to them, so that they are registers
+    const real* from[ROWS];
 #pragma GCC unroll 8
-    for (int n = 0; n < rows; ++n) own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
+    for (int n = 0; n < rows; ++n) {
+        from[n] = a + index[n] * by_row;
+        own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
+    }
     for (long k = 0; k < depth; ++k, panel += PANEL) {
         ask_for(panel + AHEAD * PANEL);
         const vec w0 = load(panel), w1 = load(panel + LANES);
         const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
 #pragma GCC unroll 8
         for (int n = 0; n < rows; ++n) {
-            const real* x = a + n * by_row + k;
-            own[n][0] += w0 * x[0];
-            own[n][1] += w1 * x[depth];
-            own[n][2] += w2 * x[2 * depth];
-            own[n][3] += w3 * x[3 * depth];
+            const real x = from[n][k];
+            own[n][0] += w0 * x;
+            own[n][1] += w1 * x;
+            own[n][2] += w2 * x;
+            own[n][3] += w3 * x;
+        }
+    }
+    COPY_SUMS(rows, sums, own)
+}
+
+// sums[n][g] = sum over k of a[n][g][k] * panel[k][g]: four products at once, of factors that lie `depth` apart. Row n
+// is `a` + index[n] * by_row.
+INLINE void tile_of_four(const int rows, const real* panel, long depth, const real* a, const int* index, long by_row,
+                         vec sums[][4]) {
+    vec own[ROWS][4];  // no pointer to them, so that they are registers
+    const real* from[ROWS];
+#pragma GCC unroll 8
+    for (int n = 0; n < rows; ++n) {
+        from[n] = a + index[n] * by_row;
+        own[n][0] = own[n][1] = own[n][2] = own[n][3] = (vec){0};
+    }
+    long k0 = 0, k1 = depth, k2 = 2 * depth, k3 = 3 * depth;
+    for (; k0 < depth; ++k0, ++k1, ++k2, ++k3, panel += PANEL) {
+        HIDE(k1, k2, k3)
+        ask_for(panel + AHEAD * PANEL);
+        const vec w0 = load(panel), w1 = load(panel + LANES);
+        const vec w2 = load(panel + 2 * LANES), w3 = load(panel + 3 * LANES);
+#pragma GCC unroll 8
+        for (int n = 0; n < rows; ++n) {
+            const real* x = from[n];
+            own[n][0] += w0 * x[k0];
+            own[n][1] += w1 * x[k1];
+            own[n][2] += w2 * x[k2];
+            own[n][3] += w3 * x[k3];
         }
     }
     COPY_SUMS(rows, sums, own)
@@ -92,6 +131,13 @@ INLINE void tile_of_four(const int rows, const real* panel, long depth, const re
         default: what(2, __VA_ARGS__); break;            \
     }
 #endif
+
+// sums[n][v] = sum over k of a[index[n] * by_row + k] * panel[k][v]. Not part of who calls it: it is as fast, and
+// compiled once.
+NOINLINE void product_of_rows(int rows, const real* panel, long depth, const real* a, const int* index, long by_row,
+                              vec sums[][4]) {
+    WITH_ROWS(rows, tile_of_rows, panel, depth, a, index, by_row, sums)
+}
 
 // `count` things in as few groups of at most ROWS as there can be, alike in size: where group `index` begins.
 static inline long groups_of(long count) { return (count + ROWS - 1) / ROWS; }
@@ -142,6 +188,9 @@ INLINE void add_tile(const int rows, const real* panel, long depth, const real* 
 static void lay_out_rows(real* out, const real* from, long by_column, long rows, long depth, real* sums) {
     real own[BLOCK] = {0};
     for (long k = 0; k < depth; ++k, from += by_column) {
+        for (long row = 0; row < rows; row += 64 / REAL_BYTES) {
+            __builtin_prefetch(from + COLUMNS_AHEAD * by_column + row);
+        }
         for (long row = 0; row < rows; row += ROWS) {
             memcpy(out + row * depth + k * ROWS, from + row, (rows - row < ROWS ? rows - row : ROWS) * sizeof(real));
         }

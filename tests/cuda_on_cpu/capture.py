@@ -2,8 +2,9 @@
 
 While a stream captures, what is asked for on it is recorded if CUDA would record it: launches, copies, fillings, and
 products of a cuBLAS handle of one's own. What CUDA or CuPy refuse is refused: products of CuPy's cuBLAS, waiting, and
-copies to the host. Two things are stricter than there: nothing may be allocated, since CuPy's pool would hand out
-the memory once more, and no operation of CuPy's own arrays, which this stand-in does at once.
+copies to the host. Three things are stricter than there: nothing may be allocated, since CuPy's pool would hand out
+the memory once more; nothing loaded or made that may allocate or wait, a kernel or a cuBLAS handle; and no operation of
+CuPy's own arrays, which this stand-in does at once.
 
 A graph holds addresses, not arrays: whoever drops one of the arrays finds out at the next launch.
 """

@@ -60,24 +60,27 @@ def gemmEx(  # noqa: N802 - CuPy's name
     A sum of 16-bit products is cut in two, and each part rounded to the result's type, unless the math mode forbids
     it: cuBLAS is as free.
     """
-    types = Atype, Btype, Ctype
-    if computeType == CUBLAS_COMPUTE_32F:
-        supported = Atype == Btype in _DTYPES and Ctype in (Atype, 0)
-    else:
-        supported = computeType == CUBLAS_COMPUTE_32F_FAST_TF32 and types == (0, 0, 0)
-    if not supported or algo != CUBLAS_GEMM_DEFAULT:
-        raise CUBLASError(
-            f"CUBLAS_STATUS_NOT_SUPPORTED: gemmEx: types {types}, compute type {computeType}, algorithm {algo}"
-        )
-    capability = int(state.current().gpu.compute_capability)
-    if capability < 80 and (14 in types or computeType == CUBLAS_COMPUTE_32F_FAST_TF32):
-        raise CUBLASError(f"CUBLAS_STATUS_NOT_SUPPORTED: gemmEx: types {types}, compute type {computeType}")
-    dtypes = [_DTYPES[kind] for kind in types]
-    parts = 2 if Ctype and not getMathMode(handle) & _DISALLOW_REDUCED_PRECISION_REDUCTION else 1
-    rounding = to_tf32 if computeType == CUBLAS_COMPUTE_32F_FAST_TF32 else _to_float32
+    kinds = _kinds((Atype, Btype, Ctype), computeType, algo, getMathMode(handle))
     places = (A, lda), (B, ldb), beta, (C, ldc)
-    kinds = {"dtypes": dtypes, "rounding": rounding, "parts": parts}
     _gemm("gemmEx", np.float32, handle, (transa, transb), (m, n, k), alpha, *places, **kinds)
+
+
+def _kinds(types: tuple[int, int, int], compute: int, algorithm: int, math_mode: int) -> dict:
+    """What gemmEx multiplies and how it rounds, for `_multiply`."""
+    of_a, of_b, of_c = types
+    in_tf32 = compute == CUBLAS_COMPUTE_32F_FAST_TF32
+    supported = types == (0, 0, 0) if in_tf32 else compute == CUBLAS_COMPUTE_32F and of_a == of_b in _DTYPES
+    if not supported or of_c not in (of_a, 0) or algorithm != CUBLAS_GEMM_DEFAULT:
+        raise CUBLASError(
+            f"CUBLAS_STATUS_NOT_SUPPORTED: gemmEx: types {types}, compute type {compute}, algorithm {algorithm}"
+        )
+    if int(state.current().gpu.compute_capability) < 80 and (14 in types or in_tf32):
+        raise CUBLASError(f"CUBLAS_STATUS_NOT_SUPPORTED: gemmEx: types {types}, compute type {compute}")
+    return {
+        "dtypes": [_DTYPES[kind] for kind in types],
+        "rounding": to_tf32 if in_tf32 else _to_float32,
+        "parts": 2 if of_c and not math_mode & _DISALLOW_REDUCED_PRECISION_REDUCTION else 1,
+    }
 
 
 def to_tf32(values: np.ndarray) -> np.ndarray:
@@ -187,8 +190,9 @@ class Library:
         self._handles: dict[int, dict] = {}
 
     def cublasCreate_v2(self, handle) -> int:  # noqa: N802 - cuBLAS' names
+        capture.refuse("making a cuBLAS handle, which allocates,")
         number = 0xC0B1A5 + len(self._handles)
-        self._handles[number] = {"device": state.current().device, "stream": 0, "workspace": None}
+        self._handles[number] = {"device": state.current().device, "stream": 0, "workspace": None, "mode": 0}
         handle._obj.value = number
         return 0
 
@@ -201,19 +205,35 @@ class Library:
         self._handles[handle]["workspace"] = workspace
         return 0
 
+    def cublasSetMathMode(self, handle, mode) -> int:  # noqa: N802
+        if mode & ~_DISALLOW_REDUCED_PRECISION_REDUCTION not in _MATH_MODES:
+            return 7
+        self._handles[handle]["mode"] = mode
+        return 0
+
     def cublasSgemm_v2(self, *arguments) -> int:  # noqa: N802
-        return self._gemm("sgemm", np.float32, *arguments)
+        return self._plain("sgemm", np.float32, *arguments)
 
     def cublasDgemm_v2(self, *arguments) -> int:  # noqa: N802
-        return self._gemm("dgemm", np.float64, *arguments)
+        return self._plain("dgemm", np.float64, *arguments)
 
-    def _gemm(self, name, dtype, handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc) -> int:  # noqa: N803
+    def cublasGemmEx(self, handle, transa, transb, m, n, k, alpha, *rest) -> int:  # noqa: N802
+        A, of_a, lda, B, of_b, ldb, beta, C, of_c, ldc, *how = rest  # noqa: N806
+        kinds = _kinds((of_a, of_b, of_c), *how, self._handles[handle]["mode"])
+        places = (A, lda), (B, ldb), beta, (C, ldc)
+        return self._gemm("gemmEx", np.float32, handle, (transa, transb), (m, n, k), alpha, *places, **kinds)
+
+    def _plain(self, name, dtype, handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc) -> int:  # noqa: N803
+        places = (A, lda), (B, ldb), beta, (C, ldc)
+        return self._gemm(name, dtype, handle, (transa, transb), (m, n, k), alpha, *places)
+
+    def _gemm(self, name, dtype, handle, operations, sizes, alpha, a, b, beta, c, **kinds) -> int:
         own = self._handles[handle]
         if own["device"] != state.current().device:
             raise CUBLASError(f"{name}: the handle is of device {own['device']}")
         check_stream(own["stream"], name)
-        _check(name, (transa, transb), (m, n, k), lda, ldb, ldc)
-        held = [A, B, C]
+        _check(name, operations, sizes, a[1], b[1], c[1])
+        held = [a[0], b[0], c[0]]
         if capture.begun_by(own["stream"]) is not None:
             if own["workspace"] is None:
                 raise capture.CaptureError(f"{name}: without a workspace cuBLAS allocates, while the stream captures")
@@ -221,7 +241,7 @@ class Library:
         alpha, beta = _host_scalar(alpha, dtype), _host_scalar(beta, dtype)
 
         def multiply():
-            _multiply(name, dtype, (transa, transb), (m, n, k), alpha, (A, lda), (B, ldb), beta, (C, ldc))
+            _multiply(name, dtype, operations, sizes, alpha, a, b, beta, c, **kinds)
 
         capture.done_or_recorded(own["stream"], name, multiply, held)
         return 0

@@ -35,6 +35,7 @@ class RawKernel:
     """One kernel. A kernel may be kept and called under another mode: it is then compiled for that one too."""
 
     def __init__(self, code, name, options=(), *, enable_cooperative_groups=False) -> None:
+        capture.refuse("loading a kernel")
         self.code, self.name, self.options = code, name, options
         self.enable_cooperative_groups = enable_cooperative_groups
         self.kernel = driver.Function(self)

@@ -1,11 +1,18 @@
 """`gpulstm.fit` on both engines of NumPy arrays: seed 0 with NumPy, all others with the LSTM compiled for CPUs, which
-takes less time. What is learnt is then looked at through NumPy."""
+takes less time. What is learnt is then looked at through NumPy.
 
+A test run trains each model twice, once with each engine; the environment variable GPULSTM_MORE_SEEDS=1 makes it three
+times.
+"""
+
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gpulstm as gl
 from tests import native_library
+
+SEEDS = range(3 if os.environ.get("GPULSTM_MORE_SEEDS") else 2)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ namespace host_cuda {
 
 namespace {
 
-constexpr int threads_alive = 1024;
+constexpr int threads_alive = 256;  // of blocks that need not be: ThreadSanitizer takes a millisecond for each
+constexpr int blocks_alive = 2;      // at least, or clusters, so that neighbours may race
 constexpr int patience_seconds = 60;  // of a thread at a cluster's barrier, which nobody else looks after
 
 struct ThreadBlock;
@@ -363,7 +364,7 @@ std::string run_grid(const Launch& launch) {
     for (int cluster : permutation(blocks / launch.cluster, launch.block_order, launch.seed)) {
         for (int rank = 0; rank < launch.cluster; ++rank) order.push_back(cluster * launch.cluster + rank);
     }
-    const int clusters = std::max(1, threads_alive / (threads * launch.cluster));
+    const int clusters = std::max(blocks_alive, threads_alive / (threads * launch.cluster));
     const int together = launch.cooperative ? blocks : clusters * launch.cluster;
     std::vector<pthread_t> handles;
     for (int first = 0; first < blocks; first += together) {

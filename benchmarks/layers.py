@@ -1,0 +1,101 @@
+"""What layers on top of each other take on a GPU side by side in one launch, beside one after the other.
+
+    python benchmarks/layers.py --out layers.json
+
+Ends with 1 if what the planner does by itself ("alike") is slower than one after the other anywhere, by more than 2 %.
+See benchmarks/README.md.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
+from benchmarks import files  # noqa: E402
+from benchmarks.directions import PASSES, _forward, _forward_backward, slower_than_apart  # noqa: E402
+from benchmarks.options import ROUNDS, in_turn_on  # noqa: E402
+from gpulstm.cuda import stacked_layers  # noqa: E402
+
+HIDDEN, BATCHES, COUNTS, STEPS = (128, 256, 512), (1, 8, 32), (2, 4), 512
+KINDS: dict[str, dict[str, Any]] = {"float32": {}, "tf32": {"tf32": True}}
+WAYS = ("apart", "alike", "any")
+LINE = (
+    "{kind:8} {layers} layers H {hidden:4} N {batch:3} {way:5} forward {forward_us:7.2f} us a step, "
+    "{forward_ratio:5.2f} of apart; with backward {forward_backward_us:7.2f}, {forward_backward_ratio:5.2f}; "
+    "side by side: {together}"
+)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--out", type=Path, help="a JSON file to write")
+    arguments.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    arguments.add_argument("--layers", type=int, nargs="+", default=COUNTS)
+    arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
+    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
+    arguments.add_argument("--steps", type=int, default=STEPS)
+    arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
+    given = arguments.parse_args()
+    import cupy
+
+    from benchmarks.gpu import Gpu
+
+    gpu, start = Gpu(), time.perf_counter()
+    rows: list[dict] = []
+    left: list[list] = []
+    document = {"machine": gpu.machine(), "steps": given.steps, "left": left, "rows": rows}
+    for size in product(given.kind, given.layers, given.hidden, given.batch):
+        if time.perf_counter() - start > given.seconds:
+            left.append([*size])
+            continue
+        for row in measured(cupy, *size, given.steps, in_turn_on(gpu, ROUNDS)):
+            rows.append(row)
+            print(LINE.format(**row), flush=True)
+        files.write(given.out, document)
+    slower = slower_than_apart(rows)
+    for row in slower:
+        print("slower than one after the other: {kind} {layers} layers H {hidden} N {batch}".format(**row))
+    files.write(given.out, document)
+    return 1 if slower else 0
+
+
+def measured(
+    cupy: Any, kind: str, layers: int, hidden: int, batch: int, steps: int, in_turn: Callable
+) -> Iterator[dict]:
+    """A row for each way; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
+    random = np.random.default_rng(0)
+    lstm = gl.LSTM(hidden, hidden, layers, **KINDS[kind], xp=cupy, rng=0)
+    x, dy = (cupy.asarray(random.standard_normal((steps, batch, hidden)).astype("float32")) for _ in "xy")
+    seconds = {}
+    for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
+        calls = [lambda way=way, call=call: _in(way, call, lstm, x, dy) for way in WAYS]
+        seconds[each] = dict(zip(WAYS, in_turn(calls), strict=True))
+    for way in WAYS:
+        row = {"kind": kind, "layers": layers, "hidden": hidden, "batch": batch, "way": way}
+        with stacked_layers.ways(way):
+            plan = lstm.plan(x)
+        passes = {"forward": plan.forward, "backward": plan.backward}
+        row["together"] = " and ".join(name for name, choice in passes.items() if choice.layers > 1) or "nothing"
+        row["plan"] = str(plan)
+        for each in PASSES:
+            row[f"{each}_us"] = seconds[each][way] / steps * 1e6
+            row[f"{each}_ratio"] = seconds[each][way] / seconds[each]["apart"]
+        yield row
+
+
+def _in(way: str, call: Callable, *arguments: Any) -> None:
+    with stacked_layers.ways(way):
+        call(*arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

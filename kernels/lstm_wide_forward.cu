@@ -1,0 +1,197 @@
+// All time steps of one LSTM layer in one launch, in float32, where the recurrent weights do not fit on the chip: what
+// registers and shared memory do not hold is read from L2 in each step (wide_weights.cuh).
+//
+//     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
+//     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
+//
+// Who owns what: the batch is split into groups of sequences that never wait for each other. Within a group a block
+// owns 16 hidden units, and each of its warps one of them, all four gates, for all sequences of the group. The lanes of
+// a warp share out the sum over h: of every 128 columns a lane has four in a row, so that a warp reads 512 bytes of a
+// row of W_hh at once, as they stand in memory.
+//
+// A pass of a block, over SEQUENCES sequences: ask for the first weights that are not on the chip, and for what else
+// does not depend on h; wait for h[t-1] (handover.cuh), a part of it in each thread, and put it into shared memory for
+// all warps; multiply, in float32; add up over the lanes, such that the four gates of a sequence end in neighbouring
+// lanes; publish h[t]. Sums are made in the same order for any SEQUENCES, KEPT and PARKED.
+//
+// Bytes per hidden unit and step: reads 4 gates + 1 cell, writes 1 cell + 1 h + 1 y, and with `keep` 4 gates; each
+// block reads the group's h[t-1] from L2, and in each pass STREAMED * 16 bytes of weights for each of its 512 threads.
+//
+// hidden is a multiple of 4, and at most 128 * QUADS.
+#include "handover.cuh"
+#include "tensor_core.cuh"  // for afresh
+#include "wide_weights.cuh"
+
+#define ROW (32 * QUADS)                                   // four neighbouring h's each, of one sequence
+#define LOADS ((SEQUENCES * ROW + THREADS - 1) / THREADS)  // of them that a thread fetches
+
+// The gate of a sequence that a lane finishes.
+struct Output {
+    int gate, unit, sequence;
+    bool there;
+
+    __device__ __forceinline__ Output(int thread, int first_unit, int hidden, int sequence0, int end_sequence) {
+        gate = thread % 4, unit = first_unit + thread / 32, sequence = sequence0 + thread % 32 / 4;
+        there = thread % 32 < 4 * SEQUENCES && sequence < end_sequence && unit < hidden;
+    }
+};
+
+// Two lanes, `distance` apart, have parts of two sums each: the `upper` one gets the second, the other one the first.
+__device__ __forceinline__ float exchange_halves(bool upper, float first, float second, int distance) {
+    return (upper ? second : first) + __shfl_xor_sync(0xFFFFFFFFu, upper ? first : second, distance);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
+    float* gates,                      // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    const float* __restrict__ weight, // (4*hidden, hidden) W_hh
+    const float* __restrict__ bias,   // (4*hidden,) or null
+    float* cells,                     // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
+    float* hiddens,                   // (steps + 1, batch, hidden): the initial h, and all ones elsewhere
+    float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
+    unsigned* failed,                 // becomes 1 if a block waited in vain
+    int steps,
+    int batch,
+    int hidden,
+    int y_width,
+    int y_offset,
+    int keep,                         // 1: for the backward pass, activated gates and all cell states are kept
+    int reverse,                      // 1: from the last step to the first
+    int first_time,                   // the time of step 0, to compare with lengths
+    int blocks,                       // of a group
+    int share) {                      // sequences of a group
+    extern __shared__ float4 shared[];  // [SEQUENCES][ROW] h, then [PARKED][THREADS] weights
+    float4* const h_now = shared;
+    const int thread = threadIdx.x, lane = thread % 32, first_unit = blockIdx.x % blocks * UNITS;
+    const int first_sequence = blockIdx.x / blocks * share;
+    const int end_sequence = first_sequence + share < batch ? first_sequence + share : batch;
+
+    const int quads = hidden / 4 - lane;  // from this lane's first one on
+    const int own_unit = first_unit + thread / 32;
+    const Fragments fragments = {weight, hidden, own_unit * hidden + 4 * lane, 128,
+                                 own_unit < hidden && quads > 0 ? (quads + 31) / 32 : 0};
+    const unsigned zero = (size_t)failed % 4;  // of which the compiler knows nothing
+    Weights w;
+    w.hold(fragments, shared + SEQUENCES * ROW, zero);
+
+    if (blocks_are_missing(blocks, batch, share, failed)) return;
+    Patience patience = {0, failed};
+    for (int count = 0; count < steps; ++count) {
+        for (int sequence0 = first_sequence; sequence0 < end_sequence; sequence0 += SEQUENCES) {
+            w.ask(fragments, count & zero);
+            float input = 0.0f, c = 0.0f;
+            const Output early(afresh(thread), first_unit, hidden, sequence0, end_sequence);
+            const int step = reverse ? steps - 1 - count : count;
+            if (early.there) {
+                const long long row = (long long)step * batch + early.sequence;
+                input = gates[row * 4 * hidden + early.gate * hidden + early.unit];
+                if (bias) input += bias[early.gate * hidden + early.unit];
+                const long long slot = keep ? (long long)(step + reverse) * batch : 0;
+                c = cells[(slot + early.sequence) * hidden + early.unit];
+            }
+
+            const long long row_before = (long long)(step + reverse) * batch;
+            unsigned words[LOADS][4];
+#pragma unroll
+            for (int i = 0; i < LOADS; ++i) {  // all of them on their way before the first is looked at
+                const int which = thread + i * THREADS, from = sequence0 + which / ROW, column = 4 * (which % ROW);
+                const bool there = which < SEQUENCES * ROW && from < end_sequence && column < hidden;
+                words[i][0] = words[i][1] = words[i][2] = words[i][3] = 0;
+                if (there) load_words((const unsigned*)hiddens + (row_before + from) * hidden + column, words[i]);
+            }
+            patience.begin();
+#pragma unroll
+            for (int i = 0; i < LOADS; ++i) {
+                const int which = thread + i * THREADS, from = sequence0 + which / ROW, column = 4 * (which % ROW);
+                while (count > 0 && any_missing(words[i]) && !patience.ends()) {
+                    load_words((const unsigned*)hiddens + (row_before + from) * hidden + column, words[i]);
+                }
+            }
+            __syncthreads();  // nobody reads the h of the last pass any more
+#pragma unroll
+            for (int i = 0; i < LOADS; ++i) {
+                const int which = thread + i * THREADS;
+                if (which >= SEQUENCES * ROW) continue;
+                h_now[which] = make_float4(__uint_as_float(words[i][0]), __uint_as_float(words[i][1]),
+                                           __uint_as_float(words[i][2]), __uint_as_float(words[i][3]));
+            }
+            __syncthreads();
+
+            float sums[4][SEQUENCES];
+#pragma unroll
+            for (int s = 0; s < SEQUENCES; ++s) sums[0][s] = sums[1][s] = sums[2][s] = sums[3][s] = 0.0f;
+            w.for_each_quad(fragments, zero, count, [&](int k, unsigned nothing, const float4(&of_gates)[4]) {
+                const float4* of_quad = h_now + lane + nothing;
+                unsigned bits = 0;
+#pragma unroll
+                for (int s = 0; s < SEQUENCES; ++s) {
+                    const float4 h = of_quad[s * ROW + 32 * k];
+#pragma unroll
+                    for (int q = 0; q < 4; ++q) {
+                        sums[q][s] = fmaf(of_gates[q].x, h.x, sums[q][s]);
+                        sums[q][s] = fmaf(of_gates[q].y, h.y, sums[q][s]);
+                        sums[q][s] = fmaf(of_gates[q].z, h.z, sums[q][s]);
+                        sums[q][s] = fmaf(of_gates[q].w, h.w, sums[q][s]);
+                        bits |= __float_as_uint(sums[q][s]);
+                    }
+                }
+                return bits;
+            });
+
+            // Of two lanes each keeps one half of the sums, and adds what the other one has of them.
+            const int self = afresh(thread);  // what depends on it is computed again: registers are short above
+            float a[SEQUENCES];
+#pragma unroll
+            for (int s = 0; s < SEQUENCES; ++s) {
+                float of_two[2];
+#pragma unroll
+                for (int pair = 0; pair < 2; ++pair) {
+                    const float first = sums[2 * pair][s], second = sums[2 * pair + 1][s];
+                    of_two[pair] = exchange_halves(self & 1, first, second, 1);
+                }
+                a[s] = exchange_halves(self & 2, of_two[0], of_two[1], 2);
+            }
+#pragma unroll
+            for (int distance = 4, left = SEQUENCES; distance < 32; distance *= 2) {
+                if (left == 1) {
+                    a[0] += __shfl_xor_sync(0xFFFFFFFFu, a[0], distance);
+                    continue;
+                }
+                left /= 2;
+#pragma unroll
+                for (int s = 0; s < left; ++s) {
+                    a[s] = exchange_halves(self & distance, a[2 * s], a[2 * s + 1], distance);
+                }
+            }
+            a[0] += input;
+
+            const Output out(self, first_unit, hidden, sequence0, end_sequence);
+            const int gate = out.gate, unit = out.unit, sequence = out.sequence, first_lane = self % 32 & ~3;
+            const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
+            const float tanh_a = tanhf(half * a[0]);
+            const float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+            const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
+            const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
+            const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+            const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
+            const float c_next = fmaf(f, c, i * candidate);
+            const float h_next = o * tanhf(c_next);
+            if (out.there) {
+                const int now = reverse ? steps - 1 - afresh(count) : afresh(count);
+                const bool runs = !lengths || first_time + now < lengths[sequence];
+                const int before = now + reverse, after = now + 1 - reverse;
+                const long long row = (long long)now * batch + sequence;
+                const long long from = ((long long)before * batch + sequence) * hidden + unit;
+                const long long to = ((long long)after * batch + sequence) * hidden + unit;
+                if (gate == 0) {
+                    const unsigned word = runs ? __float_as_uint(h_next) : ((const unsigned*)hiddens)[from];
+                    store_word((unsigned*)hiddens + to, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
+                }
+                if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : 0.0f;
+                if (gate == 2) cells[keep ? to : (long long)sequence * hidden + unit] = runs ? c_next : c;
+                if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = activated;
+            }
+            __syncwarp();  // c was written by one lane of four, and all four read it in the next step
+        }
+    }
+}
