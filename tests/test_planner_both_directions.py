@@ -97,6 +97,7 @@ def test_a_loop_has_no_kernel_for_it():
     assert both is None and why == "loop has no kernel for it" and one.schedule == "loop"
     with planner.only("cluster"):
         assert of_both(FORWARD, 8, 128)[2] == "cluster has no kernel for it"
+    assert of_both(FORWARD, 1, 2048)[2] == "persistent with weights from L2 has no kernel for it"
 
 
 def test_tiles_without_a_kernel():

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
-from . import planner
+from . import planner, wide_layouts
 from .catalogue import BIDIRECTIONAL, BIDIRECTIONAL_OPTIONS, TF32
 from .planner import Choice, Device, Plan
 
@@ -69,7 +69,9 @@ def _side_by_side(
     if way == "apart":
         return None, "is not allowed here"
     if one.kernel not in BIDIRECTIONAL:
-        return None, f"{one.schedule} has no kernel for it"
+        beside = " with weights from L2" if one.kernel in wide_layouts.TILES else ""
+        beside = " with layer norm" if "layer_norm" in one.kernel else beside
+        return None, f"{one.schedule}{beside} has no kernel for it"
     half = device._replace(multiprocessors=device.multiprocessors // 2)
     layouts = planner.LAYOUTS[one.schedule] if half.multiprocessors else lambda *_: []
     found = layouts(direction, batch, hidden, one.arithmetic or "float32", half)
