@@ -6,11 +6,8 @@ Ends with 1 if what the planner does by itself ("alike") is slower than one afte
 See benchmarks/README.md.
 """
 
-import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
-from benchmarks import files  # noqa: E402
+from benchmarks import in_several_ways  # noqa: E402
 from benchmarks.options import ROUNDS, in_turn_on  # noqa: E402
 from gpulstm.cuda import both_directions  # noqa: E402
 
@@ -41,35 +38,16 @@ LINE = (
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", type=Path, help="a JSON file to write")
-    arguments.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
-    arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
-    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
-    arguments.add_argument("--steps", type=int, default=STEPS)
-    arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
-    given = arguments.parse_args()
-    import cupy
-
-    from benchmarks.gpu import Gpu
-
-    gpu, start = Gpu(), time.perf_counter()
-    rows: list[dict] = []
-    left: list[list] = []
-    document = {"machine": gpu.machine(), "steps": given.steps, "left": left, "rows": rows}
-    for kind, hidden, batch in product(given.kind, given.hidden, given.batch):
-        if time.perf_counter() - start > given.seconds:
-            left.append([kind, hidden, batch])
-            continue
-        for row in measured(cupy, kind, batch, hidden, given.steps, in_turn_on(gpu, ROUNDS)):
-            rows.append(row)
-            print(LINE.format(**row), flush=True)
-        files.write(given.out, document)
-    slower = slower_than_apart(rows)
-    for row in slower:
-        print("slower than one after the other: {kind} H {hidden} N {batch}".format(**row))
-    files.write(given.out, document)
-    return 1 if slower else 0
+    return in_several_ways.run(
+        __doc__.splitlines()[0],
+        {"kind": [*KINDS], "hidden": HIDDEN, "batch": BATCHES},
+        STEPS,
+        lambda gpu: in_turn_on(gpu, ROUNDS),
+        measured,
+        LINE,
+        slower_than_apart,
+        "slower than one after the other: {kind} H {hidden} N {batch}",
+    )
 
 
 def measured(cupy: Any, kind: str, batch: int, hidden: int, steps: int, in_turn: Callable) -> Iterator[dict]:

@@ -5,11 +5,9 @@
 Ends with 1 if a graph could not be made, or gives something else than the loop. See benchmarks/README.md.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
-from benchmarks import files  # noqa: E402
+from benchmarks import in_several_ways  # noqa: E402
 from benchmarks.options import ROUNDS  # noqa: E402
 from gpulstm.cuda import folding, planner  # noqa: E402
 from gpulstm.engines import cupy_graph  # noqa: E402
@@ -47,35 +45,21 @@ LINE = (
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--out", type=Path, help="a JSON file to write")
-    arguments.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
-    arguments.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
-    arguments.add_argument("--batch", type=int, nargs="+", default=BATCHES)
-    arguments.add_argument("--steps", type=int, default=STEPS)
-    arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
-    given = arguments.parse_args()
-    import cupy
+    return in_several_ways.run(
+        __doc__.splitlines()[0],
+        {"kind": [*KINDS], "hidden": HIDDEN, "batch": BATCHES},
+        STEPS,
+        lambda gpu: in_turn_on(gpu, ROUNDS),
+        measured,
+        LINE,
+        wrong,
+        "wrong: {kind} H {hidden} N {batch}, off by {error:.1e} {why_not}",
+    )
 
-    from benchmarks.gpu import Gpu
 
-    gpu, start = Gpu(), time.perf_counter()
-    rows: list[dict] = []
-    left: list[list] = []
-    document = {"machine": gpu.machine(), "steps": given.steps, "left": left, "rows": rows}
-    for kind, hidden, batch in product(given.kind, given.hidden, given.batch):
-        if time.perf_counter() - start > given.seconds:
-            left.append([kind, hidden, batch])
-            continue
-        for row in measured(cupy, kind, batch, hidden, given.steps, in_turn_on(gpu, ROUNDS)):
-            rows.append(row)
-            print(LINE.format(**row), flush=True)
-        files.write(given.out, document)
-    wrong = [row for row in rows if row["why_not"] or not row["error"] <= TOLERANCES.get(row["kind"], TOLERANCE)]
-    for row in wrong:
-        print("wrong: {kind} H {hidden} N {batch}, off by {error:.1e} {why_not}".format(**row))
-    files.write(given.out, document)
-    return 1 if wrong else 0
+def wrong(rows: list[dict]) -> list[dict]:
+    """Those where no graph could be made, or one gave something else than the loop."""
+    return [row for row in rows if row["why_not"] or not row["error"] <= TOLERANCES.get(row["kind"], TOLERANCE)]
 
 
 def in_turn_on(gpu: Any, rounds: int) -> Callable:
