@@ -9,6 +9,7 @@ from gpulstm.cuda import half_layouts
 from gpulstm.cuda.planner import FORWARD, Choice
 from gpulstm.engines import Lane, cupy_one_launch
 from gpulstm.parameters import Weights
+from tests.cuda_on_cpu import cupy_on_cpu
 from tests.half_cases import ROUNDING, numpy_dtype
 
 
@@ -178,3 +179,25 @@ def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], dtype: 
         norm = np.linalg.norm(expected[name])
         error = np.linalg.norm(value - expected[name]) / (norm if norm else 1)
         assert error <= ROUNDING[dtype] / 2, f"{name} is off by {error:.2g}"
+
+
+def run(direction: str, case: HalfCase, choice: Choice, mode: str = "fibers", **settings) -> tuple[dict, dict]:
+    """(what the kernel made, what NumPy makes)"""
+    forward = forward_in_numpy(case)
+    with cupy_on_cpu(mode, **settings) as cupy:
+        if direction == FORWARD:
+            return run_forward(cupy, case, choice), forward
+        given = forward["gates"], forward["cells"]
+        return run_backward(cupy, case, choice, *given), backward_in_numpy(case, *given)
+
+
+def check_in_any_order(direction: str, case: HalfCase, choice: Choice, late_blocks: tuple[int, ...]) -> None:
+    """The same bits in whichever order threads run, and with each of some blocks late."""
+    expected, reference = run(direction, case, choice)
+    check(expected, reference, case.dtype)
+    orders = [{"thread_order": "descending"}, {"thread_order": "random", "seed": 1}]
+    orders += [{"thread_order": "random", "seed": 2, "late_block": block} for block in late_blocks]
+    for settings in ({}, *orders):
+        found, _ = run(direction, case, choice, **settings)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=f"{name}, {settings}")

@@ -23,8 +23,10 @@ from tests.half_recurrence import (
     HalfCase,
     backward_in_numpy,
     check,
+    check_in_any_order,
     forward_in_numpy,
     half_case,
+    run,
     run_backward,
     run_forward,
 )
@@ -45,16 +47,6 @@ SMALL = (4, 128, 0, 1)
 def by_hand(direction: str, tiles: tuple[int, ...], dtype: str, batch: int, share: int) -> Choice:
     kernel = cluster_half_layouts.KERNELS[direction]
     return Choice("cluster", "by hand", kernel, tiles, tiles[0], -(-batch // share), share, arithmetic=dtype)
-
-
-def run(direction: str, case: HalfCase, choice: Choice, mode: str = "fibers", **settings) -> tuple[dict, dict]:
-    """(what the kernel made, what NumPy makes)"""
-    forward = forward_in_numpy(case)
-    with cupy_on_cpu(mode, **settings) as cupy:
-        if direction == FORWARD:
-            return run_forward(cupy, case, choice), forward
-        given = forward["gates"], forward["cells"]
-        return run_backward(cupy, case, choice, *given), backward_in_numpy(case, *given)
 
 
 def usual(dtype: str, direction: str, **settings) -> tuple[HalfCase, Choice]:
@@ -114,23 +106,10 @@ class TestByValue:
         check(found, backward_in_numpy(case, given["gates"], given["cells"]), dtype)
 
 
-ORDERS = (
-    {},
-    {"thread_order": "descending"},
-    {"thread_order": "random", "seed": 1},
-    *({"thread_order": "random", "seed": 2, "late_block": block} for block in (0, 1, 5)),
-)
-
-
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_same_bits_in_any_order(direction):
     case, choice = usual("float16", direction, lengths=np.array([4, 0, 2, 1, 3]))
-    expected, reference = run(direction, case, choice)
-    check(expected, reference, "float16")
-    for settings in ORDERS:
-        found, _ = run(direction, case, choice, **settings)
-        for name, value in expected.items():
-            np.testing.assert_array_equal(found[name], value, err_msg=f"{name}, {settings}")
+    check_in_any_order(direction, case, choice, late_blocks=(0, 1, 5))
 
 
 def test_how_a_layer_is_laid_out_changes_no_bit_of_an_output():

@@ -15,9 +15,11 @@ from tests.half_recurrence import (
     HalfCase,
     backward_in_numpy,
     check,
+    check_in_any_order,
     choice_of,
     forward_in_numpy,
     half_case,
+    run,
     run_backward,
     run_forward,
 )
@@ -49,16 +51,6 @@ def laid_out(direction: str, tiles: tuple[int, ...], dtype: str) -> tuple[Choice
     share = 8 * t.sequence_tiles + 3
     groups = 2 if 2 * -(-hidden // units) <= 16 else 1
     return choice_of(direction, tiles, dtype, hidden, groups, share), hidden, share + 5 * (groups - 1)
-
-
-def run(direction: str, case: HalfCase, choice: Choice, mode: str = "fibers", **settings) -> tuple[dict, dict]:
-    """(what the kernel made, what NumPy makes)"""
-    forward = forward_in_numpy(case)
-    with cupy_on_cpu(mode, **settings) as cupy:
-        if direction == FORWARD:
-            return run_forward(cupy, case, choice), forward
-        given = forward["gates"], forward["cells"]
-        return run_backward(cupy, case, choice, *given), backward_in_numpy(case, *given)
 
 
 def usual(dtype: str, direction: str, **settings) -> tuple[HalfCase, Choice]:
@@ -136,23 +128,10 @@ def test_stretches_of_the_backward_pass_have_the_bits_of_one(monkeypatch, revers
             np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-ORDERS = (
-    {},
-    {"thread_order": "descending"},
-    {"thread_order": "random", "seed": 1},
-    *({"thread_order": "random", "seed": 2, "late_block": block} for block in (0, 1, 2)),
-)
-
-
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_same_bits_in_any_order(direction):
     case, choice = usual("float16", direction, lengths=np.array([4, 0, 2, 1, 3]))
-    expected, reference = run(direction, case, choice)
-    check(expected, reference, "float16")
-    for settings in ORDERS:
-        found, _ = run(direction, case, choice, **settings)
-        for name, value in expected.items():
-            np.testing.assert_array_equal(found[name], value, err_msg=f"{name}, {settings}")
+    check_in_any_order(direction, case, choice, late_blocks=(0, 1, 2))
 
 
 class TestHandingOver:
