@@ -267,7 +267,10 @@ def label(name: str) -> str:
 
 
 _TABLE = {
-    **{base: _arithmetic(base) for base in ("add", "sub", "div", "rem", "neg", "abs", "min", "max", "fma", "sqrt")},
+    **{
+        base: _arithmetic(base)
+        for base in ("add", "sub", "div", "rem", "neg", "abs", "min", "max", "fma", "sqrt", "copysign")
+    },
     **{base: _arithmetic(base) for base in ("rcp", "rsqrt", "ex2", "lg2")},
     **{"mul": _multiply(add=False), "mad": _multiply(add=True)},
     **{"and": _bitwise("&"), "or": _bitwise("|"), "xor": _bitwise("^"), "not": _bitwise("~")},

@@ -33,6 +33,8 @@ template <class T> T neg(T a) { return -a; }
 template <class T> T rcp(T a) { return 1 / a; }
 inline float abs(float a) { return fabsf(a); }
 inline double abs(double a) { return ::fabs(a); }
+inline float copysign(float sign, float size) { return copysignf(size, sign); }  // PTX has them the other way round
+inline double copysign(double sign, double size) { return ::copysign(size, sign); }
 inline float sqrt(float a) { return sqrtf(a); }
 inline double sqrt(double a) { return ::sqrt(a); }
 inline float fma(float a, float b, float c) { return fmaf(a, b, c); }
