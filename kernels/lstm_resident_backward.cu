@@ -8,7 +8,8 @@
 // one barrier per step is enough.
 //
 // What a step reads from memory is one number per lane (the four gates, the cell state before and after, dy), and is
-// fetched AHEAD steps before it is used.
+// fetched AHEAD steps before it is used. All of it comes through one pointer, to gates in some lanes and to cells or dy
+// in others; so none of them is __restrict__ const, which the compiler would take as a promise about gates as well.
 //
 // Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates.
 //
@@ -28,8 +29,8 @@
 extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
-    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
-    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    const float* cells,                // (steps + 1, batch, hidden)
+    const float* dy,                   // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null

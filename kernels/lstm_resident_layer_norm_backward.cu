@@ -19,7 +19,8 @@
 //
 // What a step reads from memory is two numbers per lane (of each gate its value and norm(r), the norms, the cell state
 // before and after, dy), and is fetched AHEAD steps before it is used; and one of the sums made beforehand, which
-// another kernel has just left in the cache, and which is needed behind the first barrier.
+// another kernel has just left in the cache, and which is needed behind the first barrier. As in lstm_resident_backward,
+// what lanes read through one pointer is not __restrict__ const where one of them reads what is written.
 //
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells (+ 1 dy), writes 4 gates + 4 r.
 //
@@ -55,14 +56,14 @@ __device__ __forceinline__ float sum_over_warps(const float* of_warps, int lane)
 extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_norm_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
-    const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
+    const float* norms,                // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
     const float* __restrict__ slope_sums,  // (steps, batch, 4) of lstm_layer_norm_slope_sums
     const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
     const float* __restrict__ gain,    // (4*hidden,) gain_r
     const float* __restrict__ gain_cell,  // (hidden,)
     const float* __restrict__ bias_cell,  // (hidden,)
-    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
-    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    const float* cells,                // (steps + 1, batch, hidden)
+    const float* dy,                   // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell

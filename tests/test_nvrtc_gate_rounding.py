@@ -10,7 +10,8 @@ import re
 import pytest
 
 from gpulstm.cuda.catalogue import Specialisation
-from tests.test_nvrtc_gate import AS_CUPY_DOES, nvrtc_or_skip
+from tests.cuda_on_cpu import nvrtc
+from tests.test_nvrtc_gate import nvrtc_or_skip
 
 _INSTRUCTION = re.compile(r"\s+(?:@!?%p\d+ )?([a-z][\w.:]*)\s+(%\w+)(?:\|%\w+)?,\s*(.*);")
 SHUFFLE, PRODUCT, OTHER = "shuffle", "product", "other"
@@ -27,14 +28,8 @@ CHOICES = {
 
 
 def ptx(source: str, options: tuple[str, ...]) -> str:
-    nvrtc = nvrtc_or_skip()
-    program = nvrtc.createProgram(source, "rounding.cu", (), ())
-    try:
-        nvrtc.compileProgram(program, ("--gpu-architecture=compute_90", *AS_CUPY_DOES, *options))
-        text = nvrtc.getPTX(program)
-    finally:
-        nvrtc.destroyProgram(program)
-    return text if isinstance(text, str) else text.decode()
+    nvrtc_or_skip()
+    return nvrtc.ptx(source, options, "90")
 
 
 def fused(text: str) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
