@@ -133,7 +133,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
 #if LAYERS
     unsigned w_next[MTILES][NEXT_SIZE][4];
     uint4* parked_next = parked + PARKED;
-    hold_weights<NEXT_KEPT>(w_next, parked_next, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
+    const unsigned zero = (size_t)failed % 4;
+    hold_weights<NEXT_KEPT>(w_next, parked_next, Corner(thread), zero, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row, source = word / 4 * 2, gate = word % 4;
         if (!input_weight || unit >= hidden || source >= hidden) return 0;
         const store* first = input_weight + ((gate * hidden + source) * hidden + unit);
@@ -209,9 +210,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
             if (adds) {
                 const Corner corner(afresh(thread));
                 const int own = sequence0 + corner.g;  // the first of this lane's sequences
-                const unsigned* arrivals = exchange + ((long long)step_before * batch + own) * 2 * hidden;
 #if LAYERS  // where nothing is collected, the product is one with zeros
-                const int there = end_sequence - own;
+                const int there = end_sequence - own, last = collects ? step_before : step;
+                const unsigned* arrivals = exchange + ((long long)last * batch + own) * 2 * hidden;
                 const auto begin = [&](float(&d)[NTILES][MTILES][4]) {
                     if (!takes) return;  // all of the block alike
                     const unsigned* handed = above.handed[afresh(layer)];
@@ -221,6 +222,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 multiply_handed_over(all_sums + (buffer * SPLIT + corner.part) * COLUMNS * STRIDE, w, parked, corner,
                                      arrivals, 2 * hidden, collects ? there : 0, true, patience, begin);
 #else
+                const unsigned* arrivals = exchange + ((long long)step_before * batch + own) * 2 * hidden;
                 multiply_handed_over(all_sums + (buffer * SPLIT + corner.part) * COLUMNS * STRIDE, w, parked, corner,
                                      arrivals, 2 * hidden, end_sequence - own, true, patience);
 #endif

@@ -98,7 +98,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     const store* input_weight = 0;
     if (layer > 0) {
         gates = above.gates[layer - 1], weight = above.weight[layer - 1], bias = above.bias[layer - 1];
-        cells = above.cells[layer - 1], hiddens = above.hiddens[layer - 1], input_weight = above.input_weight[layer - 1];
+        cells = above.cells[layer - 1], hiddens = above.hiddens[layer - 1];
+        input_weight = above.input_weight[layer - 1];
     }
 #else
     const unsigned number = blockIdx.x;  // of this block in its direction
@@ -123,7 +124,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
 #if LAYERS
     unsigned w_next[MTILES][NEXT_SIZE][4];
     uint4* parked_next = parked + PARKED;
-    hold_weights<NEXT_KEPT>(w_next, parked_next, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
+    const unsigned zero = (size_t)failed % 4;
+    hold_weights<NEXT_KEPT>(w_next, parked_next, Corner(thread), zero, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row / 4;
         if (layer == 0 || unit >= hidden || 2 * word >= hidden) return 0;
         const store* first = input_weight + ((row % 4 * hidden + unit) * hidden + 2 * word);

@@ -11,7 +11,7 @@ import pytest
 
 from gpulstm.cuda import catalogue, half_layouts, stacked_layers
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
-from gpulstm.engines import Lane, cupy_layers, cupy_one_launch
+from gpulstm.engines import Lane, cupy_engine, cupy_layers, cupy_one_launch
 from gpulstm.engines.cupy_engine import Saved
 from gpulstm.parameters import Weights
 from tests import backends
@@ -310,6 +310,14 @@ class TestWholeStacks:
         for name, value in found.items():
             wanted = apart[name].astype("f4")
             assert np.linalg.norm(value.astype("f4") - wanted) <= 0.01 * np.linalg.norm(wanted), name
+
+    def test_inference_in_parts(self, backend, monkeypatch):
+        given = self.given("float16", steps=4, lengths=[4, 1], layers=2)
+        with self.laid_out(backend):
+            whole = infer(backend, given)
+            monkeypatch.setattr(cupy_engine, "GATE_BUFFER_BYTES", 3 * 2 * 4 * 16 * 2)  # three steps
+            found = self.launches(backend, lambda: assert_same_bits(infer(backend, given), whole))
+        assert found == {half_layouts.FORWARD: 2}
 
     def test_a_backward_pass_in_stretches(self, backend, monkeypatch):
         given = self.given("float16")
