@@ -20,8 +20,8 @@ CHOICES = {
     ("lstm_resident_forward", "float32", (True, False)): ((4, 1), (4, 2)),
     ("lstm_persistent_forward", "float32", (False, False, False)): ((2, 1, 1), (4, 1, 2)),
     ("lstm_persistent_forward", "float32", (True, False, False)): ((2, 1, 1), (2, 1, 4)),
-    ("lstm_persistent_half_forward", "float16", (False, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
-    ("lstm_persistent_half_forward", "bfloat16", (True, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
+    ("lstm_persistent_half_forward", "float16", (False, False, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
+    ("lstm_persistent_half_forward", "bfloat16", (True, False, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
     ("lstm_persistent_forward", "float32", (True, True, False)): ((2, 1, 1),),
     ("lstm_cluster_forward", "float32", ()): ((2, 1, 1), (2, 1, 8)),
 }

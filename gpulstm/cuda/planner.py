@@ -194,7 +194,7 @@ def shared_bytes_of(choice: Choice) -> int:
         is_half = choice.kernel in cluster_half_layouts.TILES
         return cluster_half_layouts.shared_bytes(direction, choice.tiles) if is_half else 0
     if choice.kernel in half_layouts.TILES:
-        return half_layouts.shared_bytes(choice.tiles)
+        return half_layouts.shared_bytes(choice.tiles, layers=choice.layers > 1)
     if choice.kernel in wide_layouts.TILES:
         return wide_layouts.shared_bytes(choice.kernel, choice.tiles)
     if choice.kernel == layer_norm_layouts.ONCE:
@@ -284,11 +284,13 @@ def _persistent(direction: str, batch: int, hidden: int, dtype: str, device: Dev
     return found
 
 
-def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+def _persistent_half(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, *, layers: bool = False
+) -> list[Choice]:
+    """With ``layers`` a layout of one of several layers that run in one launch, on its part of the device."""
     kernel = half_layouts.FORWARD if direction == FORWARD else half_layouts.BACKWARD
-    found = []
-    for layout in half_layouts.layouts(kernel, batch, hidden, device.multiprocessors, device.shared_bytes):
-        tiles, blocks, groups, share, cost = layout
+    size, found = (device.multiprocessors, device.shared_bytes), []
+    for tiles, blocks, groups, share, cost in half_layouts.layouts(kernel, batch, hidden, *size, layers=layers):
         units = half_layouts.units(kernel, tiles)
         where = f", {tiles[3]} of {tiles[2]} tiles of weights in shared memory" if tiles[3] else ""
         reason = _predicted(cost, f"{dtype}, {units} hidden units a block{where}")
