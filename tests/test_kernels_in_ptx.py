@@ -36,6 +36,7 @@ from tests import (
     test_schedule_step,
     test_schedule_wide,
     test_stacked_layers,
+    test_stacked_layers_half,
     variant_kernel_cases,
 )
 from tests.backends import CUPY_ON_CPU, Backend
@@ -105,13 +106,16 @@ def in_a_graph(backend: Backend) -> None:
     test_schedule_graph_options.test_together_in_float32_and_tf32(backend, "training")
 
 
-def stacked(backend: Backend) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacked_layers, "FEWEST_STEPS", 1)
-        patch.setattr(stacked_layers, "WORTH", 1000.0)
+def stacked(test: Callable, *arguments: str) -> Callable:
+    def run(backend: Backend) -> None:
+        with pytest.MonkeyPatch.context() as patch:  # as the tests' own fixtures do
+            patch.setattr(stacked_layers, "FEWEST_STEPS", 1)
+            patch.setattr(stacked_layers, "WORTH", 1000.0)
+            stacked_layers._side_by_side.cache_clear()
+            test(backend, *arguments)
         stacked_layers._side_by_side.cache_clear()
-        test_stacked_layers.TestValues().test_all_results(backend)
-    stacked_layers._side_by_side.cache_clear()
+
+    return run
 
 
 def attention(backend: Backend) -> None:
@@ -188,7 +192,11 @@ CASES = {
         )
         for name in ("float32",)
     },
-    "stacked layers": Case(stacked, both_ways("lstm_persistent")),
+    "stacked layers": Case(stacked(test_stacked_layers.TestValues().test_all_results), both_ways("lstm_persistent")),
+    "stacked layers in float16": Case(
+        stacked(test_stacked_layers_half.TestWholeStacks().test_all_results, "float16"),
+        both_ways("lstm_persistent_half"),
+    ),
     "variants in the loop": Case(
         variants,
         f"{both_ways('lstm_variant_cell')} {both_ways('lstm_variant_output')} lstm_variant_initial_gradient "
