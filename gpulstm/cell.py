@@ -77,7 +77,7 @@ class LSTMCell:
         Either half of ``dstate`` may be None.
         """
         if not isinstance(cache, CellCache):
-            raise TypeError(f"cache must be what LSTMCell.forward returned last, got {type(cache).__name__}")
+            raise TypeError(f"cache must be that of state, cache = LSTMCell.forward(x), got {type(cache).__name__}")
         x = cache.inner.x[0, ...] if cache.inner.batched else cache.inner.x[0, 0, ...]
         self._check_pair("dstate", dstate, x)
         dx, grads, dinitial = functional.lstm_backward(cache.inner, None, _with_layer(dstate))
@@ -117,6 +117,7 @@ class LSTMCell:
     def _check(self, x: Array, state: Any) -> None:
         """What a sequence's checks would say in words that a cell does not have: time, layers, directions."""
         arrays.require_array("x", x)
+        arrays.check_library(x, self.params)
         if x.ndim not in (1, 2):
             raise ValueError(f"x must have shape (batch, inputs), or (inputs,) without a batch, got {tuple(x.shape)}")
         if x.shape[-1] != self.layout.input_size:

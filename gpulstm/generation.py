@@ -150,7 +150,9 @@ class _Run:
 
     def __init__(self, model: Any, prompt: Any) -> None:
         if not callable(getattr(model, "stream", None)):
-            raise TypeError(f"model must have a method stream(x, state), got {type(model).__name__}")
+            raise TypeError(
+                f"model must have a method stream(x, state), got {type(model).__name__}; gpulstm.nn.Sequential has one"
+            )
         self.model, self.state = model, None
         x = _placed(prompt, model)
         self.like, self.batch = x, x.shape[1]
