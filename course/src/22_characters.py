@@ -155,6 +155,9 @@ figures.show(
 )
 
 # %% [markdown]
+# Why does the held-out text lie *below* the other one here? Nothing leaked: these topics happen to be easier to guess. So compare two models on the
+# same text, and draw no conclusion from one model on two texts.
+#
 # For the judgement it reads the rest of the held-out text, which had no say in anything. It does so in one go and never loses
 # its memory:
 
