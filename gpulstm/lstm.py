@@ -174,9 +174,10 @@ class LSTM:
     def __call__(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None
     ) -> tuple[Array, State]:
-        """Inference: the output and the final state. Keeps nothing, and needs a bounded buffer beyond x and y.
+        """Inference: the output and the final state, as `forward` gives them, without random masks.
 
-        Arguments are those of `forward`.
+        Arguments are those of `forward`. Nothing is kept for a backward pass, and on NumPy and CuPy arrays the
+        memory beyond x and y does not grow with the number of time steps.
         """
         draws = Draws(self.options, None)
         return inference(self.layout, x, self.params, state, lengths, self.batch_first, draws)
