@@ -177,7 +177,7 @@ class LSTM:
         """Inference: the output and the final state, as `forward` gives them, without random masks.
 
         Arguments are those of `forward`. Nothing is kept for a backward pass, and on NumPy and CuPy arrays the
-        memory beyond x and y does not grow with the number of time steps.
+        memory beyond x and y is bounded (8 to 64 MB for the gates), however many time steps there are.
         """
         draws = Draws(self.options, None)
         return inference(self.layout, x, self.params, state, lengths, self.batch_first, draws)
