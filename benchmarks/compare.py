@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.needs import need
 
     chosen = _parser().parse_args(arguments)
-    need("torch") if chosen.device == "cpu" else need("cupy", "torch", gpu=True)
+    need("torch") if chosen.device == "cpu" else need("torch", "cupy", gpu=True)
     contest = _contest(chosen)
     try:
         return _run(chosen, [*sys.argv[1:]] if arguments is None else arguments, contest)

@@ -10,7 +10,10 @@ WHERE = {
 
 
 def need(*modules: str, gpu: bool = False) -> None:
-    """Ends the program with a message where one of these modules is missing, or with ``gpu`` a GPU for CuPy."""
+    """Ends the program with a message where one of these modules is missing, or with ``gpu`` a GPU for CuPy.
+
+    They are imported in this order: which of two libraries loads CUDA's own first is the caller's to say.
+    """
     missing = [name for name in modules if not _imports(name)]
     if missing:
         sys.exit("This needs " + ", and ".join(WHERE[name] for name in missing))

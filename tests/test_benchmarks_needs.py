@@ -18,7 +18,7 @@ def nothing_installed(monkeypatch):
 def test_a_missing_package_is_one_sentence_with_the_command(nothing_installed):
     with pytest.raises(SystemExit, match=r'^This needs PyTorch: pip install "\.\[bench\]", built for'):
         compare.main(["--device", "cpu"])
-    with pytest.raises(SystemExit, match=r'^This needs CuPy: pip install "\.\[cuda12x\]".*, and PyTorch'):
+    with pytest.raises(SystemExit, match=r'^This needs PyTorch: .*, and CuPy: pip install "\.\[cuda12x\]"'):
         compare.main([])
 
 
