@@ -259,7 +259,7 @@ def verdict(gate_gradients, length):
     _, grads = backward(forward(xs, h, c, params)[1], dhs, params, gate_gradients)
     wanted = nudged(lambda: (forward(xs, h, c, params)[0] * dhs).sum(), params["bias"])
     off = np.abs(grads["bias"] - wanted).reshape(4, 3).max(axis=1) > 1e-6
-    return "  ".join("WRONG" if one else "ok   " for one in off)
+    return " ".join("WRONG" if one else "ok   " for one in off)
 
 
 lines = [
