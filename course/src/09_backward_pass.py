@@ -263,12 +263,11 @@ def verdict(gate_gradients, length):
 
 
 lines = [
-    "one step" + " " * 23 + "five steps",
-    "   ".join(["i      f      g      o       "] * 2),
+    " " * 29 + "one step" + " " * 18 + "five steps",
+    " " * 29 + "i     f     g     o       " * 2,
 ]
-lines = [" " * 29 + line for line in lines]
 for name, slip in SLIPS.items():
-    lines.append(f"{name:28} {verdict(slip, 1)}      {verdict(slip, 5)}")
+    lines.append(f"{name:28} {verdict(slip, 1)}   {verdict(slip, 5)}")
 print("\n".join(lines))
 
 # %% [markdown]

@@ -8,6 +8,7 @@
 # **Afterwards you can**
 # - write a training loop: forward, loss, backward, clip, step;
 # - cut a long sequence into windows such that the state is carried and the gradient stops;
+# - tell from a loss curve whether the learning rate is too small or too large;
 # - choose between `gl.training.windows` and `gl.fit`, and say what each does to the state.
 
 # %% tags=["start"]
@@ -378,6 +379,7 @@ print(f"misses by {held_out_error(model[0], model[1]):.0f}")
 #   and the gradient is cut. What is remembered from further back is used, but not learnt.
 # - A window must be long enough to hold cause and effect: here, a sun cycle or two.
 # - [Clipping](glossary.ipynb#clipping) shortens a gradient that is too long, and keeps its direction.
+# - Too small a [learning rate](glossary.ipynb#learning-rate) learns late. Too large a one saturates the gates, and they do not come back.
 # - `gl.training.windows` cuts one long record; `gl.fit` trains on many separate sequences.
 #
 # ## What next
