@@ -195,7 +195,7 @@ def lstm_backward(
     Raises ValueError when the cache has been used before: its memory holds the gradients by then.
     """
     if not isinstance(cache, Cache):
-        raise TypeError(f"cache must be what forward returned last, got {type(cache).__name__}")
+        raise TypeError(f"cache must be that of y, state, cache = forward(x), got {type(cache).__name__}")
     if cache.used:
         raise ValueError("cache was used by an earlier backward, which works in its memory; run forward again")
     dy, dstate = _check_gradients(cache, dy, dstate)
@@ -247,6 +247,7 @@ def _check_closely(
     else:
         layout.check(params)
     refuse_two_reverses(layout, draws.options)
+    arrays.check_library(x, params)
     _check_dtype_of_x(x, params)
     arrays.check_same({"x": x, **params})
     refuse_tf32(draws.options, arrays.dtype_name(x))

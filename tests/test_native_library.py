@@ -8,6 +8,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import config
+from gpulstm.native import __main__ as command
 from gpulstm.native import library
 from tests import native_library
 
@@ -35,8 +36,7 @@ def test_without_it_numpy_does_the_work_and_says_how_to_get_it(nothing_yet):
 
 
 def test_the_command_compiles_it_and_it_is_used(nothing_yet):
-    command = [sys.executable, "-m", "gpulstm.native"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-m", "gpulstm.native"], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert f"compiled {library.place()}" in ran.stdout and "with 1 threads" in ran.stdout
     native_library._forget()
@@ -46,6 +46,13 @@ def test_the_command_compiles_it_and_it_is_used(nothing_yet):
     assert plan(proj_size=2).startswith("numpy: ") and "does not hold proj_size" in plan(proj_size=2)
     assert "NumPy arrays: compiled for this processor, " in "\n".join(config.report())
     assert [path.name for path in nothing_yet.iterdir()] == [library.place().name], "something was left behind"
+
+
+@pytest.mark.parametrize("argument, status", [("--help", 0), ("--hlep", 2)])
+def test_the_command_explains_itself_and_compiles_nothing_then(nothing_yet, monkeypatch, capsys, argument, status):
+    monkeypatch.setattr(sys, "argv", ["gpulstm.native", argument])
+    assert command.main() == status
+    assert "takes no arguments" in capsys.readouterr().out and list(nothing_yet.iterdir()) == []
 
 
 def test_numpy_can_be_asked_for(nothing_yet, monkeypatch):
