@@ -130,7 +130,7 @@ _ATOMICS = {"add": "atomicAdd", "max": "atomicMax", "min": "atomicMin", "exch": 
 
 
 def _atomic(one: Instruction, modifiers: list[str], of: Operands) -> str:
-    space, operation, kind = modifiers
+    space, operation, kind = modifiers[2:] if modifiers[:2] in (["relaxed", "gpu"], ["relaxed", "cta"]) else modifiers
     to, address, *values = one.operands
     if space not in ("global", "shared"):
         raise PtxError(one.opcode)

@@ -56,7 +56,8 @@ _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _ENTRY = re.compile(r"\.visible \.entry (?P<name>\w+)\((?P<parameters>[^)]*)\)(?P<bounds>[^{]*)\{")
-_PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.\w+\s+(\w+)")
+_POINTER = r"(?:\.ptr\s+(?:\.\w+\s+)?\.align\s+\d+\s+)?"  # from compute_100 on
+_PARAMETER = re.compile(rf"\.param\s+(?:\.align\s+\d+\s+)?\.\w+\s+{_POINTER}(\w+)")
 _VARIABLE = re.compile(r"(?:\.extern )?\.shared \.align (\d+) \.[busf](\d+) ([\w$]+)(?:\[(\d*)\])?")
 _GLOBAL = re.compile(r"(?:\.visible )?\.global \.align (\d+) \.[busf](\d+) ([\w$]+)(?:\[(\d+)\])?;")
 _REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.DOTALL)

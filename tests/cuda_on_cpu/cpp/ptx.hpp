@@ -90,16 +90,15 @@ template <class T> T rem_integer(T a, T b) {
 template <class T> T mul_lo(T a, T b) {
     return static_cast<T>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b));
 }
-inline int32_t mul_hi(int32_t a, int32_t b) { return static_cast<int32_t>(static_cast<int64_t>(a) * b >> 32); }
-inline uint32_t mul_hi(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
-inline uint64_t mul_hi(uint64_t a, uint64_t b) {
-    return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
-}
-inline int64_t mul_hi(int64_t a, int64_t b) { return static_cast<int64_t>(static_cast<__int128>(a) * b >> 64); }
-inline int32_t mul_wide(int16_t a, int16_t b) { return static_cast<int32_t>(a) * b; }
-inline uint32_t mul_wide(uint16_t a, uint16_t b) { return static_cast<uint32_t>(a) * b; }
-inline int64_t mul_wide(int32_t a, int32_t b) { return static_cast<int64_t>(a) * b; }
-inline uint64_t mul_wide(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
+template <class T> struct Twice;  // the type of twice as many bits
+template <> struct Twice<int16_t> { typedef int32_t type; };
+template <> struct Twice<uint16_t> { typedef uint32_t type; };
+template <> struct Twice<int32_t> { typedef int64_t type; };
+template <> struct Twice<uint32_t> { typedef uint64_t type; };
+template <> struct Twice<int64_t> { typedef __int128 type; };
+template <> struct Twice<uint64_t> { typedef unsigned __int128 type; };
+template <class T> typename Twice<T>::type mul_wide(T a, T b) { return static_cast<typename Twice<T>::type>(a) * b; }
+template <class T> T mul_hi(T a, T b) { return static_cast<T>(mul_wide(a, b) >> 8 * sizeof(T)); }
 
 // Bits that are shifted further than there are: zero, or the sign.
 template <class T> T shl(T value, uint32_t amount) {
