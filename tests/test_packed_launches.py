@@ -8,7 +8,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm.cuda import modules, planner
-from gpulstm.cuda.packed import NULL, Kernel, Series
+from gpulstm.cuda.packed import NULL, Kernel, Repeated, Series
 from tests import backends, problems
 from tests.cuda_on_cpu import InvalidMemory, cupy_on_cpu
 
@@ -104,6 +104,60 @@ def test_on_a_stream_of_ones_own_and_in_a_graph(backend):
     stream.synchronize()
     np.testing.assert_array_equal(backend.numpy(out).reshape(2, 11), wanted)
     assert backend.numpy(y).tolist() == [401] * 8
+
+
+def repeated(backend, function) -> tuple[Repeated, object]:
+    """One whose first and third array change, and the second one, which is tens of eights."""
+    tens = ints(backend, *[8] * 8)
+    function.launch(ONE, THREADS, (tens, None, ints(backend, *[0] * 8)), (0, 0, 0))  # the first one is CuPy's
+    return Repeated(function, ONE, THREADS, (..., tens, ...), (3, -1, 7)), tens
+
+
+def test_repeated_with_other_addresses(backend):
+    launch, tens = repeated(backend, kernel(backend, "pointers_and_ints"))
+    out = [ints(backend, *[0] * 8) for _ in range(3)]
+    for number, target in enumerate(out):
+        a = ints(backend, *range(number, number + 8))
+        launch(a.data.ptr, target.data.ptr)
+    for number, target in enumerate(out):
+        wanted = np.arange(number, number + 8) + 80 + 300 - 10000 + 7000000
+        np.testing.assert_array_equal(backend.numpy(target), wanted)
+    without = Repeated(launch.kernel, ONE, THREADS, (out[0], ..., out[1]), (0, 0, 0))
+    without(0)
+    np.testing.assert_array_equal(backend.numpy(out[1]), backend.numpy(out[0]))
+
+
+def test_repeated_on_the_stream_that_is_current_then(backend):
+    launch, tens = repeated(backend, kernel(backend, "pointers_and_ints"))
+    a, y = ints(backend, *[1] * 8), ints(backend, *[0] * 8)
+    backend.xp.cuda.get_current_stream().synchronize()
+    stream = backend.xp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        launch(a.data.ptr, y.data.ptr)
+        graph = stream.end_capture()
+    assert not backend.numpy(y).any(), "captured, not run"
+    graph.launch(stream)
+    stream.synchronize()
+    assert backend.numpy(y).tolist() == [1 + 80 + 300 - 10000 + 7000000] * 8
+
+
+def test_repeated_within_itself_finds_other_room(backend):
+    function = kernel(backend, "pointers_and_ints")
+    launch, tens = repeated(backend, function)
+    inner, outer, a, b = (ints(backend, *[value] * 8) for value in (0, 0, 1, 2))
+    streams, asked = function.current_stream, []
+
+    def in_between():  # the arguments are laid out, and not launched yet
+        if not asked:
+            asked.append(True)
+            launch(b.data.ptr, inner.data.ptr)
+        return streams()
+
+    function.current_stream = in_between
+    launch(a.data.ptr, outer.data.ptr)
+    same = 80 + 300 - 10000 + 7000000
+    assert backend.numpy(outer).tolist() == [1 + same] * 8 and backend.numpy(inner).tolist() == [2 + same] * 8
 
 
 def test_without_the_drivers_launch_all_is_cupys(backend, monkeypatch):

@@ -68,6 +68,10 @@ class Kernel:
         if self.driver_launch is not None:
             _thread.ready.add(self.address)
 
+    def was_ready(self) -> bool:
+        """Whether this thread has launched it through CuPy, so that the driver may be called."""
+        return self.address in _thread.ready
+
 
 class Series:
     """Launches of a kernel on the current stream that differ in ``count`` ints alone, from the argument ``first`` on.
@@ -99,6 +103,45 @@ class Series:
         else:
             self.kernel(*self.geometry, (*self.before, *int32s(*numbers), *self.after))
             self.kernel.is_ready()
+
+
+class Repeated:
+    """Launches of a kernel that differ in some addresses alone, by any thread, each on the stream that is current then.
+
+    ``arrays`` are what `Kernel.launch` takes, with ``...`` in place of each one that changes, and so are ``numbers``.
+    Call it with the addresses of those that change, 0 for a null pointer, in a thread in which ``kernel.was_ready()``.
+    The other arrays are known by their addresses alone: that they are alive is the caller's business.
+    """
+
+    def __init__(
+        self, kernel: Kernel, grid: Extent, block: Extent, arrays: Sequence[Any], numbers: Sequence[int]
+    ) -> None:
+        changing = sum(array is ... for array in arrays)
+        same = [0 if array is None else array.data.ptr for array in arrays if array is not ...]
+        size = SLOT * (len(arrays) + len(numbers))
+        first, rest = iter(range(0, SLOT * changing, SLOT)), iter(range(SLOT * changing, size, SLOT))
+        # What changes stands side by side, so that it is written in one go; the table has the kernel's own order.
+        self.starts = [next(first if array is ... else rest) for array in arrays] + [*rest]
+        self.same = bytes(SLOT * changing) + _pointers_and_ints(len(same), len(numbers)).pack(*same, *numbers)
+        self.write = _pointers_and_ints(changing, 0).pack_into
+        self.kernel, self.free = kernel, [self._room()]
+        if kernel.driver_launch is not None:
+            self.go = partial(kernel.driver_launch, kernel.address, *grid, *block, 0)
+
+    def __call__(self, *addresses: int) -> None:
+        kernel = self.kernel
+        try:
+            room = self.free.pop()  # in use it is nobody else's: other threads, and what may run in between
+        except IndexError:
+            room = self._room()
+        self.write(room.bytes, 0, *addresses)
+        self.go(kernel.current_stream().ptr, room.table, *kernel.last)
+        self.free.append(room)
+
+    def _room(self) -> "_Room":
+        room = _Room(self.starts, len(self.same))
+        room.bytes[:] = self.same
+        return room
 
 
 class _Thread(threading.local):
