@@ -23,6 +23,12 @@ extern "C" __global__ void pointers_and_ints(const int* a, const int* b, int* ou
     out[i] = a[i] + (b ? 10 * b[i] : 0) + 100 * first + 10000 * second + 1000000 * third;
 }
 
+extern "C" __global__ void wide_ints(long long* out, long long first, int second, long long third) {
+    out[0] = first;
+    out[1] = second;
+    out[2] = third;
+}
+
 extern "C" __global__ void all_kinds(
     double* out, bool flag, int first, int second, Scales scales, float real, double wide, long long large,
     const double* nothing, unsigned int last
@@ -61,6 +67,15 @@ def test_pointers_and_ints(backend):
         np.testing.assert_array_equal(backend.numpy(out), wanted)
         if backend.name == backends.CUPY_ON_CPU:
             assert packed(backend) == ({"pointers_and_ints": number} if number else {}), "the first is CuPy's"
+
+
+def test_ints_of_which_some_are_wide(backend):
+    function, out = kernel(backend, "wide_ints"), backend.xp.zeros(3, "int64")
+    for number, values in enumerate(([-(2**40), -5, 2**62], [3, 2**31 - 1, -1], [2**33, -(2**31), 0])):
+        function.launch(ONE, ONE, (out,), values, wide=(0, 2))
+        assert backend.numpy(out).tolist() == values
+        if backend.name == backends.CUPY_ON_CPU:
+            assert packed(backend) == ({"wide_ints": number} if number else {}), "the first is CuPy's"
 
 
 def all_kinds(backend, steps: int) -> tuple[Series, tuple, np.ndarray]:
@@ -265,7 +280,16 @@ class TestTheLibrary:
         train()
         launches, packed = self.counts(backend, train)
         steps = {name: n for name, n in launches.items() if name.startswith(("lstm_variant_c", "lstm_variant_o"))}
-        assert packed == steps and len(steps) == 2 + 2 * ("proj_size" in options)
+        assert packed == steps | {"column_sum": launches["column_sum"]}
+        assert len(steps) == 2 + 2 * ("proj_size" in options)
+
+    def test_what_comes_before_and_after_the_steps(self, backend):
+        given = problems.problem(hidden=8, dtype="float32", lengths=[2, 0, 3])
+        with planner.only("resident"):
+            problems.solve(backend, given)
+            launches, packed = self.counts(backend, lambda: problems.solve(backend, given))
+        assert packed == launches
+        assert set(packed) >= {"column_sum", "without_padding", "state_of_running", "clear_inputs"}
 
     @pytest.mark.parametrize("schedule", ["step", "resident", "persistent", "cluster"])
     def test_all_that_run_in_one_launch(self, backend, schedule):

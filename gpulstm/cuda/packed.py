@@ -47,19 +47,27 @@ class Kernel:
         self.function(grid, block, args, shared_mem=shared_mem)
 
     def launch(
-        self, grid: Extent, block: Extent, arrays: Sequence[Any], numbers: Sequence[int], shared_mem: int = 0
+        self,
+        grid: Extent,
+        block: Extent,
+        arrays: Sequence[Any],
+        numbers: Sequence[int],
+        shared_mem: int = 0,
+        wide: tuple[int, ...] = (),
     ) -> None:
-        """A launch of a kernel that takes ``arrays``, C-contiguous or None for a null pointer, and then ints."""
+        """A launch of a kernel that takes ``arrays``, C-contiguous or None for a null pointer, and then ints, of which
+        those at the places ``wide`` are long long."""
         thread = _thread
         if self.address not in thread.ready:
-            typed = (*(NULL if array is None else array for array in arrays), *int32s(*numbers))
-            self(grid, block, typed, shared_mem=shared_mem)
+            typed = [NULL if array is None else array for array in arrays]
+            typed += [np.int64(n) if place in wide else np.int32(n) for place, n in enumerate(numbers)]
+            self(grid, block, tuple(typed), shared_mem=shared_mem)
             self.is_ready()
             return
         # Taken away while they are in use: what else this thread may come to run in between finds others.
         room = thread.free.pop() if thread.free else _Room(range(0, SLOTS * SLOT, SLOT), SLOTS * SLOT)
         addresses = [0 if array is None else array.data.ptr for array in arrays]
-        _pointers_and_ints(len(addresses), len(numbers)).pack_into(room.bytes, 0, *addresses, *numbers)
+        _pointers_and_ints(len(addresses), len(numbers), wide).pack_into(room.bytes, 0, *addresses, *numbers)
         self.driver_launch(self.address, *grid, *block, shared_mem, self.current_stream().ptr, room.table, *self.last)
         thread.free.append(room)
 
@@ -166,8 +174,8 @@ _thread = _Thread()
 
 
 @lru_cache(maxsize=256)
-def _pointers_and_ints(pointers: int, ints: int) -> struct.Struct:
-    return struct.Struct("=" + pointers * "Q" + ints * "i4x")
+def _pointers_and_ints(pointers: int, ints: int, wide: tuple[int, ...] = ()) -> struct.Struct:
+    return struct.Struct("=" + pointers * "Q" + "".join("q" if place in wide else "i4x" for place in range(ints)))
 
 
 def _bytes(arg: Any) -> bytes:
