@@ -232,7 +232,9 @@ def _check(
         if draws.options.tf32:
             refuse_tf32(draws.options, arrays.dtype_name(x))
         batched = x.ndim == 3
-        initial = None if state is None else State(*(s if batched else s[:, None, :] for s in state))
+        initial = None
+        if state is not None:
+            initial = State(*state) if batched else State(*(s[:, None, :] for s in state))
     else:
         layout, batched, initial = _check_closely(layout, x, params, state, batch_first, draws)
     inward = _inward(x, batched, batch_first)
