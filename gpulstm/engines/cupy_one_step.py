@@ -1,7 +1,7 @@
 """One time step in inference on CuPy arrays, in one launch for each layer and direction: the schedule "step".
 
 A model that is asked for one step at a time, such as one that generates text, waits for the CPU: here are no buffers,
-no products and no copies of states, only three arrays and a launch.
+no products and no copies of states, only three arrays and a launch. `gpulstm.warm_steps` makes that of most steps.
 """
 
 from ..arrays import dtype_name
