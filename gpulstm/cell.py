@@ -12,6 +12,7 @@ from .engines import cupy_engine
 from .masks import Draws
 from .options import PLAIN
 from .parameters import KINDS, Layout, State, Weights, shape_problem
+from .warm_steps import WarmSteps
 
 PARAMETERS = KINDS[:3]  # weight_ih, weight_hh, bias
 INFERENCE, TRAINING = Draws(PLAIN, None), Draws(PLAIN, 0)
@@ -61,12 +62,18 @@ class LSTMCell:
         self.layout = Layout(require("input_size", input_size), require("hidden_size", hidden_size), bias=bool(bias))
         start = initialisers.started(init, forget_bias, chrono, bias=self.layout.bias, options=PLAIN)
         self.params = initialisers.of_lstm(self._shapes(), self.layout.hidden_size, start, dtype, xp, rng)
+        self._warm_steps = WarmSteps()
 
     def __call__(self, x: Array, state: State | tuple[Array, Array] | None = None) -> State:
         """The next state: x (batch, inputs), h and c (batch, hidden), or all of them without the batch axis.
 
         Inference. ``state`` None is zeros.
         """
+        warm = self._warm_steps
+        if type(x) is warm.kind:
+            found = warm.run(x, state, self.params, (self.layout,))
+            if found is not None:
+                return found
         if arrays.is_cupy(x) and quick_checks.step_holds(self.layout, x, self.params, state):
             if cupy_engine.takes_one_step(x, len(x) if x.ndim == 2 else 1):
                 return self._step(x, state)
@@ -108,6 +115,7 @@ class LSTMCell:
             after = State(cupy_engine.empty(shape, x), cupy_engine.empty(shape, x))
             before = None if state is None else State(*map(contiguous, state))
             cupy_engine.one_step(contiguous(x), weights, before, 0, None, None, after)
+            self._warm_steps.keep(x, (shape, shape), params, (self.layout,), [((), [(0, None, weights)])])
         return after
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from .cuda.planner import Plan
 from .functional import Cache, forward, inference, lstm_backward, plan, refuse_half
 from .masks import Draws
 from .parameters import GATES, Layout, State
+from .warm_steps import WarmSteps
 
 
 class Gate(NamedTuple):
@@ -163,6 +164,7 @@ class LSTM:
         shapes, hidden = self.layout.shapes(), self.layout.hidden_size
         self.params: dict[str, Array] = initialisers.of_lstm(shapes, hidden, start, dtype, xp, rng)
         self._refuse_dtype(self.params["weight_hh_l0"])
+        self._warm_steps = WarmSteps()
 
     def _refuse_dtype(self, weight: Array) -> None:
         """Raises what every call would raise."""
@@ -179,8 +181,13 @@ class LSTM:
         Arguments are those of `forward`. Nothing is kept for a backward pass, and on NumPy and CuPy arrays the
         memory beyond x and y is bounded (8 to 64 MB for the gates), however many time steps there are.
         """
+        warm = self._warm_steps
+        if type(x) is warm.kind and lengths is None:
+            found = warm.run(x, state, self.params, (self.layout, self.options, self.batch_first))
+            if found is not None:
+                return found
         draws = Draws(self.options, None)
-        return inference(self.layout, x, self.params, state, lengths, self.batch_first, draws)
+        return inference(self.layout, x, self.params, state, lengths, self.batch_first, draws, warm)
 
     def forward(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None, rng: Any = None

@@ -148,7 +148,7 @@ def _begin(
 
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
-    cells = cupy.empty((steps + 1, batch, lane.width), wide)
+    cells = cupy.ndarray((steps + 1, batch, lane.width), wide)
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
     first = steps if lane.reverse else 0
     h_before, c_before = (None, None) if before is None else before
@@ -370,9 +370,8 @@ def column_sum(gates, out=None):
         slabs = min(-(-rows // SLAB_ROWS), 65535)
         rows_per_slab = -(-rows // slabs)
         sums = out if slabs == 1 and out is not None else wide_empty((slabs, columns), gates)
-        add_up = kernel("column_sum", dtype_name(source))
-        arguments = (source, sums, np.int64(rows), np.int32(columns), np.int64(rows_per_slab))
-        add_up((grid_x, slabs), (32, 8), arguments)
+        grid, numbers = (grid_x, slabs, 1), (rows, columns, rows_per_slab)
+        kernel("column_sum", dtype_name(source)).launch(grid, (32, 8, 1), (source, sums), numbers, wide=(0, 2))
         if slabs == 1:
             return sums.reshape(columns)
         source, rows = sums, slabs

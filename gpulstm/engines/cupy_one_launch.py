@@ -109,7 +109,7 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
     """(steps + 1, batch, hidden) hidden states, of which none has been written yet, for any schedule."""
     import cupy
 
-    hiddens = cupy.empty(shape, like.dtype)
+    hiddens = cupy.ndarray(shape, like.dtype)
     if hands_over_h(choice):
         _empty_words(hiddens)
     return hiddens
