@@ -117,6 +117,7 @@ def masked_copy(source, target, draws: Draws, stream: int, probability: float, *
         library.Dropout(
             address(target),
             address(source),
+            None,
             target.size // columns,
             columns,
             batch,
@@ -124,6 +125,7 @@ def masked_copy(source, target, draws: Draws, stream: int, probability: float, *
             stream,
             first_time,
             philox.threshold(probability),
+            False,
             max(1, min(native.threads, target.size // DRAWS_OF_A_THREAD)),
             1 / (1 - probability),
         )
