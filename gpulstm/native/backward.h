@@ -30,7 +30,7 @@ INLINE void plain_gradients(const Backward* p, const StepBack* at, const int row
         const vec da[4] = {dc * g * i * (1.0f - i), dc * c_before * f * (1.0f - f), dc * i * (1.0f - g * g),
                            dh * tanh_c * o * (1.0f - o)};
         store_part(p->dc + place, dc * f, count);
-        for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
+        UNROLLED for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
     }
 }
 

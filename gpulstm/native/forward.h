@@ -48,7 +48,7 @@ INLINE void input_tile(const int rows, const real* panel, const real* bias, long
     vec sums[ROWS][4];
     tile_of_rows(rows, panel, inputs, x, index, inputs, sums);
     for (int n = 0; n < rows; ++n) {
-        for (int gate = 0; gate < 4; ++gate) {
+        UNROLLED for (int gate = 0; gate < 4; ++gate) {
             store_part(gates + (4L * index[n] + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
         }
     }
@@ -121,7 +121,7 @@ NOINLINE void cells_of(const Forward* p, const Step* at, int rows, vec sums[][4]
 NOINLINE void store_products(const Forward* p, const Step* at, real* r, int rows, vec sums[][4], long count) {
     for (int n = 0; n < rows; ++n) {
         real* to = r + 4L * at->sequences[n] * p->hidden + at->unit;
-        for (int gate = 0; gate < 4; ++gate) store_part(to + gate * p->hidden, sums[n][gate], count);
+        UNROLLED for (int gate = 0; gate < 4; ++gate) store_part(to + gate * p->hidden, sums[n][gate], count);
     }
 }
 

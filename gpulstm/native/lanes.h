@@ -43,6 +43,7 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(REA
 
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
+#define UNROLLED _Pragma("GCC unroll 4")  // before a loop over what is to stay in registers; -O2 leaves it as it is
 
 INLINE vec load(const real* from) { return *(const unaligned_vec*)from; }
 INLINE void store(real* to, vec v) { *(unaligned_vec*)to = v; }

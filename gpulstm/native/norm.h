@@ -41,7 +41,7 @@ INLINE Moments moments_of(const real* v, long count) {
     const long whole = count / PANEL * PANEL;
     vec sums[4] = {zero, zero, zero, zero};
     for (long k = 0; k < whole; k += PANEL) {
-        for (int j = 0; j < 4; ++j) sums[j] += load(v + k + j * LANES);
+        UNROLLED for (int j = 0; j < 4; ++j) sums[j] += load(v + k + j * LANES);
     }
     for (long k = whole; k < count; k += LANES) {
         sums[0] += load_part(v + k, count - k < LANES ? count - k : LANES);
@@ -49,7 +49,7 @@ INLINE Moments moments_of(const real* v, long count) {
     const real mean = total_of((sums[0] + sums[1]) + (sums[2] + sums[3])) / (real)count;
     vec squares[4] = {zero, zero, zero, zero};
     for (long k = 0; k < whole; k += PANEL) {
-        for (int j = 0; j < 4; ++j) {
+        UNROLLED for (int j = 0; j < 4; ++j) {
             const vec centred = load(v + k + j * LANES) - mean;
             squares[j] += centred * centred;
         }
@@ -86,7 +86,7 @@ INLINE void norm_open(const Forward* p, const NormStep* at, const int has, long 
     const long hidden = p->hidden, row = s * 4 * hidden + unit;
     vec w[3], a[4];
     load_peepholes(w, o, has, hidden, unit, count);
-    for (int gate = 0; gate < 4; ++gate) {
+    UNROLLED for (int gate = 0; gate < 4; ++gate) {
         const long k = gate * hidden;
         const vec normal_p = (load_part(at->p + row + k, count) - of_p.mean) * of_p.scale;
         const vec normal_r = (load_part(at->r + row + k, count) - of_r.mean) * of_r.scale;

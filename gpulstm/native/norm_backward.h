@@ -89,7 +89,7 @@ INLINE void norm_opened(const Backward* p, const NormStepBack* at, const int has
     if (has & PEEPHOLES) dc_star += da[3] * w[2];
     store_part(p->dc + place, opened_back(o, has, &cell, w, dc_star, dc, da), count);
     if (has & PEEPHOLES) add_peepholes(p, &cell, da, s, unit, count);
-    for (int gate = 0; gate < 4; ++gate) {
+    UNROLLED for (int gate = 0; gate < 4; ++gate) {
         const long k = gate * hidden;
         if (count < LANES) da[gate] = only(da[gate], count);
         const vec normal_p = load_part(norm->p + row + k, count), normal_r = load_part(norm->r + row + k, count);
@@ -112,7 +112,7 @@ INLINE void norm_products(const Backward* p, const NormStepBack* at, long s, con
                           long unit, const long count) {
     const Norm* norm = p->options->norm;
     const long hidden = p->hidden, row = (at->step.step * p->batch + s) * 4 * hidden + unit;
-    for (int gate = 0; gate < 4; ++gate) {
+    UNROLLED for (int gate = 0; gate < 4; ++gate) {
         const long k = gate * hidden;
         const vec da = load_part(p->gates + row + k, count);
         const vec normal_p = load_part(norm->p + row + k, count), normal_r = load_part(norm->r + row + k, count);

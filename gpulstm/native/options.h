@@ -166,7 +166,7 @@ INLINE void draw_bits(const Forward* p, const Step* at, const int has, const int
 }
 
 INLINE void load_peepholes(vec w[3], const Options* o, const int has, long hidden, long unit, long count) {
-    for (int gate = 0; gate < 3; ++gate) {
+    UNROLLED for (int gate = 0; gate < 3; ++gate) {
         w[gate] = (vec){0};
         if (has & PEEPHOLES) w[gate] = load_part(o->peephole + gate * hidden + unit, count);
     }
@@ -215,7 +215,7 @@ INLINE void option_cells(const Forward* p, const Step* at, int rows, vec sums[][
         ivec bits = {0};
         if (draws(has)) bits = drawn[n];
         vec a[4];
-        for (int gate = 0; gate < 4; ++gate) a[gate] = sums[n][gate] + load_part(gates + gate * hidden, count);
+        UNROLLED for (int gate = 0; gate < 4; ++gate) a[gate] = sums[n][gate] + load_part(gates + gate * hidden, count);
         const Opened cell = opened(o, has, w, a, c, where(bits, DROPPED));
         const Closed next = closed(o, has, w[2], cell.out, cell.c_star, cell.c_star, c, h, where(bits, KEEPS_C),
                                    where(bits, KEEPS_H));
@@ -317,7 +317,7 @@ INLINE vec opened_back(const Options* o, const int has, const Left* cell, const 
 INLINE void add_peepholes(const Backward* p, const Left* cell, const vec da[4], long sequence, long unit, long count) {
     if (!p->options->d_peephole) return;
     const vec by_cell[3] = {da[0] * cell->c, da[1] * cell->c, da[3] * cell->c_star};
-    for (int gate = 0; gate < 3; ++gate) {
+    UNROLLED for (int gate = 0; gate < 3; ++gate) {
         real* to = p->options->d_peephole + (3 * sequence + gate) * p->hidden + unit;
         store_part(to, load_part(to, count) + by_cell[gate], count);
     }
@@ -356,7 +356,7 @@ INLINE void option_gradients(const Backward* p, const StepBack* at, int rows, ve
         const vec dc_before = opened_back(o, has, &cell, w, dc_star, dc, da);
         store_part(p->dh + place, has & ZONEOUT ? choose(keeps_h, dh, zero) : zero, count);
         store_part(p->dc + place, dc_before, count);
-        for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
+        UNROLLED for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
         if (has & PEEPHOLES) add_peepholes(p, &cell, da, s, unit, count);
     }
 }
