@@ -13,7 +13,8 @@ from . import Lane, native_memory
 from . import cpu_window as window
 
 WORK_OF_A_THREAD = 32 * 1024  # multiplications of a step that another thread is worth waking up for
-DRAWS_OF_A_THREAD = 4 * 1024  # numbers of a dropout mask, likewise
+DRAWS_OF_A_THREAD = 16 * 1024  # numbers of a dropout mask, likewise
+COPIES_OF_A_THREAD = 32 * 1024  # and of one that has been drawn before
 
 
 def call_forward(
@@ -141,7 +142,7 @@ def masked_copy(
             first_time,
             philox.threshold(probability),
             recorded,
-            max(1, min(native.threads, target.size // DRAWS_OF_A_THREAD)),
+            max(1, min(native.threads, target.size // (COPIES_OF_A_THREAD if recorded else DRAWS_OF_A_THREAD))),
             1 / (1 - probability),
         )
     )

@@ -50,10 +50,8 @@ class Saved:
     cells: np.ndarray  # (time + 1, batch, hidden)
     hiddens: np.ndarray  # (time + 1, batch, hidden), with the mask of recurrent dropout on them
     weights: Weights  # with the mask of weight drop on weight_hh
-    factor: np.ndarray | None  # (batch, hidden), the mask of recurrent dropout
-    record: np.ndarray | None  # (time, batch, hidden) of bits: what each step drew, and what cell_clip held
-    normalised: Normalised | None
-    taken: list[np.ndarray]  # all that `native_memory` gave
+    options: library.Options  # points at the weights, and at more of `taken`
+    taken: list[np.ndarray]  # all that `native_memory` gave, the masks and layer norm's numbers among it
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
@@ -117,7 +115,8 @@ class NativeVariantEngine:
         if not pays(lane.first_time + steps, batch):
             return self.small.forward(x, weights, h, c, y, lane, lengths)
         weights = self._with_weight_drop(weights, lane)
-        factor = self._hidden_factor(h, lane)
+        factor = self._hidden_factor(h, lane)  # (batch, hidden), the mask of recurrent dropout
+        # What each step drew, and what cell_clip held, in bits.
         record = native_memory.take((steps, batch, lane.width), np.dtype(np.uint8)) if self._records() else None
         gates = native_memory.take((steps, batch, 4 * lane.width), x.dtype)
         cells, hiddens = (native_memory.take((steps + 1, batch, lane.width), x.dtype) for _ in "ch")
@@ -129,13 +128,14 @@ class NativeVariantEngine:
         options = self._options(weights, factor, record, normalised, lane)
         options.state = address(h)
         call_forward(x, weights, gates, cells, hiddens, y, lane, lengths, 0, keep=True, options=options)
+        options.state = None
         c[...] = cells[last]
         if ragged := Ragged.of(lengths, steps, lane.reverse):
             ragged.clear_inputs(hiddens)
         taken = [gates, cells, hiddens, factor, record, *(normalised or ())]
         taken.append(weights.recurrent if self._drops_weights() else None)
         taken = [array for array in taken if array is not None]
-        return Saved(gates, cells, hiddens, weights, factor, record, normalised, taken)
+        return Saved(gates, cells, hiddens, weights, options, taken)
 
     def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
         steps, batch, _ = x.shape
@@ -161,7 +161,7 @@ class NativeVariantEngine:
         if not isinstance(saved, Saved):
             self.small.backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)
             return
-        options = self._options(saved.weights, saved.factor, saved.record, saved.normalised, lane)
+        options = saved.options
         options.d_peephole = address(gradient.peephole)
         if options.norm:
             options.norm.contents.sums = address(gradient.norm)

@@ -39,6 +39,7 @@ INLINE vec only(vec v, long count) {
 INLINE Moments moments_of(const real* v, long count) {
     const vec zero = {0};
     const long whole = count / PANEL * PANEL;
+    const real one_over = 1 / (real)count;  // at hand before the sums are, which a division would have to wait for
     vec sums[4] = {zero, zero, zero, zero};
     for (long k = 0; k < whole; k += PANEL) {
         UNROLLED for (int j = 0; j < 4; ++j) sums[j] += load(v + k + j * LANES);
@@ -46,7 +47,7 @@ INLINE Moments moments_of(const real* v, long count) {
     for (long k = whole; k < count; k += LANES) {
         sums[0] += load_part(v + k, count - k < LANES ? count - k : LANES);
     }
-    const real mean = total_of((sums[0] + sums[1]) + (sums[2] + sums[3])) / (real)count;
+    const real mean = total_of((sums[0] + sums[1]) + (sums[2] + sums[3])) * one_over;
     vec squares[4] = {zero, zero, zero, zero};
     for (long k = 0; k < whole; k += PANEL) {
         UNROLLED for (int j = 0; j < 4; ++j) {
@@ -60,7 +61,7 @@ INLINE Moments moments_of(const real* v, long count) {
         if (here < LANES) centred = only(centred, here);
         squares[0] += centred * centred;
     }
-    const real variance = total_of((squares[0] + squares[1]) + (squares[2] + squares[3])) / (real)count;
+    const real variance = total_of((squares[0] + squares[1]) + (squares[2] + squares[3])) * one_over;
     return (Moments){mean, 1 / SQUARE_ROOT(variance + (real)NORM_EPSILON)};
 }
 
