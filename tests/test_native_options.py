@@ -164,8 +164,11 @@ class TestMasks:
         with native_library.compiled(machine):
             native_calls.masked_copy(source, found, draws, 3, 0.3, **how)
             native_calls.masked_copy(source, again, draws, 3, 0.3, recorded=True, **how)
+            np.testing.assert_array_equal(record, found == 0)
+            record[:] = 0
+            native_calls.masked_copy(None, wholes := np.empty_like(source), draws, 3, 0.3, recorded=True, **how)
         assert found.tobytes() == again.tobytes() == wanted.tobytes()
-        np.testing.assert_array_equal(record, found == 0)
+        assert np.all(wholes == source.dtype.type(1 / 0.7)), "it is read, and not drawn again"
 
     @pytest.mark.parametrize("dtype", TOLERANCES)
     def test_between_layers(self, native, dtype):
