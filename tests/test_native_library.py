@@ -8,6 +8,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import config
+from gpulstm.engines import native_calls
 from gpulstm.native import __main__ as command
 from gpulstm.native import library
 from tests import native_library
@@ -114,3 +115,13 @@ def test_another_processor_or_version_has_another_library(nothing_yet, monkeypat
     native_library._forget()
     monkeypatch.setattr(library, "OPTIONS", (*library.OPTIONS, "-g"))
     assert library.place() != first and library.place().parent == nothing_yet
+
+
+def test_addresses_of_arrays(monkeypatch):
+    array = np.arange(24.0).reshape(2, 3, 4)
+    for each in (array, array[1, 1:, 2:], array.T, np.zeros(3, np.float32), np.broadcast_to(1.0, (3, 3))):
+        with monkeypatch.context() as patch:
+            assert native_calls.address(each) == each.ctypes.data
+            patch.setattr(native_calls, "_HEADER", None)  # as elsewhere than on CPython
+            assert native_calls.address(each) == each.ctypes.data
+    assert native_calls.address(None) is None
