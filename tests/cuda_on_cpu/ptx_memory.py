@@ -67,9 +67,12 @@ def _store(one: Instruction, modifiers: list[str], of: Operands) -> str:
     given = ", ".join(of.read(value, kind) for value in values)
     noted = f"ptx::writes(address, {bits_of(kind) // 8 * count}, {one.line}); " if space == "global" else ""
     place = _place(space, "address", kind, count, one.line)
+    function = (
+        "ptx::store" if how in _WATCHED else "memcpy"
+    )  # as in the other modes, who waits waits for the first kind
     return (
         f"{{ const uint64_t address = {of.address(one.operands[0])}; "
-        f"const {C_TYPES[kind]} given[{count}] = {{{given}}}; {noted}ptx::store({place}, given, sizeof given); }}"
+        f"const {C_TYPES[kind]} given[{count}] = {{{given}}}; {noted}{function}({place}, given, sizeof given); }}"
     )
 
 

@@ -41,7 +41,7 @@ void writes(uint64_t address, uint64_t bytes, int line);
 
 void fence();  // of the GPU or the cluster
 
-void store(char* place, const void* values, uint64_t bytes);
+void store(char* place, const void* values, uint64_t bytes);  // that somebody may be waiting for
 void prefetched(uint64_t address, int line);
 void check_launch(unsigned most_threads, int cluster);
 
@@ -49,16 +49,19 @@ void check_launch(unsigned most_threads, int cluster);
 class Watch {
   public:
     void look(uint64_t address, int line) {
-        const uint64_t place = 1ull << (address >> 2) * 0x9e3779b97f4a7c15ull / (1ull << 58);
-        if (seen_ & place) {
+        bool again = count_ == most;
+        for (int i = 0; i < count_; ++i) again = again || seen_[i] == address;
+        if (again) {
             host_cuda::yield(line);
-            seen_ = 0;
+            count_ = 0;
         }
-        seen_ |= place;
+        seen_[count_++] = address;
     }
 
   private:
-    uint64_t seen_ = 0;  // a bit for each place looked at, by a hash: two places may share one
+    static constexpr int most = 32;
+    uint64_t seen_[most];
+    int count_ = 0;
 };
 
 }  // namespace ptx
