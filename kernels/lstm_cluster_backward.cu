@@ -22,6 +22,8 @@
 //
 // hidden is at most 64 * QUADS. The grid has CLUSTER blocks of THREADS threads for every SEQUENCES sequences.
 #include "cluster.cuh"
+#include "lane_sums.cuh"
+#include "registers.cuh"
 
 #define LANES 16                    // that make the contributions to a unit
 #define WIDTH (4 * LANES * QUADS)   // the largest number of hidden units
@@ -63,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     // Where a weight stands depends on those before it, by a number that is zero, of which the compiler knows nothing:
     // with all of them on their way at once, their addresses would take more registers than there are.
     unsigned before = 0, after = 0;
-    const unsigned zero = (size_t)cells % 4;
+    const unsigned zero = unknown_zero(cells);
 #pragma unroll
     for (int block = 0; block < CLUSTER; ++block) {
 #pragma unroll
@@ -90,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     float item[AHEAD][7];  // four gates, c before and after, dy
     const auto fetch = [&](float(&now)[7], int count) {
         if (!owner || count >= steps) return;
-        const int me = made_again(thread), at = rank * UNITS + me % UNITS;
+        const int me = afresh(thread), at = rank * UNITS + me % UNITS;
         const long long row = (long long)(reverse ? count : steps - 1 - count) * batch + first_sequence + me / UNITS;
         const float *gate = gates + row * 4 * hidden + at, *cell = cells + row * hidden + at;
 #pragma unroll
@@ -137,8 +139,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 ((float4*)&da[i][0][0])[thread] = d_gate;
             }
             if (thread == 0) {  // announces the contributions to this block's units from all blocks that have some
-                const int end = made_again(rank) * UNITS + UNITS, own_units = UNITS - (end > hidden ? end - hidden : 0);
-                const int left = batch - made_again(first_sequence), here = left < SEQUENCES ? left : SEQUENCES;
+                const int end = afresh(rank) * UNITS + UNITS, own_units = UNITS - (end > hidden ? end - hidden : 0);
+                const int left = batch - afresh(first_sequence), here = left < SEQUENCES ? left : SEQUENCES;
                 barrier_expect(&arrived[i], 4 * ((hidden + UNITS - 1) / UNITS) * own_units * here);
             }
             __syncthreads();
@@ -161,8 +163,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                         }
                     }
                 }
-                const float sum = sum_over_lanes<LANES>(sums, lane);
-                const int me = made_again(thread), target = me % CLUSTER, s = s0 + me % LANES / CLUSTER % TOGETHER;
+                const float sum = reduce_scatter<LANES>(sums, lane);
+                const int me = afresh(thread), target = me % CLUSTER, s = s0 + me % LANES / CLUSTER % TOGETHER;
                 const bool exists = target * UNITS + me / LANES < hidden && first_sequence + s < batch;
                 if (exists && me % LANES < CLUSTER * TOGETHER) {
                     send(&contributions[i][rank][s][me / LANES], &arrived[i], target, sum);
@@ -170,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             }
             if (owner) {  // while they are on their way; from where it was put, to have registers for the products
                 const float4 four = ((const float4*)&da[i][0][0])[thread];
-                const int me = made_again(thread);
+                const int me = afresh(thread);
                 const long long row = (long long)step * batch + first_sequence + me / UNITS;
                 float* gate = gates + row * 4 * hidden + rank * UNITS + me % UNITS;
                 gate[0] = four.x, gate[hidden] = four.y, gate[2 * hidden] = four.z, gate[3 * hidden] = four.w;

@@ -27,6 +27,7 @@
 #define KTILES (UNITS / 4)        // 16 gates each
 #define PARTS 1
 #include "cluster_product.cuh"
+#include "registers.cuh"
 #include "storage.cuh"
 
 #define PLACES 2                                           // for contributions
@@ -62,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KEPT][4];
-    hold_weights<2>(w, parked, lane / 4, lane % 4 * 4, (size_t)cells % 4, [=](int row, int word) {
+    hold_weights<2>(w, parked, lane / 4, lane % 4 * 4, unknown_zero(cells), [=](int row, int word) {
         const int to = first_output + row;  // and of two units from here on all four gates
         const auto pair = [=](int from, int gate) -> unsigned {
             if (from >= hidden || to >= hidden) return 0;
@@ -74,8 +75,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     });
 
     // A thread's e-th cell is number `thread + e * THREADS` of [SEQUENCES][UNITS].
-    const auto unit_of = [&](int e) { return first_unit + (made_again(thread) + e * THREADS) % UNITS; };
-    const auto column_of = [&](int e) { return (made_again(thread) + e * THREADS) / UNITS; };
+    const auto unit_of = [&](int e) { return first_unit + (afresh(thread) + e * THREADS) % UNITS; };
+    const auto column_of = [&](int e) { return (afresh(thread) + e * THREADS) / UNITS; };
     bool has_cells = false;
     float d_hidden[CELLS], d_cell[CELLS], c_after[CELLS];
     int length[CELLS];
@@ -159,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 *(uint2*)place = make_uint2(da_if, da_go);
             }
             if (thread == 0) {  // announces the contributions to this block's units from all blocks that have some
-                const int left = hidden - made_again(first_unit), own_units = left < UNITS ? left : UNITS;
+                const int left = hidden - afresh(first_unit), own_units = left < UNITS ? left : UNITS;
                 barrier_expect(&arrived[i], 16 * ((here + 3) / 4) * own_units * ((hidden + UNITS - 1) / UNITS));
             }
             __syncthreads();
@@ -171,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 #pragma unroll
                 for (int m = 0; m < MTILES; ++m) {
                     // A lane has two sequences of two rows, and its neighbour the next two: one takes the first row.
-                    const int me = made_again(lane), to = first_output + 16 * m + me / 4 + me % 2 * 8;
+                    const int me = afresh(lane), to = first_output + 16 * m + me / 4 + me % 2 * 8;
                     const int target = (first_output + 16 * m) / UNITS, unit = to - target * UNITS;
                     const int place = (i * CLUSTER + rank) * UNITS * SEQUENCES + (me % 4 / 2 * UNITS + unit) * 4;
 #pragma unroll

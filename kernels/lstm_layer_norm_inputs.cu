@@ -13,7 +13,6 @@
 // backward reads 4, two of them from cache, writes 1; gain_gradient reads 2.
 #include "block_sums.cuh"
 
-#define NORM_EPSILON real(1e-5)
 #define COLUMNS_PER_BLOCK 32
 #define ROW_LANES 8
 

@@ -273,10 +273,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     if (layer > 0) {
                         unsigned* handed = above.handed[afresh(layer) - 1] + (gate - gates);
 #pragma unroll
-                        for (int q = 0; q < 4; ++q) {
-                            const unsigned word = __float_as_uint(d_gate[q]);
-                            store_word(handed + q * hidden, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
-                        }
+                        for (int q = 0; q < 4; ++q) store_word(handed + q * hidden, to_hand_over(d_gate[q]));
                     }
 #endif
                 }

@@ -251,7 +251,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
 #else
                     const unsigned word = runs ? __float_as_uint(h_next) : ((const unsigned*)h_before)[at];
 #endif
-                    store_word((unsigned*)h_after + at, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
+                    store_word((unsigned*)h_after + at, to_hand_over(word));
                 }
 #if LAYERS
                 if (y)

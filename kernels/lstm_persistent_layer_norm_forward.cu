@@ -31,7 +31,6 @@
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
-#define NORM_EPSILON 1e-5f
 #define WARPS 16
 #define UNITS (4 * MTILES)
 #define ROWS (16 * MTILES)
@@ -193,10 +192,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const float tanh_a = tanhf(half * a);
                 float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
                 const int first_lane = lane & ~3;
-                const float i = __shfl_sync(ALL, activated, first_lane);
-                const float f = __shfl_sync(ALL, activated, first_lane + 1);
-                const float candidate = __shfl_sync(ALL, activated, first_lane + 2);
-                o[e] = __shfl_sync(ALL, activated, first_lane + 3);
+                const float i = __shfl_sync(ALL_LANES, activated, first_lane);
+                const float f = __shfl_sync(ALL_LANES, activated, first_lane + 1);
+                const float candidate = __shfl_sync(ALL_LANES, activated, first_lane + 2);
+                o[e] = __shfl_sync(ALL_LANES, activated, first_lane + 3);
 #if OPTIONS
                 const float forget = options.coupled ? 1.0f - i : f;
                 c_next[e] = forget * c + i * (candidate * candidate_mask(options, bits));

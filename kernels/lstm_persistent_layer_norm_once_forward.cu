@@ -38,7 +38,6 @@
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
-#define NORM_EPSILON 1e-5f
 #define WARPS 16
 #define UNITS (4 * MTILES)
 #define ROWS (16 * MTILES)
@@ -285,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
 #endif
             }
         }
-        const float first_c = __shfl_sync(ALL, c_next[0], 0);
+        const float first_c = __shfl_sync(ALL_LANES, c_next[0], 0);
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
             const float distance = unit0 + 32 * TEAM * k < hidden ? c_next[k] - first_c : 0.0f;

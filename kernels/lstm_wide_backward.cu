@@ -13,7 +13,7 @@
 // pass over SEQUENCES sequences STREAMED * 16 bytes of weights for each thread of a block.
 // hidden is a multiple of 4, and at most 2048; QUADS is 16, one for each hidden unit of the block.
 #include "handover.cuh"
-#include "tensor_core.cuh"  // for afresh
+#include "registers.cuh"
 #include "wide_weights.cuh"
 
 #define MTILES (UNITS / 4)
@@ -21,16 +21,6 @@
 #define BATCH (SEQUENCES < 4 ? SEQUENCES : 4)  // with 128 blocks each thread collects SEQUENCES pieces
 
 #include "contributions.cuh"
-
-__device__ __forceinline__ void store_four(unsigned* target, const unsigned (&words)[4]) {
-#ifdef __CUDA_ARCH__
-    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words[0]), "r"(words[1]),
-                 "r"(words[2]), "r"(words[3])
-                 : "memory");
-#else
-    for (int i = 0; i < 4; ++i) host_cuda::store_relaxed(target + i, words[i]);
-#endif
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
@@ -62,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
 
     const int there = hidden - first_unit < UNITS ? hidden - first_unit : UNITS;
     const Fragments fragments = {weight, hidden, first_unit * hidden + output, hidden, output < hidden ? there : 0};
-    const unsigned zero = (size_t)failed % 4;  // of which the compiler knows nothing
+    const unsigned zero = unknown_zero(failed);
     Weights w;
     w.hold(fragments, shared, zero);
 
@@ -171,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
 #pragma unroll
                 for (int v = 0; v < 4; ++v) words[v] = (__float_as_uint(four[v]) & ~1u) | departure_bit;
                 const long long place = (long long)(to - first_sequence) * blocks * UNITS + block * UNITS;
-                store_four(departures + place + output % UNITS, words);
+                store_words(departures + place + output % UNITS, words);
             }
             // da is written again after the barrier of collecting; where nothing is collected, after this one.
             if (!collects) __syncthreads();
