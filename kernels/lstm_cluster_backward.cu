@@ -21,6 +21,7 @@
 // unit's block through distributed shared memory.
 //
 // hidden is at most 64 * QUADS. The grid has CLUSTER blocks of THREADS threads for every SEQUENCES sequences.
+#include "cell_backward.cuh"
 #include "cluster.cuh"
 #include "lane_sums.cuh"
 #include "registers.cuh"
@@ -123,20 +124,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                         if (block * UNITS < hidden) d_hidden += (&contributions[(i + 1) % PLACES][block][0][0])[thread];
                     }
                 }
-                float4 d_gate = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                float d_gate[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                 if (step < length) {
-                    const float in = now[0], forget = now[1], candidate = now[2], out = now[3];
-                    const float c_before = now[4], tanh_c = tanhf(now[5]);
-                    d_hidden += now[6];
-                    d_cell += d_hidden * out * (1.0f - tanh_c * tanh_c);
-                    d_gate.x = d_cell * candidate * (in * (1.0f - in));
-                    d_gate.y = d_cell * c_before * (forget * (1.0f - forget));
-                    d_gate.z = d_cell * in * (1.0f - candidate * candidate);
-                    d_gate.w = d_hidden * tanh_c * (out * (1.0f - out));
-                    d_cell *= forget;
+                    const float of_gates[4] = {now[0], now[1], now[2], now[3]};
+                    d_cell = cell_back(of_gates, now[4], now[5], d_hidden + now[6], d_cell, d_gate);
                     d_hidden = 0.0f;
                 }
-                ((float4*)&da[i][0][0])[thread] = d_gate;
+                ((float4*)&da[i][0][0])[thread] = make_float4(d_gate[0], d_gate[1], d_gate[2], d_gate[3]);
             }
             if (thread == 0) {  // announces the contributions to this block's units from all blocks that have some
                 const int end = afresh(rank) * UNITS + UNITS, own_units = UNITS - (end > hidden ? end - hidden : 0);

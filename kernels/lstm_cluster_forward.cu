@@ -25,6 +25,7 @@
 // hidden is at most 64 * QUADS. The grid has CLUSTER blocks of THREADS threads for every SEQUENCES sequences.
 #include "cluster.cuh"
 #include "lane_sums.cuh"
+#include "own_gate.cuh"
 #include "registers.cuh"
 
 #define LANES 16                                // of a hidden unit
@@ -145,9 +146,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     }
                 }
                 const float a = reduce_scatter<LANES>(sums, lane) + (next[i][pass] + b);
-                const float scale = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(scale * a);
-                activated[pass] = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                activated[pass] = activated_gate(gate, a);
                 const int first_lane = thread % 32 & ~3;
                 const float in = __shfl_sync(0xFFFFFFFFu, activated[pass], first_lane);
                 const float forget = __shfl_sync(0xFFFFFFFFu, activated[pass], first_lane + 1);

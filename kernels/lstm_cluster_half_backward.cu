@@ -26,6 +26,7 @@
 #define MTILES (WIDTH / 128)      // of a warp: 16 units each
 #define KTILES (UNITS / 4)        // 16 gates each
 #define PARTS 1
+#include "cell_backward.cuh"
 #include "cluster_product.cuh"
 #include "registers.cuh"
 #include "storage.cuh"
@@ -144,15 +145,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 if (!mine[e]) continue;
                 unsigned da_if = 0, da_go = 0;
                 if (step < length[e]) {
-                    const float in = real_of(first_of(gates_if[e])), forget = real_of(second_of(gates_if[e]));
-                    const float candidate = real_of(first_of(gates_go[e])), out = real_of(second_of(gates_go[e]));
-                    const float d_h = d_hidden[e] + d_output[e], tanh_c = tanhf(c_after[e]);
-                    const float d_c = d_cell[e] + d_h * out * (1.0f - tanh_c * tanh_c);
-                    da_if = pair_of(stored(d_c * candidate * (in * (1.0f - in))),
-                                    stored(d_c * c_before[e] * (forget * (1.0f - forget))));
-                    da_go = pair_of(stored(d_c * in * (1.0f - candidate * candidate)),
-                                    stored(d_h * tanh_c * (out * (1.0f - out))));
-                    d_cell[e] = d_c * forget;
+                    const float of_gates[4] = {real_of(first_of(gates_if[e])), real_of(second_of(gates_if[e])),
+                                               real_of(first_of(gates_go[e])), real_of(second_of(gates_go[e]))};
+                    float d_gate[4];
+                    d_cell[e] = cell_back(of_gates, c_before[e], c_after[e], d_hidden[e] + d_output[e], d_cell[e], d_gate);
+                    da_if = pair_of(stored(d_gate[0]), stored(d_gate[1]));
+                    da_go = pair_of(stored(d_gate[2]), stored(d_gate[3]));
                     d_hidden[e] = 0.0f;
                 }
                 c_after[e] = c_before[e];

@@ -27,6 +27,7 @@
 // LAYERS  layers on top of each other run in one launch, each with blocks of its own, which begin where those of the
 //         layer below end. The uppermost one is as without the switch; the others make their dy from da of the layer
 //         above (stacked_gradients.cuh) while they wait for their own contributions. Nobody waits for a layer below.
+#include "cell_backward.cuh"
 #include "handover.cuh"
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
@@ -243,8 +244,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 if (owner) {
                     if (runs) {
                         d_hidden += d_output;
-#if OPTIONS
                         const float of_gates[4] = {i, f, candidate, o};
+#if OPTIONS
                         const float c_star =
                             step_back(options, drawn, of_gates, c_before, peephole, unit, hidden, d_hidden, d_cell,
                                       d_gate);
@@ -254,17 +255,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                             d_peep[hidden] += d_gate[1] * c_before;
                             d_peep[2 * hidden] += d_gate[3] * c_star;
                         }
-                        dc[at] = d_cell;
 #else
-                        const float tanh_c = tanhf(c_after);
-                        d_cell += d_hidden * o * (1.0f - tanh_c * tanh_c);
-                        d_gate[0] = d_cell * candidate * (i * (1.0f - i));
-                        d_gate[1] = d_cell * c_before * (f * (1.0f - f));
-                        d_gate[2] = d_cell * i * (1.0f - candidate * candidate);
-                        d_gate[3] = d_hidden * tanh_c * (o * (1.0f - o));
-                        dc[at] = d_cell * f;
+                        d_cell = cell_back(of_gates, c_before, c_after, d_hidden, d_cell, d_gate);
                         d_hidden = 0;
 #endif
+                        dc[at] = d_cell;
                     }
                     dh[at] = d_hidden;
 #pragma unroll

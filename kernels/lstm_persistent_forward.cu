@@ -31,6 +31,7 @@
 //         take h[t] of the layer below word by word instead of W_ih x from `gates`, so that all of them have passed
 //         through `steps` steps after `steps + layers - 1`. Nobody waits for a layer above.
 #include "handover.cuh"
+#include "own_gate.cuh"
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
@@ -217,9 +218,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
 #pragma unroll
                 for (int other = 0; other < WARPS; ++other) a += sum[other * COLUMNS * STRIDE];
                 a += input[e];
-                const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(half * a);
-                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                float activated = activated_gate(gate, a);
                 const int first_lane = lane & ~3;
                 const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
                 const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
@@ -229,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const float c_star = fmaf(forget, c[e], i * (candidate * candidate_mask(options, drawn[e])));
                 if (gate == 1) activated = forget;
                 if (peephole && gate == 3 && unit < hidden) {
-                    activated = 0.5f * tanhf(0.5f * (a + peephole[2 * hidden + unit] * c_star)) + 0.5f;
+                    activated = activated_gate(gate, a + peephole[2 * hidden + unit] * c_star);
                 }
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
                 const float c_next = zoned_c(options, drawn[e], c[e], c_star);

@@ -28,6 +28,7 @@
 // OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
 //          lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h with its mask.
 #include "handed_sums.cuh"
+#include "own_gate.cuh"
 #include "persistent_options.cuh"
 #include "tensor_core.cuh"
 
@@ -188,9 +189,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                                                             (__uint_as_float(words[2]) + __uint_as_float(words[3])));
                 const float scale_r = rsqrtf(0.25f * per_unit * squares + NORM_EPSILON);
                 const float normal = recurrent[e] * scale_r, a = input + gain_r * normal;
-                const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(half * a);
-                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                float activated = activated_gate(gate, a);
                 const int first_lane = lane & ~3;
                 const float i = __shfl_sync(ALL_LANES, activated, first_lane);
                 const float f = __shfl_sync(ALL_LANES, activated, first_lane + 1);

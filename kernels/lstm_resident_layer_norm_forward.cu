@@ -23,6 +23,7 @@
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
 #include "common.cuh"
 #include "lane_sums.cuh"
+#include "own_gate.cuh"
 
 #define AHEAD (SEQUENCES == 1 ? QUADS == 4 ? 4 : 3 : 2)  // more would not fit into the registers
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
@@ -168,10 +169,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 for (int q = 0; q < WARPS / 4; ++q) sum += sum_of_four(((const float4*)squares[s])[q]);
                 scale_r[s] = rsqrtf(sum * per_row + NORM_EPSILON);
                 recurrent[s] *= scale_r[s];
-                const float a = input[s] + gain_r * recurrent[s];
-                const float stretch = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(stretch * a);
-                activated[s] = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                activated[s] = activated_gate(gate, input[s] + gain_r * recurrent[s]);
                 const float in = __shfl_sync(ALL_LANES, activated[s], first_lane);
                 const float forget = __shfl_sync(ALL_LANES, activated[s], first_lane + 2);
                 const float candidate = __shfl_sync(ALL_LANES, activated[s], first_lane + 4);

@@ -12,6 +12,7 @@
 // Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions; in each
 // pass over SEQUENCES sequences STREAMED * 16 bytes of weights for each thread of a block.
 // hidden is a multiple of 4, and at most 2048; QUADS is 16, one for each hidden unit of the block.
+#include "cell_backward.cuh"
 #include "handover.cuh"
 #include "registers.cuh"
 #include "wide_weights.cuh"
@@ -106,24 +107,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
             }
 
             if (thread < UNITS * SEQUENCES) {
-                float4 d_gate = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                float d_gate[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                 if (owner) {
                     if (runs) {
-                        d_hidden += d_output;
-                        const float tanh_c = tanhf(c_after);
-                        d_cell += d_hidden * o * (1.0f - tanh_c * tanh_c);
-                        d_gate.x = d_cell * candidate * (i * (1.0f - i));
-                        d_gate.y = d_cell * c_before * (f * (1.0f - f));
-                        d_gate.z = d_cell * i * (1.0f - candidate * candidate);
-                        d_gate.w = d_hidden * tanh_c * (o * (1.0f - o));
-                        dc[at] = d_cell * f;
+                        const float of_gates[4] = {i, f, candidate, o};
+                        dc[at] = cell_back(of_gates, c_before, c_after, d_hidden + d_output, d_cell, d_gate);
                         d_hidden = 0;
                     }
                     dh[at] = d_hidden;
-                    gate[0] = d_gate.x, gate[hidden] = d_gate.y;
-                    gate[2 * hidden] = d_gate.z, gate[3 * hidden] = d_gate.w;
+#pragma unroll
+                    for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
                 }
-                da[column][thread % UNITS] = d_gate;
+                da[column][thread % UNITS] = make_float4(d_gate[0], d_gate[1], d_gate[2], d_gate[3]);
             }
             __syncthreads();
 

@@ -20,6 +20,7 @@
 // hidden is a multiple of 4, and at most 128 * QUADS.
 #include "handover.cuh"
 #include "lane_sums.cuh"
+#include "own_gate.cuh"
 #include "registers.cuh"
 #include "wide_weights.cuh"
 
@@ -140,9 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
 
             const Output out(self, first_unit, hidden, sequence0, end_sequence);
             const int gate = out.gate, unit = out.unit, sequence = out.sequence, first_lane = self % 32 & ~3;
-            const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-            const float tanh_a = tanhf(half * a);
-            const float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+            const float activated = activated_gate(gate, a);
             const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
             const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
             const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
