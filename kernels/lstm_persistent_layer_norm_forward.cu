@@ -27,22 +27,13 @@
 //
 // OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
 //          lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h with its mask.
+#include "handed_rows.cuh"
 #include "handed_sums.cuh"
 #include "own_gate.cuh"
 #include "persistent_options.cuh"
-#include "tensor_core.cuh"
 
-#define WARPS 16
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define COLUMNS (8 * NTILES)                                 // sequences at a time
-#define CHUNK (2 * KTILES)                                   // columns of W_hh that a thread holds of each of its rows
-#define WORDS (CHUNK < 4 ? 4 : CHUNK)                        // h's that a thread loads, 4 at a time
-#define STRIDE (ROWS + 4)                                    // of the sums of one sequence: no two lanes share a bank
-#define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
 #define ROUNDS ((KTILES + 3) / 4)                            // in which 32 lanes load the means and distances of a row
 
-#include "handed_rows.cuh"
 
 // Hidden units of a part: 8, 4 at the end if hidden is not a multiple of 8, and none beyond.
 __device__ __forceinline__ float units_of(int hidden, int part) {
@@ -97,20 +88,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const int parts = (hidden + 7) / 8, padded = (parts + 3) / 4 * 4;
 
     unsigned w[MTILES][KTILES][4];
-#pragma unroll
-    for (int m = 0; m < MTILES; ++m) {
-#pragma unroll
-        for (int k = 0; k < KTILES; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int row = 16 * m + g + 8 * (part % 2), unit = first_unit + row / 4;
-                const int column = first_column + 2 * k + part / 2;
-                const bool inside = unit < hidden && column < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
-                w[m][k][part] = __float_as_uint(inside ? weight[at] - weight_sums[column] / (4.0f * hidden) : 0.0f);
-            }
-        }
-    }
+    hold_rows(w, first_unit, first_column, hidden, g, [=](long long place, int column) {
+        return weight[place] - weight_sums[column] / (4.0f * hidden);
+    });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
     if (thread == 0) {
@@ -155,9 +135,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 if (output >= ROWS * COLUMNS || sequence >= end_sequence || part >= parts) continue;
                 if (lengths && first_time + step >= lengths[sequence]) continue;
                 const float* sum = sums + (buffer * WARPS * COLUMNS + column) * STRIDE + output % ROWS;
-                recurrent[e] = 0.0f;
-#pragma unroll
-                for (int other = 0; other < WARPS; ++other) recurrent[e] += sum[other * COLUMNS * STRIDE];
+                recurrent[e] = sum_over_warps(sum);
                 const float squares = sum_over_lanes<1, 32>(recurrent[e] * recurrent[e]);
                 unsigned* row = handed + ((long long)step * batch + sequence) * 3 * padded;
                 if (lane == 0) store_word(row + part, to_hand_over(squares));

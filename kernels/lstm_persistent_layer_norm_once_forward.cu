@@ -36,13 +36,8 @@
 //          lstm_draw_options has drawn beforehand, since all blocks need the same bits.
 #include "handed_sums.cuh"
 #include "persistent_options.cuh"
-#include "tensor_core.cuh"
+#include "row_fragments.cuh"
 
-#define WARPS 16
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define CHUNK (2 * KTILES)                      // columns of W_hh that a thread holds of each of its rows
-#define STRIDE (ROWS + 4)                       // of the sums of one sequence: no two lanes share a bank
 #define H_STRIDE (128 * KTILES + 8)             // of the h of one sequence
 #define TEAM (WARPS / SEQUENCES)                // warps of a sequence
 #define TAKEN (TEAM < 4 ? TEAM : 4)             // of them, whose sums a lane adds up
@@ -118,20 +113,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KTILES][4];
-#pragma unroll
-    for (int m = 0; m < MTILES; ++m) {
-#pragma unroll
-        for (int k = 0; k < KTILES; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int row = 16 * m + g + 8 * (part % 2), unit = first_unit + row / 4;
-                const int column = first_column + 2 * k + part / 2;
-                const bool inside = unit < hidden && column < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
-                w[m][k][part] = __float_as_uint(inside ? weight[at] - weight_sums[column] / (4.0f * hidden) : 0.0f);
-            }
-        }
-    }
+    hold_rows(w, first_unit, first_column, hidden, g, [=](long long place, int column) {
+        return weight[place] - weight_sums[column] / (4.0f * hidden);
+    });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
     const int team = warp / TEAM, sequence = first_sequence + team, unit0 = 32 * (warp % TEAM) + lane;
