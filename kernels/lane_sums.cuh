@@ -4,11 +4,11 @@
 
 #define ALL_LANES 0xFFFFFFFFu  // of a warp: all of them have to come
 
-// Over neighbouring lanes, LANES of them; below STEP each has a sum of its own: only lanes STEP apart are added up.
-template <int STEP, int LANES>
+// Over WIDE neighbouring lanes, of which those STEP apart are added up: STEP sums.
+template <int STEP, int WIDE>
 __device__ __forceinline__ float sum_over_lanes(float value) {
 #pragma unroll
-    for (int distance = STEP; distance < LANES; distance *= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+    for (int distance = STEP; distance < WIDE; distance *= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
     return value;
 }
 
@@ -21,12 +21,12 @@ __device__ __forceinline__ float sum_of_four_lanes(float value) {
     return (value + b) + (c + d);
 }
 
-// Reduce-scatter: adds up values[0 .. COUNT - 1] over LANES neighbouring lanes, of which this is number `lane`. It is
+// Reduce-scatter: adds up values[0 .. COUNT - 1] over WIDE neighbouring lanes, of which this is number `lane`. It is
 // left with the sum of number lane % COUNT; in which order a sum is made does not depend on COUNT.
-template <int LANES, int COUNT>
+template <int WIDE, int COUNT>
 __device__ __forceinline__ float reduce_scatter(float (&values)[COUNT], int lane) {
 #pragma unroll
-    for (int distance = 1; distance < LANES; distance *= 2) {
+    for (int distance = 1; distance < WIDE; distance *= 2) {
         if (distance >= COUNT) {
             values[0] += __shfl_xor_sync(ALL_LANES, values[0], distance);
             continue;

@@ -28,18 +28,8 @@
 //         layer below end. The uppermost one is as without the switch; the others make their dy from da of the layer
 //         above (stacked_gradients.cuh) while they wait for their own contributions. Nobody waits for a layer below.
 #include "cell_backward.cuh"
-#include "handover.cuh"
+#include "contributing_product.cuh"
 #include "persistent_options.cuh"
-#include "tensor_core.cuh"
-
-#define WARPS 16
-#define THREADS (32 * WARPS)
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define COLUMNS (8 * NTILES)                       // sequences at a time
-#define STRIDE (COLUMNS + (NTILES % 2 ? 0 : 8))    // of a row of da: no two lanes of a fragment share a bank
-
-#include "contributions.cuh"
 #include "stacked_gradients.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backward(
@@ -121,21 +111,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     const long long region = (long long)share * blocks * UNITS;  // of one owner
     const long long slot_size = (long long)(gridDim.x / blocks) * blocks * region;
 
-    unsigned w[JTILES][ROWS / 8][4];  // W_hh^T: outputs x own rows; row r is gate r % 4 of unit r / 4
-#pragma unroll
-    for (int j = 0; j < JTILES; ++j) {
-#pragma unroll
-        for (int k = 0; k < ROWS / 8; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int output = first_output + 16 * j + g + 8 * (part % 2);
-                const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
-                const bool inside = unit < hidden && output < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
-                w[j][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
-            }
-        }
-    }
+    unsigned w[JTILES][ROWS / 8][4];
+    hold_outputs(w, weight, first_unit, first_output, hidden, g, t);
 
 #if LAYERS
     unsigned* w_above = fragments + warp * FRAGMENTS * 64;
@@ -278,36 +255,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             __syncthreads();
 
             unsigned* departures = exchange + count % 2 * slot_size + (long long)group * blocks * region;
-#pragma unroll 1
-            for (int n = 0; n < NTILES; ++n) {
-                const int output0 = afresh(first_output) + g;
-                const unsigned high_bits = high_bits_of(&mask);
-                float d[JTILES][4];
-#pragma unroll
-                for (int j = 0; j < JTILES; ++j) d[j][0] = d[j][1] = d[j][2] = d[j][3] = 0.0f;
-#pragma unroll
-                for (int k = 0; k < ROWS / 8; ++k) {
-                    const float* fragment = da + (8 * k + t) * STRIDE + 8 * n + g;
-                    const unsigned b[2] = {operand(__float_as_uint(fragment[0])),
-                                           operand(__float_as_uint(fragment[4 * STRIDE]))};
-                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
-#pragma unroll
-                    for (int j = 0; j < JTILES; ++j) multiply_add(d[j], w[j][k], b, b_low, high_bits);
-                }
-#pragma unroll
-                for (int j = 0; j < JTILES; ++j) {
-#pragma unroll
-                    for (int part = 0; part < 4; ++part) {
-                        const int output = output0 + 16 * j + 8 * (part / 2);
-                        const int to = sequence0 + 8 * n + 2 * t + part % 2;
-                        if (output < blocks * UNITS && to < end_sequence) {
-                            const long long place = (long long)(to - first_sequence) * blocks * UNITS + block * UNITS;
-                            store_word(departures + output / UNITS * region + place + output % UNITS,
-                                       (__float_as_uint(d[j][part]) & ~1u) | departure_bit);
-                        }
-                    }
-                }
-            }
+            contribute(w, da, &mask, departures, region, departure_bit, block, blocks, first_output, sequence0,
+                       first_sequence, end_sequence, g, t);
             // da is written again after the barrier of collecting; where nothing is collected, after this one.
             if (!collects) __syncthreads();
         }

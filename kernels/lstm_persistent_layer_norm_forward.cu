@@ -34,7 +34,6 @@
 
 #define ROUNDS ((KTILES + 3) / 4)                            // in which 32 lanes load the means and distances of a row
 
-
 // Hidden units of a part: 8, 4 at the end if hidden is not a multiple of 8, and none beyond.
 __device__ __forceinline__ float units_of(int hidden, int part) {
     const int left = hidden - 8 * part;
