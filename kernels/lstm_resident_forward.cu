@@ -21,6 +21,7 @@
 //          way; nobody waits for a block of the other direction.
 #include "own_gate.cuh"
 #include "persistent_options.cuh"
+#include "resident_product.cuh"
 
 // Even, since two buffers take turns; more would not fit into the registers.
 #define AHEAD (SEQUENCES == 1 ? 8 - 4 * (OPTIONS && BIDIRECTIONAL) : 2)
@@ -168,18 +169,9 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
             float a[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float4* source = (const float4*)&h_now[i % 2][s][half * (HALF + 4)];
-                float sums[4] = {next[i][s], b, 0.0f, 0.0f};  // four chains, since each waits for its last addition
+                float sums[4] = {next[i][s], b, 0.0f, 0.0f};
                 next[i][s] = mine[s] && half == 0 && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
-#pragma unroll
-                for (int q = 0; q < QUADS; ++q) {
-                    const float4 four = source[q];
-                    sums[0] += w[4 * q] * four.x;
-                    sums[1] += w[4 * q + 1] * four.y;
-                    sums[2] += w[4 * q + 2] * four.z;
-                    sums[3] += w[4 * q + 3] * four.w;
-                }
-                a[s] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                a[s] = add_product(sums, w, &h_now[i % 2][s][half * (HALF + 4)]);
             }
             ahead += gate_move;
 #pragma unroll

@@ -25,6 +25,7 @@
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
 #include "lane_sums.cuh"
+#include "resident_product.cuh"
 
 #define AHEAD (QUADS == 4 ? 4 / SEQUENCES : 2 / SEQUENCES)  // more would not fit into the registers
 #define EIGHTH (4 * QUADS)        // pre-activations in a lane's part of the sum
@@ -217,20 +218,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
             __syncthreads();
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float4* source = (const float4*)&d_product[s][role * (EIGHTH + 4)];
-                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // four chains, since each waits for its last addition
-#pragma unroll
-                for (int q = 0; q < QUADS; ++q) {
-                    const float4 four = source[q];
-                    sums[0] += w[4 * q] * four.x;
-                    sums[1] += w[4 * q + 1] * four.y;
-                    sums[2] += w[4 * q + 2] * four.z;
-                    sums[3] += w[4 * q + 3] * four.w;
-                }
-                float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-                sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-                sum += __shfl_xor_sync(ALL_LANES, sum, 2);
-                sum += __shfl_xor_sync(ALL_LANES, sum, 4);
+                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+                const float sum = sum_over_lanes<1, 8>(add_product(sums, w, &d_product[s][role * (EIGHTH + 4)]));
                 if (step < length[s]) d_hidden[s] += sum;
             }
         }

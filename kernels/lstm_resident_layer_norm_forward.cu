@@ -24,6 +24,7 @@
 #include "common.cuh"
 #include "lane_sums.cuh"
 #include "own_gate.cuh"
+#include "resident_product.cuh"
 
 #define AHEAD (SEQUENCES == 1 ? QUADS == 4 ? 4 : 3 : 2)  // more would not fit into the registers
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
@@ -73,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     for (int k = 0; k < HALF; ++k) {
         const int column = half * HALF + k;
         const bool there = exists && column < hidden;
-        w[k] = there ? weight[((long long)gate * hidden + unit) * hidden + column] - weight_sums[column] * per_row : 0.0f;
+        w[k] = there ? weight[((long long)gate * hidden + unit) * hidden + column] - weight_sums[column] * per_row
+                     : 0.0f;
     }
     const float gain_r = exists ? gain[gate * hidden + unit] : 0.0f;
     const float gain_c = exists ? gain_cell[unit] : 0.0f, bias_c = exists ? bias_cell[unit] : 0.0f;
@@ -137,19 +139,10 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
             float input[SEQUENCES], recurrent[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float4* source = (const float4*)&h_now[s][half * (HALF + 4)];
-                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // four chains, since each waits for its last addition
+                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                 input[s] = next[i][s];
                 next[i][s] = mine[s] && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
-#pragma unroll
-                for (int q = 0; q < QUADS; ++q) {
-                    const float4 four = source[q];
-                    sums[0] += w[4 * q] * four.x;
-                    sums[1] += w[4 * q + 1] * four.y;
-                    sums[2] += w[4 * q + 2] * four.z;
-                    sums[3] += w[4 * q + 3] * four.w;
-                }
-                recurrent[s] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                recurrent[s] = add_product(sums, w, &h_now[s][half * (HALF + 4)]);
             }
             ahead += gate_move;
 #pragma unroll
