@@ -154,7 +154,9 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                 const float candidate = __shfl_sync(0xFFFFFFFFu, item, first_lane + 2);
                 const float out = __shfl_sync(0xFFFFFFFFu, item, first_lane + 3);
                 const float c_before = __shfl_sync(0xFFFFFFFFu, item, first_lane + 4);
+#if !OPTIONS
                 const float c_after = __shfl_sync(0xFFFFFFFFu, item, first_lane + 5);
+#endif
                 const float d_output = __shfl_sync(0xFFFFFFFFu, item, first_lane + 6);
                 float d_gate = 0.0f;
 #if OPTIONS
