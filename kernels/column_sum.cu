@@ -1,5 +1,5 @@
-// Sums the columns of a matrix in one fixed order: the bias gradient, without floating-point atomics. column_sums.cuh says
-// which thread adds up what.
+// Sums the columns of a matrix in one fixed order: the bias gradient, without floating-point atomics. column_sums.cuh
+// says which thread adds up what.
 //
 // Bytes per element of the matrix: reads sizeof(store); writes one sum per column and slab, a `real`.
 #include "column_sums.cuh"

@@ -1,8 +1,8 @@
-// What a block's own rows of W_hh contribute to every dh of its group, in float32 (or TF32): the product that the persistent
-// backward kernels are made for, with and without layer norm. contributions.cuh is what becomes of it.
+// What a block's own rows of W_hh contribute to every dh of its group, in float32 (or TF32): the product that the
+// persistent backward kernels are made for, with and without layer norm. contributions.cuh is what becomes of it.
 //
-// A block has UNITS hidden units, row r of its weights being gate r % 4 of unit r / 4. Its 16 warps share out the outputs,
-// 16 * JTILES each, whose weights they hold as fragments for the tensor cores (tensor_core.cuh).
+// A block has UNITS hidden units, row r of its weights being gate r % 4 of unit r / 4. Its 16 warps share out the
+// outputs, 16 * JTILES each, whose weights they hold as fragments for the tensor cores (tensor_core.cuh).
 #pragma once
 
 #include "handover.cuh"
@@ -36,13 +36,13 @@ __device__ __forceinline__ void hold_outputs(unsigned (&w)[JTILES][ROWS / 8][4],
     }
 }
 
-// Multiplies the weights by the gradients [ROWS][STRIDE] of COLUMNS sequences from `sequence0` on, and hands the products
-// over, with `departure_bit` for their lowest one. `departures` are the group's places in this slot of `exchange`, `region`
-// words for each of its blocks, of which this is number `block`.
+// Multiplies the weights by the gradients [ROWS][STRIDE] of COLUMNS sequences from `sequence0` on, and hands the
+// products over, with `departure_bit` for their lowest one. `departures` are the group's places in this slot of
+// `exchange`, `region` words for each of its blocks, of which this is number `block`.
 __device__ __forceinline__ void contribute(
-    const unsigned (&w)[JTILES][ROWS / 8][4], const float* gradients, const volatile unsigned* mask, unsigned* departures,
-    long long region, unsigned departure_bit, int block, int blocks, int first_output, int sequence0, int first_sequence,
-    int end_sequence, int g, int t) {
+    const unsigned (&w)[JTILES][ROWS / 8][4], const float* gradients, const volatile unsigned* mask,
+    unsigned* departures, long long region, unsigned departure_bit, int block, int blocks, int first_output,
+    int sequence0, int first_sequence, int end_sequence, int g, int t) {
 #pragma unroll 1
     for (int n = 0; n < NTILES; ++n) {
         const int output0 = afresh(first_output) + g;

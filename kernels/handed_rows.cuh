@@ -53,8 +53,8 @@ __device__ __forceinline__ void multiply_rows_when_there(
     }
 }
 
-// A row's sum for a sequence, from all warps' parts [WARPS][COLUMNS][STRIDE], of which `part` is the first. The order is
-// fixed.
+// A row's sum for a sequence, from all warps' parts [WARPS][COLUMNS][STRIDE], of which `part` is the first. The order
+// is fixed.
 __device__ __forceinline__ float sum_over_warps(const float* part) {
     float sum = 0.0f;
 #pragma unroll

@@ -1,5 +1,5 @@
-// Sums over the lanes of a warp, each in one fixed order. a + b is b + a, so where several lanes have a sum, all of them
-// have the same bits.
+// Sums over the lanes of a warp, each in one fixed order. a + b is b + a, so where several lanes have a sum, all of
+// them have the same bits.
 #pragma once
 
 #define ALL_LANES 0xFFFFFFFFu  // of a warp: all of them have to come

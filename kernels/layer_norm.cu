@@ -8,8 +8,7 @@
 //
 // forward and backward: one block owns one row, a thread every blockDim.x-th element of it. The variance is the mean of
 // the squared distances from the mean, which come from a second look at the row.
-// parameter_gradient: as column_sum does it. A block owns COLUMNS_PER_BLOCK columns and a slab of rows, a thread every
-// ROW_LANES-th row of one column; then a tree. Slabs are added up by column_sum.
+// parameter_gradient: column_sums.cuh says which thread adds up what. Slabs are added up by column_sum.
 // All sums have an order that depends on the shape alone.
 //
 // Bytes per element, in units of sizeof(real): forward reads 3, backward 4, two of each from cache if a row fits; both

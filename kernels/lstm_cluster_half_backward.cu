@@ -148,7 +148,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                     const float of_gates[4] = {real_of(first_of(gates_if[e])), real_of(second_of(gates_if[e])),
                                                real_of(first_of(gates_go[e])), real_of(second_of(gates_go[e]))};
                     float d_gate[4];
-                    d_cell[e] = cell_back(of_gates, c_before[e], c_after[e], d_hidden[e] + d_output[e], d_cell[e], d_gate);
+                    const float d_h = d_hidden[e] + d_output[e];
+                    d_cell[e] = cell_back(of_gates, c_before[e], c_after[e], d_h, d_cell[e], d_gate);
                     da_if = pair_of(stored(d_gate[0]), stored(d_gate[1]));
                     da_go = pair_of(stored(d_gate[2]), stored(d_gate[3]));
                     d_hidden[e] = 0.0f;

@@ -5,9 +5,8 @@
 //     d = dgates * gain        dp = (d - mean(d) - n * mean(d * n)) / sqrt(variance + epsilon)
 //     dgain = sum of dgates * n over time and batch
 //
-// forward and backward: one block owns one row, a thread every blockDim.x-th element of it. gain_gradient: as
-// column_sum does it, a block owns COLUMNS_PER_BLOCK columns and a slab of rows, a thread every ROW_LANES-th row of one
-// column; then a tree. All sums have an order that depends on the shape alone.
+// forward and backward: one block owns one row, a thread every blockDim.x-th element of it. gain_gradient:
+// column_sums.cuh says which thread adds up what. All sums have an order that depends on the shape alone.
 //
 // Bytes per element, in units of sizeof(real): forward reads 3, two of them from cache, writes 1, in training 2;
 // backward reads 4, two of them from cache, writes 1; gain_gradient reads 2.

@@ -28,8 +28,8 @@
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells + 1 dc + 1 dh (+ 1 dy), writes 4 gates + 4 r + 1 dc + 1
 // dh, adds onto 6 sums, and 4 * blocks written and read of contributions. hidden is a multiple of 4.
 //
-// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
-//          lstm_draw_options has drawn, since registers are short. dh and dc go by a step as zoneout says.
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
+//          norm(c[t]). lstm_draw_options has drawn, since registers are short. dh and dc go by a step as zoneout says.
 #include "contributing_product.cuh"
 #include "handed_sums.cuh"
 #include "persistent_options.cuh"

@@ -25,8 +25,9 @@
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
 //
-// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
-//          lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h with its mask.
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
+//          norm(c[t]). lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h
+//          with its mask.
 #include "handed_rows.cuh"
 #include "handed_sums.cuh"
 #include "own_gate.cuh"
@@ -49,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const float* __restrict__ bias_cell,   // (hidden,)
     float* cells,                          // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
     float* state,                          // (batch, hidden) the initial h; becomes the final one
-    float* hiddens,                        // (steps + 1, batch, hidden) what the products read, which is zero where a step
-                                           // does nothing: the first step's, and all ones elsewhere
+    float* hiddens,                        // (steps + 1, batch, hidden) what the products read, which is zero where a
+                                           // step does nothing: the first step's, and all ones elsewhere
     float* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
     float* norms,                          // (steps, batch, 4) with `keep` receives, behind the first, 1/std of r, mean
                                            // and 1/std of c
@@ -129,7 +130,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             float recurrent[OUTPUTS];
 #pragma unroll
             for (int e = 0; e < OUTPUTS; ++e) {
-                const int output = afresh(thread) + e * 32 * WARPS, column = output / ROWS, sequence = sequence0 + column;
+                const int output = afresh(thread) + e * 32 * WARPS;
+                const int column = output / ROWS, sequence = sequence0 + column;
                 const int part = (first_unit + output / 4 % UNITS) / 8;
                 if (output >= ROWS * COLUMNS || sequence >= end_sequence || part >= parts) continue;
                 if (lengths && first_time + step >= lengths[sequence]) continue;

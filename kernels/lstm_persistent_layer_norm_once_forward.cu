@@ -32,8 +32,8 @@
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
 //
-// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
-//          lstm_draw_options has drawn beforehand, since all blocks need the same bits.
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
+//          norm(c[t]). lstm_draw_options has drawn beforehand, since all blocks need the same bits.
 #include "handed_sums.cuh"
 #include "persistent_options.cuh"
 #include "row_fragments.cuh"

@@ -168,7 +168,9 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 const float d = runs && has_gate ? d_gate[s] * gains[role % 4][unit] : 0.0f;
                 if (runs && role == 4) d_gain[s] += dn * normal[s];
                 if (runs && role == 5) d_gain[s] += dn;
-                const float sum_e = sum_of_four_lanes<8>(e), along_e = sum_of_four_lanes<8>(runs ? e * normal[s] : 0.0f);
+                // Over the warp's four units, in lane 0 at least; for d over a unit's gates first.
+                const float sum_e = sum_of_four_lanes<8>(e);
+                const float along_e = sum_of_four_lanes<8>(runs ? e * normal[s] : 0.0f);
                 const float sum_d = sum_of_four_lanes<8>(sum_of_four_lanes<1>(d));
                 const float along_d = sum_of_four_lanes<8>(sum_of_four_lanes<1>(runs && has_gate ? d * of_r[s] : 0.0f));
                 if (lane == 0) {

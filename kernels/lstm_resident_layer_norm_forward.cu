@@ -149,7 +149,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
             for (int s = 0; s < SEQUENCES; ++s) {
                 recurrent[s] += __shfl_xor_sync(ALL_LANES, recurrent[s], 1);
                 const float square = recurrent[s] * recurrent[s];
-                const float sum = sum_of_four_lanes<8>(sum_of_four_lanes<2>(square));  // of the four gates first
+                // Over a unit's gates, then over the warp's four units, in lane 0 at least.
+                const float sum = sum_of_four_lanes<8>(sum_of_four_lanes<2>(square));
                 if (lane == 0) squares[s][warp] = sum;
             }
             __syncthreads();
@@ -168,7 +169,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 const float candidate = __shfl_sync(ALL_LANES, activated[s], first_lane + 4);
                 out[s] = __shfl_sync(ALL_LANES, activated[s], first_lane + 6);
                 c_next[s] = forget * c[s] + in * candidate;
-                const float first_c = __shfl_sync(ALL_LANES, c_next[s], 0), distance = exists ? c_next[s] - first_c : 0.0f;
+                const float first_c = __shfl_sync(ALL_LANES, c_next[s], 0);
+                const float distance = exists ? c_next[s] - first_c : 0.0f;
                 const float along = sum_of_four_lanes<8>(distance), squared = sum_of_four_lanes<8>(distance * distance);
                 if (lane == 0) {
                     const float per_own = shares[warp];

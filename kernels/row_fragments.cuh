@@ -1,6 +1,6 @@
-// Rows of W_hh in a block's registers, as fragments for the tensor cores (tensor_core.cuh): all four gates of UNITS hidden
-// units, row r being gate r % 4 of unit r / 4. The block's 16 warps share out the sum over h: each has all rows of the
-// block and 8 * KTILES columns, whose order is permuted such that those of a thread follow each other.
+// Rows of W_hh in a block's registers, as fragments for the tensor cores (tensor_core.cuh): all four gates of UNITS
+// hidden units, row r being gate r % 4 of unit r / 4. The block's 16 warps share out the sum over h: each has all rows
+// of the block and 8 * KTILES columns, whose order is permuted such that those of a thread follow each other.
 #pragma once
 
 #include "tensor_core.cuh"
@@ -35,8 +35,8 @@ __device__ __forceinline__ void hold_rows(
 // Of two such matrices in turns: one after the other, they would take more registers than there are.
 template <class WeightAt, class OtherAt>
 __device__ __forceinline__ void hold_rows_of_two(
-    unsigned (&w)[MTILES][KTILES][4], unsigned (&other)[MTILES][KTILES][4], int first_unit, int first_column, int hidden,
-    int g, WeightAt weight_at, OtherAt other_at) {
+    unsigned (&w)[MTILES][KTILES][4], unsigned (&other)[MTILES][KTILES][4], int first_unit, int first_column,
+    int hidden, int g, WeightAt weight_at, OtherAt other_at) {
 #pragma unroll
     for (int m = 0; m < MTILES; ++m) {
 #pragma unroll
