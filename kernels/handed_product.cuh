@@ -10,7 +10,7 @@
 #pragma once
 #include "half_precision.cuh"
 #include "handover.cuh"
-#include "tensor_core.cuh"  // for afresh
+#include "registers.cuh"
 
 #define WARPS 16
 #define THREADS (32 * WARPS)

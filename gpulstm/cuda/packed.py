@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .launch import Extent, int32s
+from .launch import NULL, Extent, int32s
 
-NULL = np.uintp(0)  # RawKernel's null pointer
 SLOT = 8  # bytes between the arguments that are not longer than that
 SLOTS = 64  # of a thread's own room
 

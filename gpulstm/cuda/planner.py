@@ -136,28 +136,7 @@ def _choose(
     not_plain: str,
     allowed: tuple[str, ...],
 ) -> Choice:
-    obstacles: dict[str, str] = {}
-    found: list[Choice] = []
-    for schedule, layouts in LAYOUTS.items():
-        if schedule not in allowed:
-            if schedule in UNMEASURED:
-                continue
-            obstacles[schedule] = "is not allowed here"
-        elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
-            obstacles[schedule] = f"does not hold {not_plain}"
-        elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
-            obstacles[schedule] = obstacle
-        else:
-            fitting = layouts(direction, batch, hidden, dtype, device)
-            why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-            if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
-                fitting = _wide(direction, batch, hidden, dtype, device)
-                if fitting and not_plain not in ("", "tf32"):
-                    fitting, why_not = [], f"{why_not} with {not_plain}"
-            found += fitting
-            obstacles |= {} if fitting else {schedule: why_not}
-    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
-        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
+    found, obstacles = _in_one_launch(direction, batch, hidden, dtype, device, not_plain, allowed)
     products = 8.0 * batch * hidden * hidden
     loop = loop_microseconds(direction, products, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
@@ -185,6 +164,36 @@ def _choose(
         reason = f"{loop:.0f} us a step predicted, {best.schedule} {best.microseconds:.0f}"
         return Choice("loop", reason, microseconds=loop)
     return best
+
+
+def _in_one_launch(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_plain: str, allowed: tuple[str, ...]
+) -> tuple[list[Choice], dict[str, str]]:
+    """Every layout of the schedules with one launch for all steps; and why there is none, for schedules of which there
+    is none."""
+    obstacles: dict[str, str] = {}
+    found: list[Choice] = []
+    for schedule, layouts in LAYOUTS.items():
+        if schedule not in allowed:
+            if schedule in UNMEASURED:
+                continue
+            obstacles[schedule] = "is not allowed here"
+        elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
+            obstacles[schedule] = f"does not hold {not_plain}"
+        elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
+            obstacles[schedule] = obstacle
+        else:
+            fitting = layouts(direction, batch, hidden, dtype, device)
+            why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+            if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
+                fitting = _wide(direction, batch, hidden, dtype, device)
+                if fitting and not_plain not in ("", "tf32"):
+                    fitting, why_not = [], f"{why_not} with {not_plain}"
+            found += fitting
+            obstacles |= {} if fitting else {schedule: why_not}
+    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
+        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
+    return found, obstacles
 
 
 def shared_bytes_of(choice: Choice) -> int:

@@ -18,7 +18,7 @@ from ..arrays import dtype_name
 from ..cuda import planner
 from ..cuda.copies import put, take
 from ..cuda.gemm import Gemm, matrix, rows_of
-from ..cuda.launch import int32s, one_thread_per
+from ..cuda.launch import int32s, one_thread_per, or_null
 from ..cuda.modules import kernel
 from ..cuda.packed import Series
 from ..masks import DROPOUT_STREAM, Draws
@@ -32,7 +32,6 @@ from .cupy_storage import assign, contiguous, is_half, rounded, wide_dtype
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
-NULL = np.uintp(0)  # stands for an array that a specialisation does not read
 BESIDE_PLAIN = {False: "", True: "tf32"}  # for the planner: what the products have that not every schedule holds
 
 # Parts of what an engine has are made elsewhere.
@@ -375,10 +374,6 @@ def column_sum(gates, out=None):
         if slabs == 1:
             return sums.reshape(columns)
         source, rows = sums, slabs
-
-
-def or_null(array):
-    return NULL if array is None else array
 
 
 class WithTF32:
