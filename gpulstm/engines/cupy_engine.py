@@ -12,8 +12,6 @@ import sys
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..arrays import dtype_name
 from ..cuda import planner
 from ..cuda.copies import put, take
