@@ -63,7 +63,8 @@ STEPS = {
         Step("options-bfloat16", "options.py", ("--dtype", "bfloat16"), 0.5, has_seconds=True),
         Step("directions", "directions.py", (), 0.5, has_seconds=True),
         Step("graphs", "graphs.py", (), 0.5, has_seconds=True),
-        Step("layers", "layers.py", (), 0.5, has_seconds=True),
+        Step("layers", "layers.py", ("--kind", "float32", "tf32"), 0.5, has_seconds=True),
+        Step("layers-16-bits", "layers.py", ("--kind", "float16", "bfloat16"), 0.5, has_seconds=True),
         *(
             Step(
                 f"layouts-{dtype}-{schedule}",

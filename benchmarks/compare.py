@@ -15,7 +15,10 @@ PASS_SECONDS = {"gpu": 0.2, "cpu": 0.5}
 
 def main(arguments: list[str] | None = None) -> int:
     """Zero if every cell was right; one if any was wrong or failed."""
+    from benchmarks.needs import need
+
     chosen = _parser().parse_args(arguments)
+    need("torch") if chosen.device == "cpu" else need("torch", "cupy", gpu=True)
     contest = _contest(chosen)
     try:
         return _run(chosen, [*sys.argv[1:]] if arguments is None else arguments, contest)

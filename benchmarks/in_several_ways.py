@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import files
+from benchmarks.needs import need
 
 
 def run(
@@ -36,6 +37,7 @@ def run(
     arguments.add_argument("--steps", type=int, default=steps)
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     given = arguments.parse_args()
+    need("cupy", gpu=True)
     import cupy
 
     from benchmarks.gpu import Gpu

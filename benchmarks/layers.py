@@ -1,6 +1,7 @@
 """What layers on top of each other take on a GPU side by side in one launch, beside one after the other.
 
     python benchmarks/layers.py --out layers.json
+    python benchmarks/layers.py --kind float16 bfloat16 --out layers-16-bits.json
 
 Ends with 1 if what the planner does by itself ("alike") is slower than one after the other anywhere, by more than 2 %.
 See benchmarks/README.md.
@@ -23,7 +24,12 @@ from benchmarks.options import ROUNDS, in_turn_on  # noqa: E402
 from gpulstm.cuda import stacked_layers  # noqa: E402
 
 HIDDEN, BATCHES, COUNTS, STEPS = (128, 256, 512), (1, 8, 32), (2, 4), 512
-KINDS: dict[str, dict[str, Any]] = {"float32": {}, "tf32": {"tf32": True}}
+KINDS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "tf32": {"tf32": True},
+    "float16": {"dtype": "float16"},
+    "bfloat16": {"dtype": "bfloat16"},
+}
 WAYS = ("apart", "alike", "any")
 LINE = (
     "{kind:8} {layers} layers H {hidden:4} N {batch:3} {way:5} forward {forward_us:7.2f} us a step, "
@@ -51,7 +57,8 @@ def measured(
     """A row for each way; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
     random = np.random.default_rng(0)
     lstm = gl.LSTM(hidden, hidden, layers, **KINDS[kind], xp=cupy, rng=0)
-    x, dy = (cupy.asarray(random.standard_normal((steps, batch, hidden)).astype("float32")) for _ in "xy")
+    dtype = lstm.params["weight_hh_l0"].dtype
+    x, dy = (cupy.asarray(random.standard_normal((steps, batch, hidden)).astype(dtype)) for _ in "xy")
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
         calls = [lambda way=way, call=call: _in(way, call, lstm, x, dy) for way in WAYS]

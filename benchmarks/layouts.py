@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import files  # noqa: E402
+from benchmarks.needs import need  # noqa: E402
 from gpulstm import arrays  # noqa: E402
 from gpulstm.cuda import planner, wide_layouts  # noqa: E402 - of this checkout, installed or not
 from gpulstm.cuda.copies import copy  # noqa: E402
@@ -46,6 +47,7 @@ def main() -> None:
     arguments.add_argument("--schedules", nargs="+", choices=LAYOUTS, default=["persistent"])
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     given = arguments.parse_args()
+    need("cupy", gpu=True)
     import cupy
 
     from benchmarks.gpu import machine

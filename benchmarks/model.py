@@ -143,12 +143,14 @@ def _work_with_layer_norm(choice: planner.Choice, direction: str, batch: float, 
 
 def _work_of_layers(choice: planner.Choice, direction: str, batch: float, hidden: int, dtype: str) -> Work:
     """Every layer but one has a second product. Forward its h comes from below, and the gates' part of W_ih x is not
-    read; back its da comes from above, written once more for that, and dy is not read."""
+    read; back its da comes from above, written once more for that but in 16 bits, and dy is not read."""
     layers, units = choice.layers, batch * hidden
     one = work(choice._replace(layers=1), direction, batch, hidden, dtype)
     back = direction == planner.BACKWARD
-    memory = layers * one.memory_bytes + (layers - 1) * units * ((4 - 1) if back else -4) * 4
-    crossing = layers * one.crossing_bytes + (layers - 1) * choice.blocks * units * (4 if back else 1) * 4
+    size, _ = _bytes(dtype)
+    once_more = 0 if choice.kernel in half_layouts.TILES else 4
+    memory = layers * one.memory_bytes + (layers - 1) * units * ((once_more - 1) if back else -4) * size
+    crossing = layers * one.crossing_bytes + (layers - 1) * choice.blocks * units * (4 if back else 1) * size
     return Work((2 * layers - 1) * one.flops, memory, crossing, 0, 1)  # one block hands over to that of the next layer
 
 

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
 from benchmarks import files  # noqa: E402
+from benchmarks.needs import need  # noqa: E402
 from gpulstm.cuda import folding  # noqa: E402
 
 GRID = {
@@ -71,6 +72,7 @@ def main() -> int:
         arguments.error(f"--dtype {given.dtype} is for CuPy arrays, on a CPU there is {DTYPES[0]}")
     of_all: dict[str, Any] = {"dtype": given.dtype, "bidirectional": given.bidirectional}
     document: dict[str, Any] = {**of_all}
+    need("torch") if given.device == "cpu" else need("cupy", gpu=True)
     if given.device == "cpu":
         xp, in_turn, machine = np, in_turn_on_cpu(given.rounds), _machine
     else:

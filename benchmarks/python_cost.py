@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--profile", choices=("step", "cell", "inference", "training", "loop"))
     chosen = parser.parse_args(arguments)
+    from benchmarks.needs import need
+
+    need("cupy")
     with without_cuda():
         calls = calls_to_time()
         if chosen.profile:

@@ -210,6 +210,18 @@ def check_same(named: Mapping[str, Array]) -> None:
             )
 
 
+def check_library(x: Array, params: Mapping[str, Array]) -> None:
+    """Raises TypeError if all parameters are of one library and ``x`` of another: said of x, not of one of them."""
+    libraries = {library(p) for p in params.values() if is_array(p)}
+    if len(libraries) == 1 and (got := library(x)) not in libraries:
+        xp = {"NumPy": "numpy", "CuPy": "cupy", "jax": "jax.numpy"}.get(got, got)
+        module = "; a PyTorch model takes gpulstm.interop.torch.LSTM" if got == "torch" else ""
+        raise TypeError(
+            f"x must be a {libraries.pop()} array like the parameters, got {describe(x)}; nothing is copied between "
+            f"libraries silently, so convert x, or make the LSTM with xp={xp}{module}"
+        )
+
+
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Zeros of ``like``'s library, dtype and device."""
     with on_device_of(like):

@@ -12,6 +12,7 @@ from .engines import cupy_engine
 from .masks import Draws
 from .options import PLAIN
 from .parameters import KINDS, Layout, State, Weights, shape_problem
+from .warm_steps import WarmSteps
 
 PARAMETERS = KINDS[:3]  # weight_ih, weight_hh, bias
 INFERENCE, TRAINING = Draws(PLAIN, None), Draws(PLAIN, 0)
@@ -30,6 +31,18 @@ class LSTMCell:
     Parameters are those of `gpulstm.LSTM` with one layer; ``params`` has ``weight_ih`` (4*hidden, input),
     ``weight_hh`` (4*hidden, hidden) and ``bias`` (4*hidden,), gate order i, f, g, o. ``init``, ``forget_bias`` and
     ``chrono`` say how they begin, as in `gpulstm.LSTM`.
+
+    Raises TypeError or ValueError that names the argument, what was expected and what came. The equations are
+    `gpulstm.equations.step` and `gpulstm.equations.step_backward`.
+
+    >>> import numpy as np
+    >>> import gpulstm as gl
+    >>> cell = gl.LSTMCell(input_size=3, hidden_size=5, rng=0)
+    >>> x = np.ones((4, 3), "float32")  # (batch, input)
+    >>> h, c = cell(x)  # from zeros
+    >>> h, c = cell(x, (h, c))
+    >>> h.shape, c.shape
+    ((4, 5), (4, 5))
     """
 
     def __init__(
@@ -49,9 +62,18 @@ class LSTMCell:
         self.layout = Layout(require("input_size", input_size), require("hidden_size", hidden_size), bias=bool(bias))
         start = initialisers.started(init, forget_bias, chrono, bias=self.layout.bias, options=PLAIN)
         self.params = initialisers.of_lstm(self._shapes(), self.layout.hidden_size, start, dtype, xp, rng)
+        self._warm_steps = WarmSteps()
 
     def __call__(self, x: Array, state: State | tuple[Array, Array] | None = None) -> State:
-        """The next state: x (batch, inputs), h and c (batch, hidden), or all of them without the batch axis."""
+        """The next state: x (batch, inputs), h and c (batch, hidden), or all of them without the batch axis.
+
+        Inference. ``state`` None is zeros.
+        """
+        warm = self._warm_steps
+        if type(x) is warm.kind:
+            found = warm.run(x, state, self.params, (self.layout,))
+            if found is not None:
+                return found
         if arrays.is_cupy(x) and quick_checks.step_holds(self.layout, x, self.params, state):
             if cupy_engine.takes_one_step(x, len(x) if x.ndim == 2 else 1):
                 return self._step(x, state)
@@ -62,7 +84,7 @@ class LSTMCell:
         return State(final.h[0, ...], final.c[0, ...])
 
     def forward(self, x: Array, state: State | tuple[Array, Array] | None = None) -> tuple[State, CellCache]:
-        """The next state, and a cache for one `backward`."""
+        """Training: the next state, and a cache for one `backward`. Arguments are those of a call."""
         self._check(x, state)
         _, final, cache = functional.forward(
             self.layout, x[None, ...], self._params(), _with_layer(state), None, False, TRAINING
@@ -74,10 +96,10 @@ class LSTMCell:
     ) -> tuple[Array, dict[str, Array], State]:
         """Gradients of x, of the parameters and of the state before, from those of the state after.
 
-        Either half of ``dstate`` may be None.
+        All have the shapes of what they are gradients of. Either half of ``dstate`` may be None. A cache serves once.
         """
         if not isinstance(cache, CellCache):
-            raise TypeError(f"cache must be what LSTMCell.forward returned last, got {type(cache).__name__}")
+            raise TypeError(f"cache must be that of state, cache = LSTMCell.forward(x), got {type(cache).__name__}")
         x = cache.inner.x[0, ...] if cache.inner.batched else cache.inner.x[0, 0, ...]
         self._check_pair("dstate", dstate, x)
         dx, grads, dinitial = functional.lstm_backward(cache.inner, None, _with_layer(dstate))
@@ -93,6 +115,7 @@ class LSTMCell:
             after = State(cupy_engine.empty(shape, x), cupy_engine.empty(shape, x))
             before = None if state is None else State(*map(contiguous, state))
             cupy_engine.one_step(contiguous(x), weights, before, 0, None, None, after)
+            self._warm_steps.keep(x, (shape, shape), params, (self.layout,), [((), [(0, None, weights)])])
         return after
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -117,6 +140,7 @@ class LSTMCell:
     def _check(self, x: Array, state: Any) -> None:
         """What a sequence's checks would say in words that a cell does not have: time, layers, directions."""
         arrays.require_array("x", x)
+        arrays.check_library(x, self.params)
         if x.ndim not in (1, 2):
             raise ValueError(f"x must have shape (batch, inputs), or (inputs,) without a batch, got {tuple(x.shape)}")
         if x.shape[-1] != self.layout.input_size:

@@ -15,6 +15,7 @@ from .engines import cupy_engine
 from .masks import Draws
 from .options import PLAIN, Options, as_options, refuse_tf32, refuse_two_reverses
 from .parameters import Layout, State
+from .warm_steps import WarmSteps
 
 
 @dataclass
@@ -159,10 +160,16 @@ def inference(
     lengths: Any,
     batch_first: bool,
     draws: Draws,
+    warm: WarmSteps | None = None,
 ) -> tuple[Array, State]:
-    """`lstm_inference` with the layout that ``params`` must have; None reads it off them."""
+    """`lstm_inference` with the layout that ``params`` must have; None reads it off them. ``warm`` gets what a single
+    step leaves for the next one of the same layer."""
     if lengths is None and layout and quick_checks.is_one_step(layout, x, params, state, batch_first, draws.options):
-        return stack.infer_one_step(cupy_engine, layout, layout.weights(params), x, state)
+        weights = layout.weights(params)
+        if warm is not None:
+            of_state, layers = stack.shapes_of_one_step(layout, weights, x.shape)
+            warm.keep(x, of_state, params, (layout, draws.options, batch_first), layers)
+        return stack.infer_one_step(cupy_engine, layout, weights, x, state)
     call = _check(layout, x, params, state, lengths, batch_first, draws)
     weights = call.layout.weights(params)
     with arrays.on_device_of(x):
@@ -195,7 +202,7 @@ def lstm_backward(
     Raises ValueError when the cache has been used before: its memory holds the gradients by then.
     """
     if not isinstance(cache, Cache):
-        raise TypeError(f"cache must be what forward returned last, got {type(cache).__name__}")
+        raise TypeError(f"cache must be that of y, state, cache = forward(x), got {type(cache).__name__}")
     if cache.used:
         raise ValueError("cache was used by an earlier backward, which works in its memory; run forward again")
     dy, dstate = _check_gradients(cache, dy, dstate)
@@ -225,7 +232,9 @@ def _check(
         if draws.options.tf32:
             refuse_tf32(draws.options, arrays.dtype_name(x))
         batched = x.ndim == 3
-        initial = None if state is None else State(*(s if batched else s[:, None, :] for s in state))
+        initial = None
+        if state is not None:
+            initial = State(*state) if batched else State(*(s[:, None, :] for s in state))
     else:
         layout, batched, initial = _check_closely(layout, x, params, state, batch_first, draws)
     inward = _inward(x, batched, batch_first)
@@ -247,6 +256,7 @@ def _check_closely(
     else:
         layout.check(params)
     refuse_two_reverses(layout, draws.options)
+    arrays.check_library(x, params)
     _check_dtype_of_x(x, params)
     arrays.check_same({"x": x, **params})
     refuse_tf32(draws.options, arrays.dtype_name(x))

@@ -45,7 +45,8 @@ def generate(
 
         p = softmax(logits / temperature), of the top_k largest logits alone
 
-    model : has ``stream``; see above
+    model : has ``out, state = stream(x, state)``, as `gpulstm.nn.Sequential` has: x (time, batch) int32 tokens, out
+        (time, batch, vocabulary) logits of each next token, state None at the beginning; see `gpulstm.generation`
     prompt : (time, batch) integers, or (time,) for one, at least one step: a list, NumPy's or the model's library's
     steps : tokens to add
     temperature : 1 draws from the model's own distribution, less makes it narrower; 0 takes the largest logit
@@ -100,7 +101,7 @@ def beam_search(
 
         log p(tokens) / len(tokens)^length_penalty
 
-    model : has ``stream``; see above. Its state is rearranged to follow the continuations that are kept
+    model : has ``stream``, as for `generate`. Its state is rearranged to follow the continuations that are kept
     prompt : (time,) or (time, 1) integers, at least one step: a list, NumPy's or the model's library's
     steps : tokens to add at most
     width : continuations that are kept, and so the largest batch that the model sees
@@ -150,7 +151,9 @@ class _Run:
 
     def __init__(self, model: Any, prompt: Any) -> None:
         if not callable(getattr(model, "stream", None)):
-            raise TypeError(f"model must have a method stream(x, state), got {type(model).__name__}")
+            raise TypeError(
+                f"model must have a method stream(x, state), got {type(model).__name__}; gpulstm.nn.Sequential has one"
+            )
         self.model, self.state = model, None
         x = _placed(prompt, model)
         self.like, self.batch = x, x.shape[1]

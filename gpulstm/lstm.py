@@ -13,6 +13,7 @@ from .cuda.planner import Plan
 from .functional import Cache, forward, inference, lstm_backward, plan, refuse_half
 from .masks import Draws
 from .parameters import GATES, Layout, State
+from .warm_steps import WarmSteps
 
 
 class Gate(NamedTuple):
@@ -70,10 +71,37 @@ class LSTM:
     xp : the library that the parameters live in: numpy, cupy, or any array-API library such as torch.
     rng : seed or numpy Generator for the parameters; the same seed gives the same ones in every library.
 
-    ``params`` is a dict of arrays under PyTorch's names and shapes, with one bias; it may be written to and its arrays
-    may be replaced. Gate order along the 4*hidden axis is i, f, g, o.
+    ``params`` is a dict of arrays under PyTorch's names and shapes; it may be written to and its arrays may be
+    replaced. Gate order along a 4*hidden axis is i, f, g, o: input gate, forget gate, candidate, output gate.
 
-    The equations are `gpulstm.equations`' (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
+    weight_ih_l0 : (4*hidden, inputs); inputs of layer 1 and up are directions * (proj_size or hidden).
+    weight_hh_l0 : (4*hidden, proj_size or hidden).
+    bias_l0 : (4*hidden,), with ``bias``: one, where PyTorch has two that are added up.
+    weight_hr_l0 : (proj_size, hidden), with ``proj_size``.
+    weight_peephole_l0 : (3*hidden,), of i, f, o, with ``peephole``.
+    weight_norm_ih_l0, weight_norm_hh_l0 : (4*hidden,), with ``layer_norm``; and weight_norm_c_l0, bias_norm_c_l0
+        (hidden,).
+
+    Those of layer 1 end in ``_l1``, those of the second direction in ``_l0_reverse``.
+
+    Raises TypeError or ValueError that names the argument, what was expected and what came.
+
+    The equations are `gpulstm.equations`' (Hochreiter and Schmidhuber 1997; Gers et al. 2000), with options
+    `gpulstm.variants`'.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gpulstm as gl
+    >>> lstm = gl.LSTM(input_size=3, hidden_size=5, rng=0)
+    >>> x = np.ones((20, 4, 3), "float32")  # (time, batch, input)
+    >>> y, state = lstm(x)  # inference
+    >>> y.shape, state.h.shape, state.c.shape
+    ((20, 4, 5), (1, 4, 5), (1, 4, 5))
+    >>> y, state, cache = lstm.forward(x, lengths=np.array([20, 7, 0, 13]))  # training
+    >>> dx, grads, dstate = lstm.backward(cache, dy=y)  # y is the gradient of the sum of y**2 / 2
+    >>> dx.shape, sorted(grads)
+    ((20, 4, 3), ['bias_l0', 'weight_hh_l0', 'weight_ih_l0'])
     """
 
     def __init__(
@@ -136,6 +164,7 @@ class LSTM:
         shapes, hidden = self.layout.shapes(), self.layout.hidden_size
         self.params: dict[str, Array] = initialisers.of_lstm(shapes, hidden, start, dtype, xp, rng)
         self._refuse_dtype(self.params["weight_hh_l0"])
+        self._warm_steps = WarmSteps()
 
     def _refuse_dtype(self, weight: Array) -> None:
         """Raises what every call would raise."""
@@ -147,12 +176,18 @@ class LSTM:
     def __call__(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None
     ) -> tuple[Array, State]:
-        """Inference: the output and the final state. Keeps nothing, and needs a bounded buffer beyond x and y.
+        """Inference: the output and the final state, as `forward` gives them, without random masks.
 
-        Arguments are those of `forward`.
+        Arguments are those of `forward`. Nothing is kept for a backward pass, and on NumPy and CuPy arrays the
+        memory beyond x and y is bounded (8 to 64 MB for the gates), however many time steps there are.
         """
+        warm = self._warm_steps
+        if type(x) is warm.kind and lengths is None:
+            found = warm.run(x, state, self.params, (self.layout, self.options, self.batch_first))
+            if found is not None:
+                return found
         draws = Draws(self.options, None)
-        return inference(self.layout, x, self.params, state, lengths, self.batch_first, draws)
+        return inference(self.layout, x, self.params, state, lengths, self.batch_first, draws, warm)
 
     def forward(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None, rng: Any = None
@@ -162,12 +197,15 @@ class LSTM:
         Parameters
         ----------
         x : (time, batch, inputs), (batch, time, inputs) with ``batch_first``, or (time, inputs).
-        state : (h, c), each (layers * directions, batch, hidden), or None for zeros.
+        state : (h, c), each (layers * directions, batch, hidden), or None for zeros; with ``proj_size`` that many in h.
         lengths : (batch,) integers, time steps of each sequence; see `gpulstm.lstm_forward`.
         rng : seed or numpy Generator of the random masks, if the layer has any; None draws a fresh seed.
 
-        Returns ``y`` (time, batch, directions * hidden) laid out as x is, the final `State`, and the cache, which
-        refers to x, y and the parameters: do not write to them before `backward`.
+        Returns ``y`` (time, batch, directions * hidden) laid out as x is, with ``proj_size`` in the place of hidden if
+        there is one; the final `State`; and the cache, which refers to x, y and the parameters: do not write to them
+        before `backward`. Without a batch axis in x there is none in y and in the states.
+
+        Raises TypeError or ValueError that names the argument, what was expected and what came.
         """
         draws = Draws(self.options, initialisers.seed_for(self.options.is_random, rng))
         return forward(self.layout, x, self.params, state, lengths, self.batch_first, draws, self.checkpoint_every)
@@ -177,7 +215,10 @@ class LSTM:
     ) -> tuple[Array, dict[str, Array], State]:
         """Gradients of x, of the parameters (same keys and shapes as ``params``) and of the initial state.
 
-        ``dy`` is the gradient of y and ``dstate`` that of the final state; either may be None. A cache serves once.
+        ``dy`` is the gradient of y and ``dstate`` that of the final state, of their shapes; either may be None, which
+        is zeros, and so may each half of ``dstate``. A cache serves once.
+
+        Raises TypeError or ValueError for gradients that do not fit, and for a cache that has been used.
         """
         return lstm_backward(cache, dy, dstate)
 

@@ -17,6 +17,17 @@ import numpy as np
 from . import arrays
 from .arrays import Array
 
+__all__ = [
+    "cell_update",
+    "cell_update_backward",
+    "gate_activations",
+    "gate_activations_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "tanh",
+    "tanh_backward",
+]
+
 
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:
     """1 / (1 + exp(-x)) of every element, without overflow for any x."""

@@ -19,7 +19,10 @@ GATES = ("input", "forget", "candidate", "output")
 
 
 class State(NamedTuple):
-    """What an LSTM hands on: hidden state ``h`` and cell state ``c``, each (layers * directions, batch, hidden)."""
+    """What an LSTM hands on: hidden state ``h`` and cell state ``c``, each (layers * directions, batch, hidden).
+
+    With a projection h has ``proj_size`` features. Of a `gpulstm.LSTMCell` both are (batch, hidden).
+    """
 
     h: Array
     c: Array

@@ -2,7 +2,8 @@
 
 `True` means that every check of `gpulstm.functional` would pass. `False` means that somebody has to look closer: the
 checks themselves, which find out what is wrong and say it, or that an argument is merely unusual. Nothing is
-remembered from one call to the next, since a dict of parameters may change in between.
+remembered from one call to the next, since a dict of parameters may change in between; what is, for single steps, and
+how changes are seen, is in `gpulstm.warm_steps`.
 """
 
 from typing import Any

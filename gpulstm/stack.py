@@ -14,6 +14,7 @@ from .arrays import Array
 from .engines import Lane
 from .masks import Draws
 from .parameters import Layout, State, Weights
+from .warm_steps import Layers
 
 Engine = Any
 """A module or an object with the functions that `gpulstm.engines` lists."""
@@ -205,17 +206,26 @@ def infer_one_step(
     The axes may be the caller's: x (time, batch, inputs), (batch, time, inputs) or without a batch (time, inputs), with
     a time of 1; the state (layers * directions, batch, features) or without a batch.
     """
-    shape = x.shape
     source, weights = engine.contiguous(x), _contiguous_weights(engine, weights)
     before = None if initial is None else (engine.contiguous(initial[0]), engine.contiguous(initial[1]))
-    of_h, of_c = layout.shapes_of_state(None if len(shape) == 2 else shape[0] * shape[1])
-    after = State(engine.empty(of_h, x), engine.empty(of_c, x))
-    for layer in range(layout.num_layers):
-        target = engine.empty((*shape[:-1], layout.output_size), x)
-        for index, lane in _lanes(layout, layer, False):  # which end a sequence is read from makes no difference
-            engine.one_step(source, weights[index], before, index, target, lane, after)
+    of_state, layers = shapes_of_one_step(layout, weights, x.shape)
+    after = State(*(engine.empty(shape, x) for shape in of_state))
+    for of_y, directions in layers:
+        target = engine.empty(of_y, x)
+        for index, lane, of_lane in directions:
+            engine.one_step(source, of_lane, before, index, target, lane, after)
         source = target
     return source, after
+
+
+def shapes_of_one_step(layout: Layout, weights: list[Weights], shape: tuple[int, ...]) -> tuple[tuple, Layers]:
+    """Shapes of h and c, and what each layer's directions are, of a single step for x of this shape."""
+    of_y = (*shape[:-1], layout.output_size)
+    layers: Layers = []
+    for layer in range(layout.num_layers):
+        lanes = _lanes(layout, layer, False)  # which end a sequence is read from makes no difference
+        layers.append((of_y, [(index, lane, weights[index]) for index, lane in lanes]))
+    return layout.shapes_of_state(None if len(shape) == 2 else shape[0] * shape[1]), layers
 
 
 def _infer_in_one_piece(

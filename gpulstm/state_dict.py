@@ -1,5 +1,6 @@
 """Parameters from elsewhere: our names or PyTorch's, arrays of any library."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,10 @@ def load(
     Raises ValueError that lists everything missing, unexpected or mis-shaped.
     """
     if not isinstance(mapping, Mapping):
-        raise TypeError(f"mapping must be a dict of arrays such as module.state_dict(), got {type(mapping).__name__}")
+        raise TypeError(
+            f"mapping must be a dict of arrays such as module.state_dict(), got {type(mapping).__name__}"
+            f"{of_file(mapping)}"
+        )
     mapping = without_prefix(mapping, prefix)
     shapes = layout.shapes()
     torch_names = any(re.match(r"bias_(ih|hh)_l\d", str(name)) for name in mapping)
@@ -69,13 +73,23 @@ def of_torch(module_or_state_dict: Any) -> tuple[Mapping[str, Any], dict[str, An
         return module_or_state_dict, {}
     module = module_or_state_dict
     if not hasattr(module, "state_dict") or not hasattr(module, "hidden_size"):
-        raise TypeError(f"expected a torch.nn.LSTM or its state_dict(), got {type(module).__name__}")
+        raise TypeError(
+            f"module_or_state_dict must be a torch.nn.LSTM or its state_dict(), got {type(module).__name__}"
+            f"{of_file(module)}"
+        )
     if getattr(module, "mode", "LSTM") != "LSTM":
-        raise TypeError(f"expected a torch.nn.LSTM, got a recurrent module of mode {module.mode!r}")
+        raise TypeError(f"module_or_state_dict must be a torch.nn.LSTM, got a recurrent module of mode {module.mode!r}")
     dropout = getattr(module, "dropout", 0.0) if getattr(module, "num_layers", 1) > 1 else 0.0
     own = module.own_options() if hasattr(module, "own_options") else {}  # a gpulstm.interop.torch.LSTM
     own = {name: value for name, value in own.items() if name not in ("peephole", "layer_norm")}  # the names show them
     return module.state_dict(), {"batch_first": bool(getattr(module, "batch_first", False)), "dropout": dropout} | own
+
+
+def of_file(given: Any) -> str:
+    """What to do with a path where its content is wanted."""
+    return (
+        "; gpulstm.load(path) reads the arrays of a safetensors file" if isinstance(given, (str, os.PathLike)) else ""
+    )
 
 
 def without_prefix(mapping: Mapping[str, Any], prefix: str | None) -> Mapping[str, Any]:

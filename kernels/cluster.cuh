@@ -146,33 +146,3 @@ __device__ __forceinline__ void barrier_wait(unsigned long long* barrier, int pa
     while (!host_cuda::mbarrier_passed(barrier, (unsigned)parity)) host_cuda::yield();
 #endif
 }
-
-// Adds up values[0 .. COUNT - 1] over WIDE neighbouring lanes, of which this is number `lane`. It is left with the sum
-// of number lane % COUNT; in which order a sum is made does not depend on COUNT.
-template <int WIDE, int COUNT>
-__device__ __forceinline__ float sum_over_lanes(float (&values)[COUNT], int lane) {
-#pragma unroll
-    for (int distance = 1; distance < WIDE; distance *= 2) {
-        if (distance >= COUNT) {
-            values[0] += __shfl_xor_sync(0xFFFFFFFFu, values[0], distance);
-            continue;
-        }
-        const bool odd = lane & distance;  // keeps the numbers that have this bit, and hands on the others
-#pragma unroll
-        for (int i = 0; i < COUNT / (2 * distance); ++i) {
-            const float kept = odd ? values[2 * i + 1] : values[2 * i];
-            const float given = odd ? values[2 * i] : values[2 * i + 1];
-            values[i] = kept + __shfl_xor_sync(0xFFFFFFFFu, given, distance);
-        }
-    }
-    return values[0];
-}
-
-// The number itself, of which the compiler knows nothing: what is made of it is made again at every step, instead of
-// being kept in registers that the weights need.
-__device__ __forceinline__ int made_again(int number) {
-#ifdef __CUDA_ARCH__
-    asm volatile("" : "+r"(number));
-#endif
-    return number;
-}

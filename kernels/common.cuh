@@ -13,6 +13,9 @@ __device__ __forceinline__ real sigmoid_of(real x) { return real(0.5) * tanh(rea
 __device__ __forceinline__ real sigmoid_slope(real value) { return value * (real(1) - value); }
 __device__ __forceinline__ real tanh_slope(real value) { return real(1) - value * value; }
 
+// What the LSTM's layer norm adds to a variance before the root is taken: that of gpulstm/variants.py.
+#define NORM_EPSILON real(1e-5)
+
 // 64 bits wide, because (steps * batch * 4 * hidden) outgrows an int long before it outgrows the memory.
 __device__ __forceinline__ long long flat_thread_index() {
     return (long long)blockIdx.x * blockDim.x + threadIdx.x;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "handover.cuh"
+#include "lane_sums.cuh"
 
 #define READERS (THREADS / COLUMNS)          // threads that collect one sequence's contributions
 #define LANES (READERS < 32 ? READERS : 32)  // of them in one warp
@@ -45,11 +46,8 @@ __device__ __forceinline__ void collect(const unsigned* source, bool there, int 
     __syncwarp();
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
-#pragma unroll
-        for (int distance = MTILES; distance < LANES; distance *= 2) {
-            sum[v] += __shfl_xor_sync(0xFFFFFFFFu, sum[v], distance);
-        }
+        const float whole = sum_over_lanes<MTILES, LANES>(sum[v]);
         // Of READERS threads with the same sequence, thread q < MTILES of each warp has units 4q .. 4q + 3.
-        if (lane % LANES < MTILES) parts[reader / LANES * UNITS + 4 * (lane % LANES) + v] = sum[v];
+        if (lane % LANES < MTILES) parts[reader / LANES * UNITS + 4 * (lane % LANES) + v] = whole;
     }
 }

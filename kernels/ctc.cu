@@ -33,7 +33,9 @@ struct Positions {
 
     __device__ __forceinline__ int label(int s) const { return s % 2 ? labels[s / 2] : blank; }
     // Whether a path may come to s from s - 2: two equal labels need the blank between them.
-    __device__ __forceinline__ bool skips_to(int s) const { return s % 2 && s >= 3 && labels[s / 2] != labels[s / 2 - 1]; }
+    __device__ __forceinline__ bool skips_to(int s) const {
+        return s % 2 && s >= 3 && labels[s / 2] != labels[s / 2 - 1];
+    }
 };
 
 // log(0) is minus infinity, for which NVRTC has no name.
@@ -145,7 +147,8 @@ extern "C" __global__ void ctc_forward_backward(
             real before = s >= positions.count - 2 ? real(0) : impossible();
             if (t < length - 1) {
                 const bool on = s + 1 < positions.count, skips = s + 2 < positions.count && positions.skips_to(s + 2);
-                before = log_sum_exp(behind[s], on ? behind[s + 1] : impossible(), skips ? behind[s + 2] : impossible());
+                before = log_sum_exp(behind[s], on ? behind[s + 1] : impossible(),
+                                     skips ? behind[s + 2] : impossible());
             }
             alpha[s] = exp(alpha[s] + before - total);
             beta[s] = before + (logits[row * classes + positions.label(s)] - normaliser[row]);

@@ -9,7 +9,9 @@
 #include "storage.cuh"
 
 // Two neighbours as a word.
-__device__ __forceinline__ unsigned pair_of(store first, store second) { return first.bits | (unsigned)second.bits << 16; }
+__device__ __forceinline__ unsigned pair_of(store first, store second) {
+    return first.bits | (unsigned)second.bits << 16;
+}
 __device__ __forceinline__ store first_of(unsigned pair) { return store{(unsigned short)pair}; }
 __device__ __forceinline__ store second_of(unsigned pair) { return store{(unsigned short)(pair >> 16)}; }
 

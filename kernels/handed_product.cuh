@@ -10,7 +10,7 @@
 #pragma once
 #include "half_precision.cuh"
 #include "handover.cuh"
-#include "tensor_core.cuh"  // for afresh
+#include "registers.cuh"
 
 #define WARPS 16
 #define THREADS (32 * WARPS)
@@ -41,41 +41,48 @@ struct Corner {
 // word_of(row, word): two neighbouring columns of a row of weights, zeros outside of the matrix. `zero` is one of which
 // the compiler knows nothing. Each fragment's place depends on what was loaded before it: with all of them on their way
 // at once, their addresses and halves would take more registers than there are, and weights would go to memory.
-template <class WordOf>
-__device__ __forceinline__ void hold_weights(unsigned (&w)[MTILES][KEPT][4], uint4* parked, const Corner& corner,
+// `kept` of the KTILES are to stay in w.
+template <int kept, int size, class WordOf>
+__device__ __forceinline__ void hold_weights(unsigned (&w)[MTILES][size][4], uint4* parked, const Corner& corner,
                                              unsigned zero, WordOf word_of) {
     int after = 0;
 #pragma unroll
     for (int m = 0; m < MTILES; ++m) {
         const int row = corner.row + 16 * m + corner.g;
 #pragma unroll
-        for (int k = 0; k < KEPT; ++k) {
+        for (int k = 0; k < kept; ++k) {
             const int word = corner.word + 2 * k + after;
 #pragma unroll
             for (int part = 0; part < 4; ++part) w[m][k][part] = word_of(row + 8 * (part % 2), word + part / 2);
             after = (int)((w[m][k][0] ^ w[m][k][1] ^ w[m][k][2] ^ w[m][k][3]) & zero);
         }
 #pragma unroll 1
-        for (int k = KEPT; k < KTILES; ++k) {
+        for (int k = kept; k < KTILES; ++k) {
             const int word = corner.word + 2 * k;
-            parked[((k - KEPT) * MTILES + m) * THREADS] =
+            parked[((k - kept) * MTILES + m) * THREADS] =
                 make_uint4(word_of(row, word), word_of(row + 8, word), word_of(row, word + 1), word_of(row + 8, word + 1));
         }
     }
 }
 
+struct Nothing {  // to begin with
+    __device__ __forceinline__ void operator()(float (&)[NTILES][MTILES][4]) const {}
+};
+
 // sums = this warp's part of the product, [COLUMNS][STRIDE]. `source` has `length` words for each sequence, and is that
 // of this lane's first one; `sequences` from there on are the block's. Words that do not arrive by themselves are not
-// waited for.
+// waited for. begin(d) may give the fragments of the sums something to begin with.
+template <class Begin = Nothing>
 __device__ __forceinline__ void multiply_handed_over(
     float* sums, const unsigned (&w)[MTILES][KEPT][4], const uint4* parked, const Corner& corner,
-    const unsigned* source, int length, int sequences, bool arrive, Patience& patience) {
+    const unsigned* source, int length, int sequences, bool arrive, Patience& patience, Begin begin = Begin()) {
     float d[NTILES][MTILES][4];
 #pragma unroll
     for (int n = 0; n < NTILES; ++n) {
 #pragma unroll
         for (int m = 0; m < MTILES; ++m) d[n][m][0] = d[n][m][1] = d[n][m][2] = d[n][m][3] = 0.0f;
     }
+    begin(d);
 #pragma unroll
     for (int first = 0; first < QUADS; first += LOADS) {
         unsigned words[LOADS][NTILES][4];

@@ -1,9 +1,13 @@
 // A warp's part of W_hh h in float32 (or TF32) for 8 sequences, where other blocks hand h over: the persistent forward
-// kernels share it. They define MTILES and KTILES, and WORDS, CHUNK and STRIDE from them.
+// kernels share it, with and without layer norm.
 #pragma once
 
 #include "handover.cuh"
-#include "tensor_core.cuh"
+#include "row_fragments.cuh"
+
+#define COLUMNS (8 * NTILES)                 // sequences at a time
+#define WORDS (CHUNK < 4 ? 4 : CHUNK)        // h's that a thread loads, 4 at a time
+#define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
 
 // source[j] is h of this lane's sequence if it is `there`, of which the lane takes part from `first_column` on; with
 // `wait` once it has arrived. w are the warp's fragments of W_hh, lane / 4 is g, lane % 4 is t, and `out` receives row
@@ -47,4 +51,13 @@ __device__ __forceinline__ void multiply_rows_when_there(
             out[(2 * t + part % 2) * STRIDE + 16 * m + g + 8 * (part / 2)] = d[m][part];
         }
     }
+}
+
+// A row's sum for a sequence, from all warps' parts [WARPS][COLUMNS][STRIDE], of which `part` is the first. The order
+// is fixed.
+__device__ __forceinline__ float sum_over_warps(const float* part) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; ++warp) sum += part[warp * COLUMNS * STRIDE];
+    return sum;
 }

@@ -5,14 +5,7 @@
 // written yet are all ones, as in handover.cuh.
 #pragma once
 #include "handover.cuh"
-
-#define ALL 0xFFFFFFFFu  // lanes of a warp
-
-// What says that it is not there yet is never handed over: it would be a NaN, and another one does as well.
-__device__ __forceinline__ unsigned to_hand_over(float value) {
-    const unsigned word = __float_as_uint(value);
-    return word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word;
-}
+#include "lane_sums.cuh"
 
 // Four words of a row, the first `count` of which are there or will be; the others count as zero. Without waiting.
 __device__ __forceinline__ void look_at(const unsigned* source, int count, unsigned (&words)[4]) {
@@ -27,14 +20,6 @@ __device__ __forceinline__ void look_at(const unsigned* source, int count, unsig
 // The same until they are there, when `look_at` has been there before.
 __device__ __forceinline__ void wait_for(const unsigned* source, int count, unsigned (&words)[4], Patience& patience) {
     while (any_missing(words) && !patience.ends()) look_at(source, count, words);
-}
-
-// Over `lanes` neighbouring lanes whose values are `step` lanes apart. a + b is b + a: every lane gets the same bits.
-template <int STEP, int LANES>
-__device__ __forceinline__ float sum_over_lanes(float value) {
-#pragma unroll
-    for (int distance = STEP; distance < LANES; distance *= 2) value += __shfl_xor_sync(ALL, value, distance);
-    return value;
 }
 
 // Into the L2 cache, without a register that waits for it: registers are short in a product.

@@ -42,6 +42,20 @@ __device__ __forceinline__ void store_words(unsigned* target, unsigned first, un
 #endif
 }
 
+__device__ __forceinline__ void store_words(unsigned* target, const unsigned (&words)[4]) {
+#ifdef __CUDA_ARCH__
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words[0]), "r"(words[1]),
+                 "r"(words[2]), "r"(words[3])
+                 : "memory");
+#else
+    for (int i = 0; i < 4; ++i) host_cuda::store_relaxed(target + i, words[i]);
+#endif
+}
+
+// A float32 as it is handed over where all ones say that a word is not there yet: such a NaN becomes another one.
+__device__ __forceinline__ unsigned to_hand_over(unsigned word) { return word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word; }
+__device__ __forceinline__ unsigned to_hand_over(float value) { return to_hand_over(__float_as_uint(value)); }
+
 // Words that have not been written yet are all ones: a NaN that no arithmetic makes.
 __device__ __forceinline__ bool any_missing(const unsigned (&words)[4]) {
     return words[0] == 0xFFFFFFFFu || words[1] == 0xFFFFFFFFu || words[2] == 0xFFFFFFFFu || words[3] == 0xFFFFFFFFu;

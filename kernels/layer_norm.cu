@@ -8,16 +8,13 @@
 //
 // forward and backward: one block owns one row, a thread every blockDim.x-th element of it. The variance is the mean of
 // the squared distances from the mean, which come from a second look at the row.
-// parameter_gradient: as column_sum does it. A block owns COLUMNS_PER_BLOCK columns and a slab of rows, a thread every
-// ROW_LANES-th row of one column; then a tree. Slabs are added up by column_sum.
+// parameter_gradient: column_sums.cuh says which thread adds up what. Slabs are added up by column_sum.
 // All sums have an order that depends on the shape alone.
 //
 // Bytes per element, in units of sizeof(real): forward reads 3, backward 4, two of each from cache if a row fits; both
 // write 1. parameter_gradient reads 2 and writes two sums per column and slab.
 #include "block_sums.cuh"
-
-#define COLUMNS_PER_BLOCK 32
-#define ROW_LANES 8
+#include "column_sums.cuh"
 
 extern "C" __global__ void layer_norm_forward(
     const real* __restrict__ x,       // (rows, size), rows = gridDim.x
@@ -86,28 +83,9 @@ extern "C" __global__ void layer_norm_parameter_gradient(
     int size,
     long long rows_per_slab) {
     __shared__ real lanes[2][ROW_LANES][COLUMNS_PER_BLOCK];
-    const int lane = threadIdx.y;
-    const int column = blockIdx.x * COLUMNS_PER_BLOCK + threadIdx.x;
-    const long long first = blockIdx.y * rows_per_slab;
-    const long long end = first + rows_per_slab < rows ? first + rows_per_slab : rows;
-
-    real dweight = real(0), dbias = real(0);
-    if (column < size)
-        for (long long row = first + lane; row < end; row += ROW_LANES) {
-            const real gradient = dout[row * size + column];
-            dweight += gradient * ((x[row * size + column] - moments[2 * row]) * moments[2 * row + 1]);
-            dbias += gradient;
-        }
-    lanes[0][lane][threadIdx.x] = dweight;
-    lanes[1][lane][threadIdx.x] = dbias;
-    __syncthreads();
-
-    for (int half = ROW_LANES / 2; half > 0; half /= 2) {
-        if (lane < half)
-            for (int which = 0; which < 2; ++which)
-                lanes[which][lane][threadIdx.x] += lanes[which][lane + half][threadIdx.x];
-        __syncthreads();
-    }
-    if (lane < 2 && column < size)
-        sums[(2 * (long long)blockIdx.y + lane) * size + column] = lanes[lane][0][threadIdx.x];
+    sum_columns(lanes, sums, rows, size, rows_per_slab, [=](long long row, int column, real(&sum)[2]) {
+        const real gradient = dout[row * size + column];
+        sum[0] += gradient * ((x[row * size + column] - moments[2 * row]) * moments[2 * row + 1]);
+        sum[1] += gradient;
+    });
 }

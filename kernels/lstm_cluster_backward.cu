@@ -21,7 +21,10 @@
 // unit's block through distributed shared memory.
 //
 // hidden is at most 64 * QUADS. The grid has CLUSTER blocks of THREADS threads for every SEQUENCES sequences.
+#include "cell_backward.cuh"
 #include "cluster.cuh"
+#include "lane_sums.cuh"
+#include "registers.cuh"
 
 #define LANES 16                    // that make the contributions to a unit
 #define WIDTH (4 * LANES * QUADS)   // the largest number of hidden units
@@ -63,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     // Where a weight stands depends on those before it, by a number that is zero, of which the compiler knows nothing:
     // with all of them on their way at once, their addresses would take more registers than there are.
     unsigned before = 0, after = 0;
-    const unsigned zero = (size_t)cells % 4;
+    const unsigned zero = unknown_zero(cells);
 #pragma unroll
     for (int block = 0; block < CLUSTER; ++block) {
 #pragma unroll
@@ -90,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     float item[AHEAD][7];  // four gates, c before and after, dy
     const auto fetch = [&](float(&now)[7], int count) {
         if (!owner || count >= steps) return;
-        const int me = made_again(thread), at = rank * UNITS + me % UNITS;
+        const int me = afresh(thread), at = rank * UNITS + me % UNITS;
         const long long row = (long long)(reverse ? count : steps - 1 - count) * batch + first_sequence + me / UNITS;
         const float *gate = gates + row * 4 * hidden + at, *cell = cells + row * hidden + at;
 #pragma unroll
@@ -121,24 +124,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                         if (block * UNITS < hidden) d_hidden += (&contributions[(i + 1) % PLACES][block][0][0])[thread];
                     }
                 }
-                float4 d_gate = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                float d_gate[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                 if (step < length) {
-                    const float in = now[0], forget = now[1], candidate = now[2], out = now[3];
-                    const float c_before = now[4], tanh_c = tanhf(now[5]);
-                    d_hidden += now[6];
-                    d_cell += d_hidden * out * (1.0f - tanh_c * tanh_c);
-                    d_gate.x = d_cell * candidate * (in * (1.0f - in));
-                    d_gate.y = d_cell * c_before * (forget * (1.0f - forget));
-                    d_gate.z = d_cell * in * (1.0f - candidate * candidate);
-                    d_gate.w = d_hidden * tanh_c * (out * (1.0f - out));
-                    d_cell *= forget;
+                    const float of_gates[4] = {now[0], now[1], now[2], now[3]};
+                    d_cell = cell_back(of_gates, now[4], now[5], d_hidden + now[6], d_cell, d_gate);
                     d_hidden = 0.0f;
                 }
-                ((float4*)&da[i][0][0])[thread] = d_gate;
+                ((float4*)&da[i][0][0])[thread] = make_float4(d_gate[0], d_gate[1], d_gate[2], d_gate[3]);
             }
             if (thread == 0) {  // announces the contributions to this block's units from all blocks that have some
-                const int end = made_again(rank) * UNITS + UNITS, own_units = UNITS - (end > hidden ? end - hidden : 0);
-                const int left = batch - made_again(first_sequence), here = left < SEQUENCES ? left : SEQUENCES;
+                const int end = afresh(rank) * UNITS + UNITS, own_units = UNITS - (end > hidden ? end - hidden : 0);
+                const int left = batch - afresh(first_sequence), here = left < SEQUENCES ? left : SEQUENCES;
                 barrier_expect(&arrived[i], 4 * ((hidden + UNITS - 1) / UNITS) * own_units * here);
             }
             __syncthreads();
@@ -161,8 +157,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                         }
                     }
                 }
-                const float sum = sum_over_lanes<LANES>(sums, lane);
-                const int me = made_again(thread), target = me % CLUSTER, s = s0 + me % LANES / CLUSTER % TOGETHER;
+                const float sum = reduce_scatter<LANES>(sums, lane);
+                const int me = afresh(thread), target = me % CLUSTER, s = s0 + me % LANES / CLUSTER % TOGETHER;
                 const bool exists = target * UNITS + me / LANES < hidden && first_sequence + s < batch;
                 if (exists && me % LANES < CLUSTER * TOGETHER) {
                     send(&contributions[i][rank][s][me / LANES], &arrived[i], target, sum);
@@ -170,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             }
             if (owner) {  // while they are on their way; from where it was put, to have registers for the products
                 const float4 four = ((const float4*)&da[i][0][0])[thread];
-                const int me = made_again(thread);
+                const int me = afresh(thread);
                 const long long row = (long long)step * batch + first_sequence + me / UNITS;
                 float* gate = gates + row * 4 * hidden + rank * UNITS + me % UNITS;
                 gate[0] = four.x, gate[hidden] = four.y, gate[2 * hidden] = four.z, gate[3 * hidden] = four.w;

@@ -24,6 +24,9 @@
 //
 // hidden is at most 64 * QUADS. The grid has CLUSTER blocks of THREADS threads for every SEQUENCES sequences.
 #include "cluster.cuh"
+#include "lane_sums.cuh"
+#include "own_gate.cuh"
+#include "registers.cuh"
 
 #define LANES 16                                // of a hidden unit
 #define WIDTH (4 * LANES * QUADS)               // the largest number of hidden units
@@ -118,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
             const bool sends = count + 1 < steps;
             if (count > 0) barrier_wait(&arrived[i], (count - 1) / AHEAD & 1);
             if (thread == 0 && sends) {
-                const int left = batch - made_again(first_sequence);
+                const int left = batch - afresh(first_sequence);
                 barrier_expect(&arrived[sends_to], 4 * hidden * (left < SEQUENCES ? left : SEQUENCES));
             }
 #pragma unroll
@@ -142,10 +145,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                         }
                     }
                 }
-                const float a = sum_over_lanes<LANES>(sums, lane) + (next[i][pass] + b);
-                const float scale = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(scale * a);
-                activated[pass] = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                const float a = reduce_scatter<LANES>(sums, lane) + (next[i][pass] + b);
+                activated[pass] = activated_gate(gate, a);
                 const int first_lane = thread % 32 & ~3;
                 const float in = __shfl_sync(0xFFFFFFFFu, activated[pass], first_lane);
                 const float forget = __shfl_sync(0xFFFFFFFFu, activated[pass], first_lane + 1);
@@ -157,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 }
                 __syncwarp();  // all lanes have read
                 if (!(mine[pass] && sends)) continue;
-                const int me = made_again(thread), first_target = me % 4 + me % LANES / (4 * TOGETHER) * 4;
+                const int me = afresh(thread), first_target = me % 4 + me % LANES / (4 * TOGETHER) * 4;
                 float* place = &h_now[sends_to][pass * TOGETHER + me % LANES / 4 % TOGETHER][rank * UNITS + me / LANES];
 #pragma unroll
                 for (int target = 0; target < CLUSTER; target += 4 * COPIES) {
@@ -169,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 if (!mine[pass]) continue;
-                const int me = made_again(thread), role = me % 4, at = rank * UNITS + me / LANES;
+                const int me = afresh(thread), role = me % 4, at = rank * UNITS + me / LANES;
                 const int sequence = first_sequence + pass * TOGETHER + me % LANES / 4 % TOGETHER;
                 const long long row = (long long)step * batch + sequence;
                 const long long after = (row + (1 - reverse) * (long long)batch) * hidden + at;  // its slot

@@ -26,7 +26,9 @@
 #define MTILES (WIDTH / 128)      // of a warp: 16 units each
 #define KTILES (UNITS / 4)        // 16 gates each
 #define PARTS 1
+#include "cell_backward.cuh"
 #include "cluster_product.cuh"
+#include "registers.cuh"
 #include "storage.cuh"
 
 #define PLACES 2                                           // for contributions
@@ -62,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KEPT][4];
-    hold_weights<2>(w, parked, lane / 4, lane % 4 * 4, (size_t)cells % 4, [=](int row, int word) {
+    hold_weights<2>(w, parked, lane / 4, lane % 4 * 4, unknown_zero(cells), [=](int row, int word) {
         const int to = first_output + row;  // and of two units from here on all four gates
         const auto pair = [=](int from, int gate) -> unsigned {
             if (from >= hidden || to >= hidden) return 0;
@@ -74,8 +76,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     });
 
     // A thread's e-th cell is number `thread + e * THREADS` of [SEQUENCES][UNITS].
-    const auto unit_of = [&](int e) { return first_unit + (made_again(thread) + e * THREADS) % UNITS; };
-    const auto column_of = [&](int e) { return (made_again(thread) + e * THREADS) / UNITS; };
+    const auto unit_of = [&](int e) { return first_unit + (afresh(thread) + e * THREADS) % UNITS; };
+    const auto column_of = [&](int e) { return (afresh(thread) + e * THREADS) / UNITS; };
     bool has_cells = false;
     float d_hidden[CELLS], d_cell[CELLS], c_after[CELLS];
     int length[CELLS];
@@ -143,15 +145,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 if (!mine[e]) continue;
                 unsigned da_if = 0, da_go = 0;
                 if (step < length[e]) {
-                    const float in = real_of(first_of(gates_if[e])), forget = real_of(second_of(gates_if[e]));
-                    const float candidate = real_of(first_of(gates_go[e])), out = real_of(second_of(gates_go[e]));
-                    const float d_h = d_hidden[e] + d_output[e], tanh_c = tanhf(c_after[e]);
-                    const float d_c = d_cell[e] + d_h * out * (1.0f - tanh_c * tanh_c);
-                    da_if = pair_of(stored(d_c * candidate * (in * (1.0f - in))),
-                                    stored(d_c * c_before[e] * (forget * (1.0f - forget))));
-                    da_go = pair_of(stored(d_c * in * (1.0f - candidate * candidate)),
-                                    stored(d_h * tanh_c * (out * (1.0f - out))));
-                    d_cell[e] = d_c * forget;
+                    const float of_gates[4] = {real_of(first_of(gates_if[e])), real_of(second_of(gates_if[e])),
+                                               real_of(first_of(gates_go[e])), real_of(second_of(gates_go[e]))};
+                    float d_gate[4];
+                    const float d_h = d_hidden[e] + d_output[e];
+                    d_cell[e] = cell_back(of_gates, c_before[e], c_after[e], d_h, d_cell[e], d_gate);
+                    da_if = pair_of(stored(d_gate[0]), stored(d_gate[1]));
+                    da_go = pair_of(stored(d_gate[2]), stored(d_gate[3]));
                     d_hidden[e] = 0.0f;
                 }
                 c_after[e] = c_before[e];
@@ -159,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 *(uint2*)place = make_uint2(da_if, da_go);
             }
             if (thread == 0) {  // announces the contributions to this block's units from all blocks that have some
-                const int left = hidden - made_again(first_unit), own_units = left < UNITS ? left : UNITS;
+                const int left = hidden - afresh(first_unit), own_units = left < UNITS ? left : UNITS;
                 barrier_expect(&arrived[i], 16 * ((here + 3) / 4) * own_units * ((hidden + UNITS - 1) / UNITS));
             }
             __syncthreads();
@@ -171,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 #pragma unroll
                 for (int m = 0; m < MTILES; ++m) {
                     // A lane has two sequences of two rows, and its neighbour the next two: one takes the first row.
-                    const int me = made_again(lane), to = first_output + 16 * m + me / 4 + me % 2 * 8;
+                    const int me = afresh(lane), to = first_output + 16 * m + me / 4 + me % 2 * 8;
                     const int target = (first_output + 16 * m) / UNITS, unit = to - target * UNITS;
                     const int place = (i * CLUSTER + rank) * UNITS * SEQUENCES + (me % 4 / 2 * UNITS + unit) * 4;
 #pragma unroll

@@ -29,6 +29,7 @@
 #define KTILES (WIDTH / 32)
 #define PARTS 2
 #include "cluster_product.cuh"
+#include "registers.cuh"
 #include "storage.cuh"
 
 #define SUMS (4 * UNITS + 4)                                 // of one sequence: such that no two lanes share a bank
@@ -67,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
 
     unsigned w[MTILES][KEPT][4];
     const int first_word = part * 8 * KTILES + lane % 4 * 4;
-    const unsigned zero = (size_t)cells % 4;
+    const unsigned zero = unknown_zero(cells);
     const auto row_of = [=](int row) {  // null for a unit that does not exist
         const int unit = first_unit + warps_first + row / 16 * 4 + row % 8 / 2, gate = row % 2 * 2 + row % 16 / 8;
         return unit < hidden ? weight + (gate * hidden + unit) * hidden : nullptr;  // 4 * 768^2 at most
@@ -89,8 +90,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     }
 
     // A thread's e-th cell is number `thread + e * THREADS` of [SEQUENCES][UNITS].
-    const auto unit_of = [&](int e) { return first_unit + (made_again(thread) + e * THREADS) % UNITS; };
-    const auto column_of = [&](int e) { return (made_again(thread) + e * THREADS) / UNITS; };
+    const auto unit_of = [&](int e) { return first_unit + (afresh(thread) + e * THREADS) % UNITS; };
+    const auto column_of = [&](int e) { return (afresh(thread) + e * THREADS) / UNITS; };
     const int first_slot = keep && reverse ? steps : 0;
     float c[CELLS];
     store h[CELLS];
@@ -153,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 if (thread == 0 && sends) barrier_expect(&arrived[sends_to], 16 * ((hidden + 7) / 8) * here);
                 float d[NTILES][MTILES][4];
                 multiply(d, w, parked, h_now + (i * SEQUENCES + lane / 4) * ROW + first_word);
-                const int me = made_again(lane), column = me % 4 * 2, two = me / 4;  // two gates of a unit
+                const int me = afresh(lane), column = me % 4 * 2, two = me / 4;  // two gates of a unit
                 float2* target = (float2*)(sums + (part * SEQUENCES + column) * SUMS) + 2 * warps_first + two;
 #pragma unroll
                 for (int n = 0; n < NTILES; ++n) {
@@ -186,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
                 }
                 __syncwarp();  // all lanes have read the sums
                 if (sends) {   // eight neighbouring lanes have eight units of a sequence
-                    const int me = made_again(lane);
+                    const int me = afresh(lane);
                     const unsigned own = h[e].bits, neighbour = __shfl_xor_sync(0xFFFFFFFFu, own, 1);
                     const unsigned pair = me % 2 ? neighbour | own << 16 : own | neighbour << 16;
                     const unsigned next_pair = __shfl_xor_sync(0xFFFFFFFFu, pair, 2);

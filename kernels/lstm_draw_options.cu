@@ -1,6 +1,6 @@
-// What the random options of an LSTM layer draw for every hidden unit, sequence and time step, as bits: HIDDEN_DROPS and
-// its neighbours of persistent_options.cuh. Kernels in which registers are short, or many blocks need the same bits, read
-// them here instead of drawing for themselves.
+// What the random options of an LSTM layer draw for every hidden unit, sequence and time step, as bits: HIDDEN_DROPS
+// and its neighbours of persistent_options.cuh. Kernels in which registers are short, or many blocks need the same
+// bits, read them here instead of drawing for themselves.
 //
 // One thread owns one hidden unit of one sequence at one step. Bytes per element: one written.
 #include "persistent_options.cuh"

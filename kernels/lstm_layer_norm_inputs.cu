@@ -5,17 +5,13 @@
 //     d = dgates * gain        dp = (d - mean(d) - n * mean(d * n)) / sqrt(variance + epsilon)
 //     dgain = sum of dgates * n over time and batch
 //
-// forward and backward: one block owns one row, a thread every blockDim.x-th element of it. gain_gradient: as
-// column_sum does it, a block owns COLUMNS_PER_BLOCK columns and a slab of rows, a thread every ROW_LANES-th row of one
-// column; then a tree. All sums have an order that depends on the shape alone.
+// forward and backward: one block owns one row, a thread every blockDim.x-th element of it. gain_gradient:
+// column_sums.cuh says which thread adds up what. All sums have an order that depends on the shape alone.
 //
 // Bytes per element, in units of sizeof(real): forward reads 3, two of them from cache, writes 1, in training 2;
 // backward reads 4, two of them from cache, writes 1; gain_gradient reads 2.
 #include "block_sums.cuh"
-
-#define NORM_EPSILON real(1e-5)
-#define COLUMNS_PER_BLOCK 32
-#define ROW_LANES 8
+#include "column_sums.cuh"
 
 extern "C" __global__ void lstm_layer_norm_inputs_forward(
     real* p,              // (rows, columns) products of x, rows = steps * batch; with norms n in place
@@ -87,24 +83,9 @@ extern "C" __global__ void lstm_layer_norm_gain_gradient(
     int batch,
     int columns,
     long long rows_per_slab) {
-    __shared__ real lanes[ROW_LANES][COLUMNS_PER_BLOCK];
-    const int lane = threadIdx.y;
-    const int column = blockIdx.x * COLUMNS_PER_BLOCK + threadIdx.x;
-    const long long first = blockIdx.y * rows_per_slab;
-    const long long end = first + rows_per_slab < rows ? first + rows_per_slab : rows;
-
-    real sum = real(0);
-    if (column < columns)
-        for (long long row = first + lane; row < end; row += ROW_LANES) {
-            if (lengths != nullptr && row / batch >= lengths[row % batch]) continue;
-            sum += gates[row * columns + column] * p[row * columns + column];
-        }
-    lanes[lane][threadIdx.x] = sum;
-    __syncthreads();
-
-    for (int half = ROW_LANES / 2; half > 0; half /= 2) {
-        if (lane < half) lanes[lane][threadIdx.x] += lanes[lane + half][threadIdx.x];
-        __syncthreads();
-    }
-    if (lane == 0 && column < columns) sums[(long long)blockIdx.y * columns + column] = lanes[0][threadIdx.x];
+    __shared__ real lanes[1][ROW_LANES][COLUMNS_PER_BLOCK];
+    sum_columns(lanes, sums, rows, columns, rows_per_slab, [=](long long row, int column, real(&sum)[1]) {
+        if (lengths != nullptr && row / batch >= lengths[row % batch]) return;
+        sum[0] += gates[row * columns + column] * p[row * columns + column];
+    });
 }

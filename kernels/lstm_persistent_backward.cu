@@ -27,18 +27,9 @@
 // LAYERS  layers on top of each other run in one launch, each with blocks of its own, which begin where those of the
 //         layer below end. The uppermost one is as without the switch; the others make their dy from da of the layer
 //         above (stacked_gradients.cuh) while they wait for their own contributions. Nobody waits for a layer below.
-#include "handover.cuh"
+#include "cell_backward.cuh"
+#include "contributing_product.cuh"
 #include "persistent_options.cuh"
-#include "tensor_core.cuh"
-
-#define WARPS 16
-#define THREADS (32 * WARPS)
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define COLUMNS (8 * NTILES)                       // sequences at a time
-#define STRIDE (COLUMNS + (NTILES % 2 ? 0 : 8))    // of a row of da: no two lanes of a fragment share a bank
-
-#include "contributions.cuh"
 #include "stacked_gradients.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backward(
@@ -120,21 +111,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     const long long region = (long long)share * blocks * UNITS;  // of one owner
     const long long slot_size = (long long)(gridDim.x / blocks) * blocks * region;
 
-    unsigned w[JTILES][ROWS / 8][4];  // W_hh^T: outputs x own rows; row r is gate r % 4 of unit r / 4
-#pragma unroll
-    for (int j = 0; j < JTILES; ++j) {
-#pragma unroll
-        for (int k = 0; k < ROWS / 8; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int output = first_output + 16 * j + g + 8 * (part % 2);
-                const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
-                const bool inside = unit < hidden && output < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
-                w[j][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
-            }
-        }
-    }
+    unsigned w[JTILES][ROWS / 8][4];
+    hold_outputs(w, weight, first_unit, first_output, hidden, g, t);
 
 #if LAYERS
     unsigned* w_above = fragments + warp * FRAGMENTS * 64;
@@ -243,8 +221,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                 if (owner) {
                     if (runs) {
                         d_hidden += d_output;
-#if OPTIONS
                         const float of_gates[4] = {i, f, candidate, o};
+#if OPTIONS
                         const float c_star =
                             step_back(options, drawn, of_gates, c_before, peephole, unit, hidden, d_hidden, d_cell,
                                       d_gate);
@@ -254,17 +232,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                             d_peep[hidden] += d_gate[1] * c_before;
                             d_peep[2 * hidden] += d_gate[3] * c_star;
                         }
-                        dc[at] = d_cell;
 #else
-                        const float tanh_c = tanhf(c_after);
-                        d_cell += d_hidden * o * (1.0f - tanh_c * tanh_c);
-                        d_gate[0] = d_cell * candidate * (i * (1.0f - i));
-                        d_gate[1] = d_cell * c_before * (f * (1.0f - f));
-                        d_gate[2] = d_cell * i * (1.0f - candidate * candidate);
-                        d_gate[3] = d_hidden * tanh_c * (o * (1.0f - o));
-                        dc[at] = d_cell * f;
+                        d_cell = cell_back(of_gates, c_before, c_after, d_hidden, d_cell, d_gate);
                         d_hidden = 0;
 #endif
+                        dc[at] = d_cell;
                     }
                     dh[at] = d_hidden;
 #pragma unroll
@@ -273,10 +245,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
                     if (layer > 0) {
                         unsigned* handed = above.handed[afresh(layer) - 1] + (gate - gates);
 #pragma unroll
-                        for (int q = 0; q < 4; ++q) {
-                            const unsigned word = __float_as_uint(d_gate[q]);
-                            store_word(handed + q * hidden, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
-                        }
+                        for (int q = 0; q < 4; ++q) store_word(handed + q * hidden, to_hand_over(d_gate[q]));
                     }
 #endif
                 }
@@ -286,36 +255,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
             __syncthreads();
 
             unsigned* departures = exchange + count % 2 * slot_size + (long long)group * blocks * region;
-#pragma unroll 1
-            for (int n = 0; n < NTILES; ++n) {
-                const int output0 = afresh(first_output) + g;
-                const unsigned high_bits = high_bits_of(&mask);
-                float d[JTILES][4];
-#pragma unroll
-                for (int j = 0; j < JTILES; ++j) d[j][0] = d[j][1] = d[j][2] = d[j][3] = 0.0f;
-#pragma unroll
-                for (int k = 0; k < ROWS / 8; ++k) {
-                    const float* fragment = da + (8 * k + t) * STRIDE + 8 * n + g;
-                    const unsigned b[2] = {operand(__float_as_uint(fragment[0])),
-                                           operand(__float_as_uint(fragment[4 * STRIDE]))};
-                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
-#pragma unroll
-                    for (int j = 0; j < JTILES; ++j) multiply_add(d[j], w[j][k], b, b_low, high_bits);
-                }
-#pragma unroll
-                for (int j = 0; j < JTILES; ++j) {
-#pragma unroll
-                    for (int part = 0; part < 4; ++part) {
-                        const int output = output0 + 16 * j + 8 * (part / 2);
-                        const int to = sequence0 + 8 * n + 2 * t + part % 2;
-                        if (output < blocks * UNITS && to < end_sequence) {
-                            const long long place = (long long)(to - first_sequence) * blocks * UNITS + block * UNITS;
-                            store_word(departures + output / UNITS * region + place + output % UNITS,
-                                       (__float_as_uint(d[j][part]) & ~1u) | departure_bit);
-                        }
-                    }
-                }
-            }
+            contribute(w, da, &mask, departures, region, departure_bit, block, blocks, first_output, sequence0,
+                       first_sequence, end_sequence, g, t);
             // da is written again after the barrier of collecting; where nothing is collected, after this one.
             if (!collects) __syncthreads();
         }

@@ -30,20 +30,9 @@
 //         layer below end. The lowest one is as without the switch. The others have their W_ih in registers too, and
 //         take h[t] of the layer below word by word instead of W_ih x from `gates`, so that all of them have passed
 //         through `steps` steps after `steps + layers - 1`. Nobody waits for a layer above.
-#include "handover.cuh"
-#include "persistent_options.cuh"
-#include "tensor_core.cuh"
-
-#define WARPS 16
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define COLUMNS (8 * NTILES)                                 // sequences at a time
-#define CHUNK (2 * KTILES)                                   // columns of W_hh that a thread holds of each of its rows
-#define WORDS (CHUNK < 4 ? 4 : CHUNK)                        // h's that a thread loads, 4 at a time
-#define STRIDE (ROWS + 4)                                    // of the sums of one sequence: no two lanes share a bank
-#define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
-
 #include "handed_rows.cuh"
+#include "own_gate.cuh"
+#include "persistent_options.cuh"
 #include "stacked_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forward(
@@ -120,26 +109,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KTILES][4];
+    const auto weight_at = [=](long long place, int) { return weight[place]; };
 #if LAYERS
     unsigned w_input[MTILES][KTILES][4];
+    const auto input_weight_at = [=](long long place, int) { return layer > 0 ? input_weight[place] : 0.0f; };
+    hold_rows_of_two(w, w_input, first_unit, first_column, hidden, g, weight_at, input_weight_at);
+#else
+    hold_rows(w, first_unit, first_column, hidden, g, weight_at);
 #endif
-#pragma unroll
-    for (int m = 0; m < MTILES; ++m) {
-#pragma unroll
-        for (int k = 0; k < KTILES; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int row = 16 * m + g + 8 * (part % 2), unit = first_unit + row / 4;
-                const int column = first_column + 2 * k + part / 2;
-                const bool inside = unit < hidden && column < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
-                w[m][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
-#if LAYERS
-                w_input[m][k][part] = operand(__float_as_uint(inside && layer > 0 ? input_weight[at] : 0.0f));
-#endif
-            }
-        }
-    }
 
 #if LAYERS
     if (blocks_are_missing(layers * blocks, batch, share, failed)) return;
@@ -213,13 +190,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const int unit = first_unit + output / 4 % UNITS, column = output / ROWS, sequence = sequence0 + column;
                 if (e * 32 * WARPS + warp * 32 >= ROWS * COLUMNS) break;  // a whole warp at once
                 const float* sum = sums + (buffer * WARPS * COLUMNS + column) * STRIDE + output % ROWS;
-                float a = 0.0f;
-#pragma unroll
-                for (int other = 0; other < WARPS; ++other) a += sum[other * COLUMNS * STRIDE];
-                a += input[e];
-                const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(half * a);
-                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                const float a = sum_over_warps(sum) + input[e];
+                float activated = activated_gate(gate, a);
                 const int first_lane = lane & ~3;
                 const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
                 const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
@@ -229,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
                 const float c_star = fmaf(forget, c[e], i * (candidate * candidate_mask(options, drawn[e])));
                 if (gate == 1) activated = forget;
                 if (peephole && gate == 3 && unit < hidden) {
-                    activated = 0.5f * tanhf(0.5f * (a + peephole[2 * hidden + unit] * c_star)) + 0.5f;
+                    activated = activated_gate(gate, a + peephole[2 * hidden + unit] * c_star);
                 }
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
                 const float c_next = zoned_c(options, drawn[e], c[e], c_star);
@@ -251,7 +223,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_forw
 #else
                     const unsigned word = runs ? __float_as_uint(h_next) : ((const unsigned*)h_before)[at];
 #endif
-                    store_word((unsigned*)h_after + at, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
+                    store_word((unsigned*)h_after + at, to_hand_over(word));
                 }
 #if LAYERS
                 if (y)

@@ -30,8 +30,14 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+//
+// LAYERS  layers on top of each other run in one launch, each with blocks of its own, which begin where those of the
+//         layer below end. The uppermost one is as without the switch. The others make their dy from da in `exchange`
+//         of the layer above (stacked_product.cuh), which its own blocks hand each other anyway: each block reads 8
+//         bytes of L2 more instead of a dy of 2, and that dy is never rounded to 16 bits.
 #include "handed_product.cuh"
 #include "persistent_options.cuh"
+#include "stacked_product.cuh"
 #include "storage.cuh"
 
 #define UNITS ROWS
@@ -65,6 +71,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     unsigned stream_2,
 #endif
 #endif
+#if LAYERS
+    const GradientsAbove above,
+    int layers,                        // with the lowest one
+#endif
 #if BIDIRECTIONAL
     int first_time_2,
 #endif
@@ -89,12 +99,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
         gates = gates_2, weight = weight_2, cells = cells_2, dy = dy_2, dh = dh_2, dc = dc_2, exchange = exchange_2;
         dy_offset += hidden, reverse = !reverse, first_time = first_time_2;
     }
+#elif LAYERS
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a layer
+    const int layer = blockIdx.x / of_one;
+    const unsigned number = blockIdx.x % of_one;
+    const bool is_below = layer + 1 < layers;  // there is a layer above it
+    const store* input_weight = 0;
+    if (is_below) input_weight = above.input_weight[layer], dy = 0;
+    if (layer > 0) {
+        gates = above.gates[layer - 1], weight = above.weight[layer - 1], cells = above.cells[layer - 1];
+        dh = above.dh[layer - 1], dc = above.dc[layer - 1], exchange = above.handed[layer - 1];
+    }
 #else
     const unsigned number = blockIdx.x;  // of this block in its direction
 #endif
-    extern __shared__ uint4 dynamic[];  // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
+    extern __shared__ uint4 dynamic[];  // [PARKED + NEXT_PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
     uint4* parked = dynamic + threadIdx.x;
-    float* all_sums = (float*)(dynamic + PARKED);
+    float* all_sums = (float*)(dynamic + PARKED + NEXT_PARKED);
     const int thread = threadIdx.x;
     const int first_unit = number % blocks * UNITS;
     const int first_sequence = number / blocks * share;
@@ -102,14 +123,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KEPT][4];
-    hold_weights(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
+    hold_weights<KEPT>(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row, source = word / 4 * 2, gate = word % 4;
         if (unit >= hidden || source >= hidden) return 0;
         const store* first = weight + ((gate * hidden + source) * hidden + unit);  // 4 * 2048^2 at most
         return pair_of(first[0], first[hidden]);
     });
 
+#if LAYERS
+    unsigned w_next[MTILES][NEXT_SIZE][4];
+    uint4* parked_next = parked + PARKED;
+    const unsigned zero = (size_t)failed % 4;
+    hold_weights<NEXT_KEPT>(w_next, parked_next, Corner(thread), zero, [=](int row, int word) -> unsigned {
+        const int unit = first_unit + row, source = word / 4 * 2, gate = word % 4;
+        if (!input_weight || unit >= hidden || source >= hidden) return 0;
+        const store* first = input_weight + ((gate * hidden + source) * hidden + unit);
+        return pair_of(first[0], first[hidden]);
+    });
+    if (blocks_are_missing(layers * blocks, batch, share, failed)) return;
+#else
     if (blocks_are_missing(blocks, batch, share, failed)) return;
+#endif
     Patience patience = {0, failed};
     int buffer = 0;
     for (int count = 0; count <= steps; ++count) {  // the last round only collects the initial dh
@@ -167,12 +201,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
 #endif
 
             const float* sums = all_sums + buffer * SPLIT * COLUMNS * STRIDE;
-            if (collects) {
+#if LAYERS
+            const bool takes = is_below && computes;  // dy, from the layer above
+            const bool adds = collects || takes;
+#else
+            const bool adds = collects;
+#endif
+            if (adds) {
                 const Corner corner(afresh(thread));
                 const int own = sequence0 + corner.g;  // the first of this lane's sequences
+#if LAYERS  // where nothing is collected, the product is one with zeros
+                const int there = end_sequence - own, last = collects ? step_before : step;
+                const unsigned* arrivals = exchange + ((long long)last * batch + own) * 2 * hidden;
+                const auto begin = [&](float(&d)[NTILES][MTILES][4]) {
+                    if (!takes) return;  // all of the block alike
+                    const unsigned* handed = above.handed[afresh(layer)];
+                    const unsigned* from_above = handed + ((long long)step * batch + own) * 2 * hidden;
+                    add_from_next(d, w_next, parked_next, corner, from_above, 2 * hidden, there, patience);
+                };
+                multiply_handed_over(all_sums + (buffer * SPLIT + corner.part) * COLUMNS * STRIDE, w, parked, corner,
+                                     arrivals, 2 * hidden, collects ? there : 0, true, patience, begin);
+#else
                 const unsigned* arrivals = exchange + ((long long)step_before * batch + own) * 2 * hidden;
                 multiply_handed_over(all_sums + (buffer * SPLIT + corner.part) * COLUMNS * STRIDE, w, parked, corner,
                                      arrivals, 2 * hidden, end_sequence - own, true, patience);
+#endif
                 __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
                 buffer ^= 1;
             }
@@ -187,12 +240,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
 #if OPTIONS
                 const unsigned drawn = dy_and_drawn[e] >> 16;
-                if (collects) {
+                if (adds) {
                     const float sum = whole_sum(sums, output % UNITS, column);
                     d_hidden[e] += drawn & LATER_STEP_RAN ? sum * hidden_mask(options, drawn) : 0.0f;
                 }
 #else
-                if (collects) d_hidden[e] += whole_sum(sums, output % UNITS, column);
+                if (adds) d_hidden[e] += whole_sum(sums, output % UNITS, column);
 #endif
                 if (!computes) {
                     if (owner) dh[at] = d_hidden[e];

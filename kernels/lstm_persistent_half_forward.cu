@@ -25,8 +25,15 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+//
+// LAYERS  layers on top of each other run in one launch, each with blocks of its own, which begin where those of the
+//         layer below end. The lowest one is as without the switch. The others take h[t] of the layer below word by
+//         word instead of W_ih x from `gates` (stacked_product.cuh), so that all of them have passed through `steps`
+//         steps after `steps + layers - 1`. 2 bytes of h more are read from L2 instead of 4 gates, by each block. h is
+//         rounded to 16 bits where it is handed over, so a layer above reads the numbers that y has.
 #include "handed_product.cuh"
 #include "persistent_options.cuh"
+#include "stacked_product.cuh"
 #include "storage.cuh"
 
 #define UNITS (ROWS / 4)
@@ -58,6 +65,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     unsigned stream_2,
 #endif
 #endif
+#if LAYERS  // y of a layer is null where nobody reads it
+    const LayersAbove above,
+    int layers,                        // with the lowest one
+#endif
     int steps,
     int batch,
     int hidden,
@@ -79,12 +90,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
         gates = gates_2, weight = weight_2, bias = bias_2, cells = cells_2, hiddens = hiddens_2;
         y += hidden, reverse = !reverse;
     }
+#elif LAYERS
+    const unsigned of_one = blocks * ((batch + share - 1) / share);  // blocks of a layer
+    const int layer = blockIdx.x / of_one;
+    const unsigned number = blockIdx.x % of_one;
+    store *const lowest_h = hiddens, *const lowest_y = y;
+    const store* input_weight = 0;
+    if (layer > 0) {
+        gates = above.gates[layer - 1], weight = above.weight[layer - 1], bias = above.bias[layer - 1];
+        cells = above.cells[layer - 1], hiddens = above.hiddens[layer - 1];
+        input_weight = above.input_weight[layer - 1];
+    }
 #else
     const unsigned number = blockIdx.x;  // of this block in its direction
 #endif
-    extern __shared__ uint4 dynamic[]; // [PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
+    extern __shared__ uint4 dynamic[]; // [PARKED + NEXT_PARKED] weights, then float [2][SPLIT][COLUMNS][STRIDE] sums
     uint4* parked = dynamic + threadIdx.x;
-    float* all_sums = (float*)(dynamic + PARKED);
+    float* all_sums = (float*)(dynamic + PARKED + NEXT_PARKED);
     const int thread = threadIdx.x;
     const int first_unit = number % blocks * UNITS;
     const int first_sequence = number / blocks * share;
@@ -92,14 +114,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KEPT][4];
-    hold_weights(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
+    hold_weights<KEPT>(w, parked, Corner(thread), (size_t)failed % 4, [=](int row, int word) -> unsigned {
         const int unit = first_unit + row / 4;
         if (unit >= hidden || 2 * word >= hidden) return 0;
         const store* first = weight + ((row % 4 * hidden + unit) * hidden + 2 * word);  // below 4 * 2048^2
         return pair_of(first[0], first[1]);  // a caller's array may begin at an odd number
     });
 
+#if LAYERS
+    unsigned w_next[MTILES][NEXT_SIZE][4];
+    uint4* parked_next = parked + PARKED;
+    const unsigned zero = (size_t)failed % 4;
+    hold_weights<NEXT_KEPT>(w_next, parked_next, Corner(thread), zero, [=](int row, int word) -> unsigned {
+        const int unit = first_unit + row / 4;
+        if (layer == 0 || unit >= hidden || 2 * word >= hidden) return 0;
+        const store* first = input_weight + ((row % 4 * hidden + unit) * hidden + 2 * word);
+        return pair_of(first[0], first[1]);
+    });
+    if (blocks_are_missing(layers * blocks, batch, share, failed)) return;
+#else
     if (blocks_are_missing(blocks, batch, share, failed)) return;
+#endif
     Patience patience = {0, failed};
     int buffer = 0;
     for (int count = 0; count < steps; ++count) {
@@ -123,7 +158,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                 h_and_drawn[e] = 0;
 #endif
                 if (output < ROWS * COLUMNS && unit < hidden && sequence < end_sequence) {
-                    input[e] = real_of(gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit]);
+#if LAYERS
+                    if (layer == 0)
+#endif
+                        input[e] =
+                            real_of(gates[((long long)step * batch + sequence) * 4 * hidden + gate * hidden + unit]);
                     if (bias) input[e] += real_of(bias[gate * hidden + unit]);
                     c[e] = c_before[(long long)sequence * hidden + unit];
 #if OPTIONS
@@ -147,9 +186,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
             const Corner corner(afresh(thread));
             const int own = sequence0 + corner.g;  // the first of this lane's sequences
             float* sums = all_sums + buffer * SPLIT * COLUMNS * STRIDE;
+#if LAYERS
+            const auto begin = [&](float(&d)[NTILES][MTILES][4]) {
+                if (layer == 0) return;  // all of the block alike
+                const store* below = of_layer(lowest_h, above.hiddens, afresh(layer) - 1);
+                const unsigned* h_below = (const unsigned*)(below + (step + 1 - reverse) * units);
+                add_from_next(d, w_next, parked_next, corner, h_below + (long long)own * (hidden / 2), hidden / 2,
+                              end_sequence - own, patience);
+            };
+#else
+            const Nothing begin = {};
+#endif
             multiply_handed_over(sums + corner.part * COLUMNS * STRIDE, w, parked, corner,
                                  h_before + (long long)own * (hidden / 2), hidden / 2, end_sequence - own, count > 0,
-                                 patience);
+                                 patience, begin);
             __syncthreads();  // the other buffer is free after it: whoever read that one has come here since
 
 #pragma unroll
@@ -201,6 +251,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                     const unsigned word = runs ? h_next.bits | h_neighbour << 16 : h_before[at / 2];
                     store_word(h_after + at / 2, present(word));
                 }
+#endif
+#if LAYERS
+                store* const y = of_layer(lowest_y, above.y, afresh(layer));
+                if (y)
 #endif
                 if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : stored(0.0f);
                 if (gate == 2) c_after[at] = runs ? c_next : c[e];

@@ -28,22 +28,14 @@
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells + 1 dc + 1 dh (+ 1 dy), writes 4 gates + 4 r + 1 dc + 1
 // dh, adds onto 6 sums, and 4 * blocks written and read of contributions. hidden is a multiple of 4.
 //
-// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
-//          lstm_draw_options has drawn, since registers are short. dh and dc go by a step as zoneout says.
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
+//          norm(c[t]). lstm_draw_options has drawn, since registers are short. dh and dc go by a step as zoneout says.
+#include "contributing_product.cuh"
 #include "handed_sums.cuh"
 #include "persistent_options.cuh"
-#include "tensor_core.cuh"
 
-#define WARPS 16
-#define THREADS (32 * WARPS)
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define COLUMNS (8 * NTILES)                       // sequences at a time
-#define STRIDE (COLUMNS + (NTILES % 2 ? 0 : 8))    // of a row of dr: no two lanes of a fragment share a bank
 #define OWNERS (UNITS * COLUMNS)                   // threads that have a hidden unit of a sequence
 #define AT_ONCE 4                                  // blocks whose sums a lane waits for together
-
-#include "contributions.cuh"
 
 // Four sums over all hidden units, of which each block has handed over its own, for a whole warp.
 __device__ __forceinline__ void sums_of_blocks(
@@ -120,21 +112,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
     const long long region = (long long)share * blocks * UNITS;  // of one owner
     const long long slot_size = (long long)(gridDim.x / blocks) * blocks * region;
 
-    unsigned w[JTILES][ROWS / 8][4];  // W_hh^T: outputs x own rows; row q is gate q % 4 of unit q / 4
-#pragma unroll
-    for (int j = 0; j < JTILES; ++j) {
-#pragma unroll
-        for (int k = 0; k < ROWS / 8; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int output = first_output + 16 * j + g + 8 * (part % 2);
-                const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
-                const bool inside = unit < hidden && output < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
-                w[j][k][part] = __float_as_uint(inside ? weight[at] : 0.0f);
-            }
-        }
-    }
+    unsigned w[JTILES][ROWS / 8][4];
+    hold_outputs(w, weight, first_unit, first_output, hidden, g, t);
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
     if (thread == 0) {
@@ -324,35 +303,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
             __syncthreads();
 
             unsigned* departures = exchange + count % 2 * slot_size + (long long)group * blocks * region;
-#pragma unroll 1
-            for (int n = 0; n < NTILES; ++n) {
-                const int output0 = afresh(first_output) + g;
-                const unsigned high_bits = high_bits_of(&mask);
-                float d[JTILES][4];
-#pragma unroll
-                for (int j = 0; j < JTILES; ++j) d[j][0] = d[j][1] = d[j][2] = d[j][3] = 0.0f;
-#pragma unroll
-                for (int k = 0; k < ROWS / 8; ++k) {
-                    const float* fragment = dr + (8 * k + t) * STRIDE + 8 * n + g;
-                    const unsigned b[2] = {__float_as_uint(fragment[0]), __float_as_uint(fragment[4 * STRIDE])};
-                    const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
-#pragma unroll
-                    for (int j = 0; j < JTILES; ++j) multiply_add(d[j], w[j][k], b, b_low, high_bits);
-                }
-#pragma unroll
-                for (int j = 0; j < JTILES; ++j) {
-#pragma unroll
-                    for (int part = 0; part < 4; ++part) {
-                        const int output = output0 + 16 * j + 8 * (part / 2);
-                        const int to = sequence0 + 8 * n + 2 * t + part % 2;
-                        if (output < blocks * UNITS && to < end_sequence) {
-                            const long long place = (long long)(to - first_sequence) * blocks * UNITS + block * UNITS;
-                            store_word(departures + output / UNITS * region + place + output % UNITS,
-                                       (__float_as_uint(d[j][part]) & ~1u) | departure_bit);
-                        }
-                    }
-                }
-            }
+            contribute(w, dr, &mask, departures, region, departure_bit, block, blocks, first_output, sequence0,
+                       first_sequence, end_sequence, g, t);
             // dr is written again after the next barrier of the totals.
         }
     }

@@ -25,24 +25,15 @@
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
 //
-// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
-//          lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h with its mask.
-#include "handed_sums.cuh"
-#include "persistent_options.cuh"
-#include "tensor_core.cuh"
-
-#define NORM_EPSILON 1e-5f
-#define WARPS 16
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define COLUMNS (8 * NTILES)                                 // sequences at a time
-#define CHUNK (2 * KTILES)                                   // columns of W_hh that a thread holds of each of its rows
-#define WORDS (CHUNK < 4 ? 4 : CHUNK)                        // h's that a thread loads, 4 at a time
-#define STRIDE (ROWS + 4)                                    // of the sums of one sequence: no two lanes share a bank
-#define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
-#define ROUNDS ((KTILES + 3) / 4)                            // in which 32 lanes load the means and distances of a row
-
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
+//          norm(c[t]). lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h
+//          with its mask.
 #include "handed_rows.cuh"
+#include "handed_sums.cuh"
+#include "own_gate.cuh"
+#include "persistent_options.cuh"
+
+#define ROUNDS ((KTILES + 3) / 4)                            // in which 32 lanes load the means and distances of a row
 
 // Hidden units of a part: 8, 4 at the end if hidden is not a multiple of 8, and none beyond.
 __device__ __forceinline__ float units_of(int hidden, int part) {
@@ -59,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const float* __restrict__ bias_cell,   // (hidden,)
     float* cells,                          // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
     float* state,                          // (batch, hidden) the initial h; becomes the final one
-    float* hiddens,                        // (steps + 1, batch, hidden) what the products read, which is zero where a step
-                                           // does nothing: the first step's, and all ones elsewhere
+    float* hiddens,                        // (steps + 1, batch, hidden) what the products read, which is zero where a
+                                           // step does nothing: the first step's, and all ones elsewhere
     float* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
     float* norms,                          // (steps, batch, 4) with `keep` receives, behind the first, 1/std of r, mean
                                            // and 1/std of c
@@ -97,20 +88,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const int parts = (hidden + 7) / 8, padded = (parts + 3) / 4 * 4;
 
     unsigned w[MTILES][KTILES][4];
-#pragma unroll
-    for (int m = 0; m < MTILES; ++m) {
-#pragma unroll
-        for (int k = 0; k < KTILES; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int row = 16 * m + g + 8 * (part % 2), unit = first_unit + row / 4;
-                const int column = first_column + 2 * k + part / 2;
-                const bool inside = unit < hidden && column < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
-                w[m][k][part] = __float_as_uint(inside ? weight[at] - weight_sums[column] / (4.0f * hidden) : 0.0f);
-            }
-        }
-    }
+    hold_rows(w, first_unit, first_column, hidden, g, [=](long long place, int column) {
+        return weight[place] - weight_sums[column] / (4.0f * hidden);
+    });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
     if (thread == 0) {
@@ -150,14 +130,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             float recurrent[OUTPUTS];
 #pragma unroll
             for (int e = 0; e < OUTPUTS; ++e) {
-                const int output = afresh(thread) + e * 32 * WARPS, column = output / ROWS, sequence = sequence0 + column;
+                const int output = afresh(thread) + e * 32 * WARPS;
+                const int column = output / ROWS, sequence = sequence0 + column;
                 const int part = (first_unit + output / 4 % UNITS) / 8;
                 if (output >= ROWS * COLUMNS || sequence >= end_sequence || part >= parts) continue;
                 if (lengths && first_time + step >= lengths[sequence]) continue;
                 const float* sum = sums + (buffer * WARPS * COLUMNS + column) * STRIDE + output % ROWS;
-                recurrent[e] = 0.0f;
-#pragma unroll
-                for (int other = 0; other < WARPS; ++other) recurrent[e] += sum[other * COLUMNS * STRIDE];
+                recurrent[e] = sum_over_warps(sum);
                 const float squares = sum_over_lanes<1, 32>(recurrent[e] * recurrent[e]);
                 unsigned* row = handed + ((long long)step * batch + sequence) * 3 * padded;
                 if (lane == 0) store_word(row + part, to_hand_over(squares));
@@ -189,14 +168,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                                                             (__uint_as_float(words[2]) + __uint_as_float(words[3])));
                 const float scale_r = rsqrtf(0.25f * per_unit * squares + NORM_EPSILON);
                 const float normal = recurrent[e] * scale_r, a = input + gain_r * normal;
-                const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(half * a);
-                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                float activated = activated_gate(gate, a);
                 const int first_lane = lane & ~3;
-                const float i = __shfl_sync(ALL, activated, first_lane);
-                const float f = __shfl_sync(ALL, activated, first_lane + 1);
-                const float candidate = __shfl_sync(ALL, activated, first_lane + 2);
-                o[e] = __shfl_sync(ALL, activated, first_lane + 3);
+                const float i = __shfl_sync(ALL_LANES, activated, first_lane);
+                const float f = __shfl_sync(ALL_LANES, activated, first_lane + 1);
+                const float candidate = __shfl_sync(ALL_LANES, activated, first_lane + 2);
+                o[e] = __shfl_sync(ALL_LANES, activated, first_lane + 3);
 #if OPTIONS
                 const float forget = options.coupled ? 1.0f - i : f;
                 c_next[e] = forget * c + i * (candidate * candidate_mask(options, bits));

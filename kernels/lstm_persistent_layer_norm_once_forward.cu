@@ -32,18 +32,12 @@
 //
 // hidden is a multiple of 4, and at most 128 * KTILES.
 //
-// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of norm(c[t]).
-//          lstm_draw_options has drawn beforehand, since all blocks need the same bits.
+// OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
+//          norm(c[t]). lstm_draw_options has drawn beforehand, since all blocks need the same bits.
 #include "handed_sums.cuh"
 #include "persistent_options.cuh"
-#include "tensor_core.cuh"
+#include "row_fragments.cuh"
 
-#define NORM_EPSILON 1e-5f
-#define WARPS 16
-#define UNITS (4 * MTILES)
-#define ROWS (16 * MTILES)
-#define CHUNK (2 * KTILES)                      // columns of W_hh that a thread holds of each of its rows
-#define STRIDE (ROWS + 4)                       // of the sums of one sequence: no two lanes share a bank
 #define H_STRIDE (128 * KTILES + 8)             // of the h of one sequence
 #define TEAM (WARPS / SEQUENCES)                // warps of a sequence
 #define TAKEN (TEAM < 4 ? TEAM : 4)             // of them, whose sums a lane adds up
@@ -119,20 +113,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
     const long long units = (long long)batch * hidden;
 
     unsigned w[MTILES][KTILES][4];
-#pragma unroll
-    for (int m = 0; m < MTILES; ++m) {
-#pragma unroll
-        for (int k = 0; k < KTILES; ++k) {
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-                const int row = 16 * m + g + 8 * (part % 2), unit = first_unit + row / 4;
-                const int column = first_column + 2 * k + part / 2;
-                const bool inside = unit < hidden && column < hidden;
-                const long long at = ((long long)(row % 4) * hidden + unit) * hidden + column;
-                w[m][k][part] = __float_as_uint(inside ? weight[at] - weight_sums[column] / (4.0f * hidden) : 0.0f);
-            }
-        }
-    }
+    hold_rows(w, first_unit, first_column, hidden, g, [=](long long place, int column) {
+        return weight[place] - weight_sums[column] / (4.0f * hidden);
+    });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
     const int team = warp / TEAM, sequence = first_sequence + team, unit0 = 32 * (warp % TEAM) + lane;
@@ -285,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
 #endif
             }
         }
-        const float first_c = __shfl_sync(ALL, c_next[0], 0);
+        const float first_c = __shfl_sync(ALL_LANES, c_next[0], 0);
 #pragma unroll
         for (int k = 0; k < HELD; ++k) {
             const float distance = unit0 + 32 * TEAM * k < hidden ? c_next[k] - first_c : 0.0f;

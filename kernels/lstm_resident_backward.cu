@@ -8,7 +8,8 @@
 // one barrier per step is enough.
 //
 // What a step reads from memory is one number per lane (the four gates, the cell state before and after, dy), and is
-// fetched AHEAD steps before it is used.
+// fetched AHEAD steps before it is used. All of it comes through one pointer, to gates in some lanes and to cells or dy
+// in others; so none of them is __restrict__ const, which the compiler would take as a promise about gates as well.
 //
 // Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates.
 //
@@ -19,17 +20,20 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+#include "lane_sums.cuh"
 #include "persistent_options.cuh"
+#include "resident_product.cuh"
 
-#define AHEAD (SEQUENCES == 1 ? 8 - 4 * OPTIONS : 2)  // even, since two buffers take turns; more would not fit into the registers
-#define EIGHTH (4 * QUADS)      // pre-activations in a lane's part of the sum
+// Even, since two buffers take turns; more would not fit into the registers.
+#define AHEAD (SEQUENCES == 1 ? 8 - 4 * OPTIONS : 2)
+#define EIGHTH (4 * QUADS)        // pre-activations in a lane's part of the sum
 #define STRIDE (8 * EIGHTH + 32)  // of a sequence's; each part begins 4 further on, in banks of its own
 
 extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
-    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
-    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    const float* cells,                // (steps + 1, batch, hidden)
+    const float* dy,                   // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
@@ -151,7 +155,9 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
                 const float candidate = __shfl_sync(0xFFFFFFFFu, item, first_lane + 2);
                 const float out = __shfl_sync(0xFFFFFFFFu, item, first_lane + 3);
                 const float c_before = __shfl_sync(0xFFFFFFFFu, item, first_lane + 4);
+#if !OPTIONS
                 const float c_after = __shfl_sync(0xFFFFFFFFu, item, first_lane + 5);
+#endif
                 const float d_output = __shfl_sync(0xFFFFFFFFu, item, first_lane + 6);
                 float d_gate = 0.0f;
 #if OPTIONS
@@ -193,20 +199,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
             __syncthreads();
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float4* source = (const float4*)&da[i % 2][s][role * (EIGHTH + 4)];
-                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // four chains, since each waits for its last addition
-#pragma unroll
-                for (int q = 0; q < QUADS; ++q) {
-                    const float4 four = source[q];
-                    sums[0] += w[4 * q] * four.x;
-                    sums[1] += w[4 * q + 1] * four.y;
-                    sums[2] += w[4 * q + 2] * four.z;
-                    sums[3] += w[4 * q + 3] * four.w;
-                }
-                float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-                sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
-                sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-                sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 4);
+                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+                const float sum = sum_over_lanes<1, 8>(add_product(sums, w, &da[i % 2][s][role * (EIGHTH + 4)]));
 #if OPTIONS
                 if (step < length[s]) d_hidden[s] += sum * hidden_mask(options, drawn[s]);
 #else

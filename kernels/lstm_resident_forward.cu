@@ -19,7 +19,9 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+#include "own_gate.cuh"
 #include "persistent_options.cuh"
+#include "resident_product.cuh"
 
 // Even, since two buffers take turns; more would not fit into the registers.
 #define AHEAD (SEQUENCES == 1 ? 8 - 4 * (OPTIONS && BIDIRECTIONAL) : 2)
@@ -167,29 +169,18 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
             float a[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float4* source = (const float4*)&h_now[i % 2][s][half * (HALF + 4)];
-                float sums[4] = {next[i][s], b, 0.0f, 0.0f};  // four chains, since each waits for its last addition
+                float sums[4] = {next[i][s], b, 0.0f, 0.0f};
                 next[i][s] = mine[s] && half == 0 && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
-#pragma unroll
-                for (int q = 0; q < QUADS; ++q) {
-                    const float4 four = source[q];
-                    sums[0] += w[4 * q] * four.x;
-                    sums[1] += w[4 * q + 1] * four.y;
-                    sums[2] += w[4 * q + 2] * four.z;
-                    sums[3] += w[4 * q + 3] * four.w;
-                }
-                a[s] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                a[s] = add_product(sums, w, &h_now[i % 2][s][half * (HALF + 4)]);
             }
             ahead += gate_move;
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
                 a[s] += __shfl_xor_sync(0xFFFFFFFFu, a[s], 1);
-                const float scale = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
 #if OPTIONS
                 if (peephole && gate < 2) a[s] += peep * c[s];
 #endif
-                const float tanh_a = tanhf(scale * a[s]);
-                float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+                float activated = activated_gate(gate, a[s]);
                 const float in = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
                 const float forget = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
                 const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 4);
@@ -198,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
                 const float kept = options.coupled ? 1.0f - in : forget;
                 const float c_star = fmaf(kept, c[s], in * (candidate * candidate_mask(options, now)));
                 if (gate == 1) activated = kept;
-                if (peephole && gate == 3) activated = 0.5f * tanhf(0.5f * (a[s] + peep * c_star)) + 0.5f;
+                if (peephole && gate == 3) activated = sigmoid_of(a[s] + peep * c_star);
 #endif
                 const float out = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 6);
                 const bool runs = step < length[s];

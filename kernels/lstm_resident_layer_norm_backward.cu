@@ -19,50 +19,38 @@
 //
 // What a step reads from memory is two numbers per lane (of each gate its value and norm(r), the norms, the cell state
 // before and after, dy), and is fetched AHEAD steps before it is used; and one of the sums made beforehand, which
-// another kernel has just left in the cache, and which is needed behind the first barrier.
+// another kernel has just left in the cache, and which is needed behind the first barrier. As in lstm_resident_backward,
+// what lanes read through one pointer is not __restrict__ const where one of them reads what is written.
 //
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells (+ 1 dy), writes 4 gates + 4 r.
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
+#include "lane_sums.cuh"
+#include "resident_product.cuh"
+
 #define AHEAD (QUADS == 4 ? 4 / SEQUENCES : 2 / SEQUENCES)  // more would not fit into the registers
 #define EIGHTH (4 * QUADS)        // pre-activations in a lane's part of the sum
 #define STRIDE (8 * EIGHTH + 32)  // of a sequence's; each part begins 4 further on, in banks of its own
 #define WARPS (2 * QUADS)         // at most
-#define ALL 0xFFFFFFFFu
-
-// A value of each of a warp's four units, added up in lane 0 in one fixed order.
-__device__ __forceinline__ float sum_over_units(float v) {
-    const float b = __shfl_xor_sync(ALL, v, 8), c = __shfl_xor_sync(ALL, v, 16), d = __shfl_xor_sync(ALL, v, 24);
-    return (v + b) + (c + d);
-}
-
-// The same of the four gates of a unit, which its first four lanes have.
-__device__ __forceinline__ float sum_over_gates(float v) {
-    const float b = __shfl_xor_sync(ALL, v, 1), c = __shfl_xor_sync(ALL, v, 2), d = __shfl_xor_sync(ALL, v, 3);
-    return (v + b) + (c + d);
-}
 
 // What each warp has left, added up by every WARPS / 4 lanes, of which each takes four: a + b is b + a, so all of them
 // get the same bits.
 __device__ __forceinline__ float sum_over_warps(const float* of_warps, int lane) {
     const float4 four = ((const float4*)of_warps)[lane % (WARPS / 4)];
-    float sum = (four.x + four.y) + (four.z + four.w);
-#pragma unroll
-    for (int distance = 1; distance < WARPS / 4; distance *= 2) sum += __shfl_xor_sync(ALL, sum, distance);
-    return sum;
+    return sum_over_lanes<1, WARPS / 4>((four.x + four.y) + (four.z + four.w));
 }
 
 extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_norm_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
-    const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
+    const float* norms,                // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
     const float* __restrict__ slope_sums,  // (steps, batch, 4) of lstm_layer_norm_slope_sums
     const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
     const float* __restrict__ gain,    // (4*hidden,) gain_r
     const float* __restrict__ gain_cell,  // (hidden,)
     const float* __restrict__ bias_cell,  // (hidden,)
-    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
-    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    const float* cells,                // (steps + 1, batch, hidden)
+    const float* dy,                   // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell
@@ -157,15 +145,15 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 next_of_r[i][s] = mine[s] && count + AHEAD < steps ? ahead_of_r[s * row_of_r] : 0.0f;
                 const long long row_of_sums = (long long)step * batch + first_sequence + s;
                 of_slopes[s] = mine[s] ? slope_sums[row_of_sums * 4 + role % 4] : 0.0f;
-                const float in = __shfl_sync(ALL, item[s], first_lane);
-                const float forget = __shfl_sync(ALL, item[s], first_lane + 1);
-                const float candidate = __shfl_sync(ALL, item[s], first_lane + 2);
-                const float out = __shfl_sync(ALL, item[s], first_lane + 3);
-                const float c_before = __shfl_sync(ALL, item[s], first_lane + 4);
-                const float c_after = __shfl_sync(ALL, item[s], first_lane + 5);
-                const float d_output = __shfl_sync(ALL, item[s], first_lane + 6);
-                const float mean_c = __shfl_sync(ALL, of_r[s], first_lane + 6);
-                const float scale_c = __shfl_sync(ALL, of_r[s], first_lane + 7);
+                const float in = __shfl_sync(ALL_LANES, item[s], first_lane);
+                const float forget = __shfl_sync(ALL_LANES, item[s], first_lane + 1);
+                const float candidate = __shfl_sync(ALL_LANES, item[s], first_lane + 2);
+                const float out = __shfl_sync(ALL_LANES, item[s], first_lane + 3);
+                const float c_before = __shfl_sync(ALL_LANES, item[s], first_lane + 4);
+                const float c_after = __shfl_sync(ALL_LANES, item[s], first_lane + 5);
+                const float d_output = __shfl_sync(ALL_LANES, item[s], first_lane + 6);
+                const float mean_c = __shfl_sync(ALL_LANES, of_r[s], first_lane + 6);
+                const float scale_c = __shfl_sync(ALL_LANES, of_r[s], first_lane + 7);
                 slope[s] = 0.0f;  // of a gate's pre-activation: what its gradient is for dc = 1
                 if (role == 0) slope[s] = candidate * (in * (1.0f - in));
                 if (role == 1) slope[s] = c_before * (forget * (1.0f - forget));
@@ -181,9 +169,11 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 const float d = runs && has_gate ? d_gate[s] * gains[role % 4][unit] : 0.0f;
                 if (runs && role == 4) d_gain[s] += dn * normal[s];
                 if (runs && role == 5) d_gain[s] += dn;
-                const float sum_e = sum_over_units(e), along_e = sum_over_units(runs ? e * normal[s] : 0.0f);
-                const float sum_d = sum_over_units(sum_over_gates(d));
-                const float along_d = sum_over_units(sum_over_gates(runs && has_gate ? d * of_r[s] : 0.0f));
+                // Over the warp's four units, in lane 0 at least; for d over a unit's gates first.
+                const float sum_e = sum_of_four_lanes<8>(e);
+                const float along_e = sum_of_four_lanes<8>(runs ? e * normal[s] : 0.0f);
+                const float sum_d = sum_of_four_lanes<8>(sum_of_four_lanes<1>(d));
+                const float along_d = sum_of_four_lanes<8>(sum_of_four_lanes<1>(runs && has_gate ? d * of_r[s] : 0.0f));
                 if (lane == 0) {
                     of_warps[0][s][warp] = sum_e;
                     of_warps[1][s][warp] = along_e;
@@ -197,17 +187,17 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
 
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float scale_r = __shfl_sync(ALL, of_r[s], first_lane + 5);
-                const float scale_c = __shfl_sync(ALL, of_r[s], first_lane + 7) * per_unit;
+                const float scale_r = __shfl_sync(ALL_LANES, of_r[s], first_lane + 5);
+                const float scale_c = __shfl_sync(ALL_LANES, of_r[s], first_lane + 7) * per_unit;
                 const float e = sum_over_warps(of_warps[0][s], lane) * scale_c;
                 const float f = sum_over_warps(of_warps[1][s], lane) * scale_c;
                 float sum = sum_over_warps(of_warps[2][s], lane), along = sum_over_warps(of_warps[3][s], lane);
                 float of_slope[4];
 #pragma unroll
-                for (int k = 0; k < 4; ++k) of_slope[k] = __shfl_sync(ALL, of_slopes[s], first_lane + k);
+                for (int k = 0; k < 4; ++k) of_slope[k] = __shfl_sync(ALL_LANES, of_slopes[s], first_lane + k);
                 sum -= e * of_slope[0] + f * of_slope[1];
                 along -= e * of_slope[2] + f * of_slope[3];
-                const float forget = __shfl_sync(ALL, item[s], first_lane + 1);
+                const float forget = __shfl_sync(ALL_LANES, item[s], first_lane + 1);
                 const bool runs = mine[s] && step < length[s];
                 float dr = 0.0f;
                 if (runs) {
@@ -221,7 +211,7 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 } else {
                     d_gate[s] = 0.0f;
                 }
-                dr = __shfl_sync(ALL, dr, first_lane + role % 4);
+                dr = __shfl_sync(ALL_LANES, dr, first_lane + role % 4);
                 if (!mine[s]) continue;
                 const int q = 4 * unit + role;
                 if (has_gate) d_product[s][q + q / EIGHTH * 4] = dr;
@@ -231,20 +221,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
             __syncthreads();
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float4* source = (const float4*)&d_product[s][role * (EIGHTH + 4)];
-                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // four chains, since each waits for its last addition
-#pragma unroll
-                for (int q = 0; q < QUADS; ++q) {
-                    const float4 four = source[q];
-                    sums[0] += w[4 * q] * four.x;
-                    sums[1] += w[4 * q + 1] * four.y;
-                    sums[2] += w[4 * q + 2] * four.z;
-                    sums[3] += w[4 * q + 3] * four.w;
-                }
-                float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-                sum += __shfl_xor_sync(ALL, sum, 1);
-                sum += __shfl_xor_sync(ALL, sum, 2);
-                sum += __shfl_xor_sync(ALL, sum, 4);
+                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+                const float sum = sum_over_lanes<1, 8>(add_product(sums, w, &d_product[s][role * (EIGHTH + 4)]));
                 if (step < length[s]) d_hidden[s] += sum;
             }
         }

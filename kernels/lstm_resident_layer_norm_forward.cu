@@ -21,28 +21,17 @@
 // Bytes per hidden unit and step: reads 4 gates, writes 1 y, in training 4 gates + 4 r + 1 h + 1 cell too.
 //
 // hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
-#define NORM_EPSILON 1e-5f
+#include "common.cuh"
+#include "lane_sums.cuh"
+#include "own_gate.cuh"
+#include "resident_product.cuh"
+
 #define AHEAD (SEQUENCES == 1 ? QUADS == 4 ? 4 : 3 : 2)  // more would not fit into the registers
 #define HALF (4 * QUADS)        // hidden states in one half of the sum
 #define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
 #define WARPS (2 * QUADS)       // at most
-#define ALL 0xFFFFFFFFu
 
 __device__ __forceinline__ float sum_of_four(const float4& v) { return (v.x + v.y) + (v.z + v.w); }
-
-// A value of each of a warp's four units, added up in lane 0 in one fixed order.
-__device__ __forceinline__ float sum_over_units(float v) {
-    const float b = __shfl_xor_sync(ALL, v, 8), c = __shfl_xor_sync(ALL, v, 16), d = __shfl_xor_sync(ALL, v, 24);
-    return (v + b) + (c + d);
-}
-
-// The same of `count` neighbouring lanes, known to each of them: a + b is b + a, so they get the same bits.
-template <int count>
-__device__ __forceinline__ float sum_over_lanes(float v) {
-#pragma unroll
-    for (int distance = 1; distance < count; distance *= 2) v += __shfl_xor_sync(ALL, v, distance);
-    return v;
-}
 
 extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_norm_forward(
     float* gates,                          // (steps, batch, 4*hidden) gain_p * norm(p) + b; activated with `keep`
@@ -85,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     for (int k = 0; k < HALF; ++k) {
         const int column = half * HALF + k;
         const bool there = exists && column < hidden;
-        w[k] = there ? weight[((long long)gate * hidden + unit) * hidden + column] - weight_sums[column] * per_row : 0.0f;
+        w[k] = there ? weight[((long long)gate * hidden + unit) * hidden + column] - weight_sums[column] * per_row
+                     : 0.0f;
     }
     const float gain_r = exists ? gain[gate * hidden + unit] : 0.0f;
     const float gain_c = exists ? gain_cell[unit] : 0.0f, bias_c = exists ? bias_cell[unit] : 0.0f;
@@ -149,28 +139,18 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
             float input[SEQUENCES], recurrent[SEQUENCES];
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                const float4* source = (const float4*)&h_now[s][half * (HALF + 4)];
-                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // four chains, since each waits for its last addition
+                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                 input[s] = next[i][s];
                 next[i][s] = mine[s] && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
-#pragma unroll
-                for (int q = 0; q < QUADS; ++q) {
-                    const float4 four = source[q];
-                    sums[0] += w[4 * q] * four.x;
-                    sums[1] += w[4 * q + 1] * four.y;
-                    sums[2] += w[4 * q + 2] * four.z;
-                    sums[3] += w[4 * q + 3] * four.w;
-                }
-                recurrent[s] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                recurrent[s] = add_product(sums, w, &h_now[s][half * (HALF + 4)]);
             }
             ahead += gate_move;
 #pragma unroll
             for (int s = 0; s < SEQUENCES; ++s) {
-                recurrent[s] += __shfl_xor_sync(ALL, recurrent[s], 1);
+                recurrent[s] += __shfl_xor_sync(ALL_LANES, recurrent[s], 1);
                 const float square = recurrent[s] * recurrent[s];
-                const float f = __shfl_xor_sync(ALL, square, 2), g = __shfl_xor_sync(ALL, square, 4);
-                const float o = __shfl_xor_sync(ALL, square, 6);
-                const float sum = sum_over_units((square + f) + (g + o));
+                // Over a unit's gates, then over the warp's four units, in lane 0 at least.
+                const float sum = sum_of_four_lanes<8>(sum_of_four_lanes<2>(square));
                 if (lane == 0) squares[s][warp] = sum;
             }
             __syncthreads();
@@ -183,17 +163,15 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 for (int q = 0; q < WARPS / 4; ++q) sum += sum_of_four(((const float4*)squares[s])[q]);
                 scale_r[s] = rsqrtf(sum * per_row + NORM_EPSILON);
                 recurrent[s] *= scale_r[s];
-                const float a = input[s] + gain_r * recurrent[s];
-                const float stretch = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-                const float tanh_a = tanhf(stretch * a);
-                activated[s] = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
-                const float in = __shfl_sync(ALL, activated[s], first_lane);
-                const float forget = __shfl_sync(ALL, activated[s], first_lane + 2);
-                const float candidate = __shfl_sync(ALL, activated[s], first_lane + 4);
-                out[s] = __shfl_sync(ALL, activated[s], first_lane + 6);
+                activated[s] = activated_gate(gate, input[s] + gain_r * recurrent[s]);
+                const float in = __shfl_sync(ALL_LANES, activated[s], first_lane);
+                const float forget = __shfl_sync(ALL_LANES, activated[s], first_lane + 2);
+                const float candidate = __shfl_sync(ALL_LANES, activated[s], first_lane + 4);
+                out[s] = __shfl_sync(ALL_LANES, activated[s], first_lane + 6);
                 c_next[s] = forget * c[s] + in * candidate;
-                const float first_c = __shfl_sync(ALL, c_next[s], 0), distance = exists ? c_next[s] - first_c : 0.0f;
-                const float along = sum_over_units(distance), squared = sum_over_units(distance * distance);
+                const float first_c = __shfl_sync(ALL_LANES, c_next[s], 0);
+                const float distance = exists ? c_next[s] - first_c : 0.0f;
+                const float along = sum_of_four_lanes<8>(distance), squared = sum_of_four_lanes<8>(distance * distance);
                 if (lane == 0) {
                     const float per_own = shares[warp];
                     means[s][warp] = first_c + along * per_own;
@@ -211,8 +189,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
                 const float4 off = {mean.x - first_mean, mean.y - first_mean, mean.z - first_mean, mean.w - first_mean};
                 const float4 off_n = {n.x * off.x, n.y * off.y, n.z * off.z, n.w * off.w};
                 const float4 product = {off_n.x * off.x, off_n.y * off.y, off_n.z * off.z, off_n.w * off.w};
-                const float along = sum_over_lanes<WARPS / 4>(sum_of_four(off_n));
-                const float squared = sum_over_lanes<WARPS / 4>(sum_of_four(spread_of) + sum_of_four(product));
+                const float along = sum_over_lanes<1, WARPS / 4>(sum_of_four(off_n));
+                const float squared = sum_over_lanes<1, WARPS / 4>(sum_of_four(spread_of) + sum_of_four(product));
                 const float mean_c = first_mean + along * per_unit, spread = squared - along * along * per_unit;
                 const float scale_c = rsqrtf(spread * per_unit + NORM_EPSILON);
                 const bool runs = step < length[s], next_runs = step + direction < length[s];

@@ -44,11 +44,12 @@ extern "C" __global__ void lstm_variant_cell_backward(
     const real* gain_cell,
     const real* bias_cell,
     const real* cells,           // (steps + 1, batch, hidden) cell states of all times
-    const real* c_star,          // (slots, batch, hidden) cell states before zoneout; without LAYERNORM null: made again
+    const real* c_star,          // (slots, batch, hidden) cell states before zoneout; without LAYERNORM null: made anew
     real* dm,                    // (batch, hidden) with a projection gradient of m; with LAYERNORM room for dn
     real* dc,                    // (batch, hidden) gradient of c[t] from the step after; replaced by c[t-1]'s
     real* d_peephole,            // (batch, 3*hidden) gradients so far, or null
-    real* d_norm,                // (batch, 10*hidden) with LAYERNORM of gain_input, gain_recurrent, gain_cell, bias_cell
+    real* d_norm,                // (batch, 10*hidden) with LAYERNORM of gain_input, gain_recurrent, gain_cell and
+                                 // bias_cell
     real* dh,                    // (batch, hidden) without a projection, as in lstm_variant_output_backward; so are:
     const real* product,         // (batch, hidden)
     const store* dy,             // (steps, batch, dy_width)
@@ -168,8 +169,8 @@ extern "C" __global__ void lstm_variant_cell_backward(
         const real c = star[unit];
         const real normal_c = (c - mean_c) * scale_c;
         const real da_o = gate[3 * hidden + unit];
-        const real through_m =
-            scale_c * (dm[own + unit] * gain_cell[unit] - along_c[0] / real(hidden) - normal_c * along_c[1] / real(hidden));
+        const real through_m = scale_c * (dm[own + unit] * gain_cell[unit] - along_c[0] / real(hidden) -
+                                          normal_c * along_c[1] / real(hidden));
         Words words = {0, 0, 0, 0};
         if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
         const real mask = candidate_dropout.is_on() ? candidate_dropout.factor(words.x2) : real(1);

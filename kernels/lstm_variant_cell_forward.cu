@@ -27,8 +27,6 @@
 #include "lstm_variant_hidden.cuh"
 #include "storage.cuh"
 
-#define NORM_EPSILON real(1e-5)
-
 extern "C" __global__ void lstm_variant_cell_forward(
     store* inputs,               // (steps, batch, 4*hidden) the products of x and h added up; with LAYERNORM x's, p
     store* recurrents,           // (slots, batch, 4*hidden) with LAYERNORM the products of h, r; not read without

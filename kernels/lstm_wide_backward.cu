@@ -12,8 +12,9 @@
 // Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions; in each
 // pass over SEQUENCES sequences STREAMED * 16 bytes of weights for each thread of a block.
 // hidden is a multiple of 4, and at most 2048; QUADS is 16, one for each hidden unit of the block.
+#include "cell_backward.cuh"
 #include "handover.cuh"
-#include "tensor_core.cuh"  // for afresh
+#include "registers.cuh"
 #include "wide_weights.cuh"
 
 #define MTILES (UNITS / 4)
@@ -21,16 +22,6 @@
 #define BATCH (SEQUENCES < 4 ? SEQUENCES : 4)  // with 128 blocks each thread collects SEQUENCES pieces
 
 #include "contributions.cuh"
-
-__device__ __forceinline__ void store_four(unsigned* target, const unsigned (&words)[4]) {
-#ifdef __CUDA_ARCH__
-    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words[0]), "r"(words[1]),
-                 "r"(words[2]), "r"(words[3])
-                 : "memory");
-#else
-    for (int i = 0; i < 4; ++i) host_cuda::store_relaxed(target + i, words[i]);
-#endif
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
@@ -62,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
 
     const int there = hidden - first_unit < UNITS ? hidden - first_unit : UNITS;
     const Fragments fragments = {weight, hidden, first_unit * hidden + output, hidden, output < hidden ? there : 0};
-    const unsigned zero = (size_t)failed % 4;  // of which the compiler knows nothing
+    const unsigned zero = unknown_zero(failed);
     Weights w;
     w.hold(fragments, shared, zero);
 
@@ -116,24 +107,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
             }
 
             if (thread < UNITS * SEQUENCES) {
-                float4 d_gate = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                float d_gate[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                 if (owner) {
                     if (runs) {
-                        d_hidden += d_output;
-                        const float tanh_c = tanhf(c_after);
-                        d_cell += d_hidden * o * (1.0f - tanh_c * tanh_c);
-                        d_gate.x = d_cell * candidate * (i * (1.0f - i));
-                        d_gate.y = d_cell * c_before * (f * (1.0f - f));
-                        d_gate.z = d_cell * i * (1.0f - candidate * candidate);
-                        d_gate.w = d_hidden * tanh_c * (o * (1.0f - o));
-                        dc[at] = d_cell * f;
+                        const float of_gates[4] = {i, f, candidate, o};
+                        dc[at] = cell_back(of_gates, c_before, c_after, d_hidden + d_output, d_cell, d_gate);
                         d_hidden = 0;
                     }
                     dh[at] = d_hidden;
-                    gate[0] = d_gate.x, gate[hidden] = d_gate.y;
-                    gate[2 * hidden] = d_gate.z, gate[3 * hidden] = d_gate.w;
+#pragma unroll
+                    for (int q = 0; q < 4; ++q) gate[q * hidden] = d_gate[q];
                 }
-                da[column][thread % UNITS] = d_gate;
+                da[column][thread % UNITS] = make_float4(d_gate[0], d_gate[1], d_gate[2], d_gate[3]);
             }
             __syncthreads();
 
@@ -171,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
 #pragma unroll
                 for (int v = 0; v < 4; ++v) words[v] = (__float_as_uint(four[v]) & ~1u) | departure_bit;
                 const long long place = (long long)(to - first_sequence) * blocks * UNITS + block * UNITS;
-                store_four(departures + place + output % UNITS, words);
+                store_words(departures + place + output % UNITS, words);
             }
             // da is written again after the barrier of collecting; where nothing is collected, after this one.
             if (!collects) __syncthreads();

@@ -19,7 +19,9 @@
 //
 // hidden is a multiple of 4, and at most 128 * QUADS.
 #include "handover.cuh"
-#include "tensor_core.cuh"  // for afresh
+#include "lane_sums.cuh"
+#include "own_gate.cuh"
+#include "registers.cuh"
 #include "wide_weights.cuh"
 
 #define ROW (32 * QUADS)                                   // four neighbouring h's each, of one sequence
@@ -35,11 +37,6 @@ struct Output {
         there = thread % 32 < 4 * SEQUENCES && sequence < end_sequence && unit < hidden;
     }
 };
-
-// Two lanes, `distance` apart, have parts of two sums each: the `upper` one gets the second, the other one the first.
-__device__ __forceinline__ float exchange_halves(bool upper, float first, float second, int distance) {
-    return (upper ? second : first) + __shfl_xor_sync(0xFFFFFFFFu, upper ? first : second, distance);
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
     float* gates,                      // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
@@ -70,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
     const int own_unit = first_unit + thread / 32;
     const Fragments fragments = {weight, hidden, own_unit * hidden + 4 * lane, 128,
                                  own_unit < hidden && quads > 0 ? (quads + 31) / 32 : 0};
-    const unsigned zero = (size_t)failed % 4;  // of which the compiler knows nothing
+    const unsigned zero = unknown_zero(failed);
     Weights w;
     w.hold(fragments, shared + SEQUENCES * ROW, zero);
 
@@ -117,9 +114,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
             }
             __syncthreads();
 
-            float sums[4][SEQUENCES];
+            float sums[4 * SEQUENCES];  // number 4 * s + q is gate q of sequence s
 #pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) sums[0][s] = sums[1][s] = sums[2][s] = sums[3][s] = 0.0f;
+            for (int j = 0; j < 4 * SEQUENCES; ++j) sums[j] = 0.0f;
             w.for_each_quad(fragments, zero, count, [&](int k, unsigned nothing, const float4(&of_gates)[4]) {
                 const float4* of_quad = h_now + lane + nothing;
                 unsigned bits = 0;
@@ -128,48 +125,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
                     const float4 h = of_quad[s * ROW + 32 * k];
 #pragma unroll
                     for (int q = 0; q < 4; ++q) {
-                        sums[q][s] = fmaf(of_gates[q].x, h.x, sums[q][s]);
-                        sums[q][s] = fmaf(of_gates[q].y, h.y, sums[q][s]);
-                        sums[q][s] = fmaf(of_gates[q].z, h.z, sums[q][s]);
-                        sums[q][s] = fmaf(of_gates[q].w, h.w, sums[q][s]);
-                        bits |= __float_as_uint(sums[q][s]);
+                        float& sum = sums[4 * s + q];
+                        sum = fmaf(of_gates[q].x, h.x, sum);
+                        sum = fmaf(of_gates[q].y, h.y, sum);
+                        sum = fmaf(of_gates[q].z, h.z, sum);
+                        sum = fmaf(of_gates[q].w, h.w, sum);
+                        bits |= __float_as_uint(sum);
                     }
                 }
                 return bits;
             });
 
-            // Of two lanes each keeps one half of the sums, and adds what the other one has of them.
             const int self = afresh(thread);  // what depends on it is computed again: registers are short above
-            float a[SEQUENCES];
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                float of_two[2];
-#pragma unroll
-                for (int pair = 0; pair < 2; ++pair) {
-                    const float first = sums[2 * pair][s], second = sums[2 * pair + 1][s];
-                    of_two[pair] = exchange_halves(self & 1, first, second, 1);
-                }
-                a[s] = exchange_halves(self & 2, of_two[0], of_two[1], 2);
-            }
-#pragma unroll
-            for (int distance = 4, left = SEQUENCES; distance < 32; distance *= 2) {
-                if (left == 1) {
-                    a[0] += __shfl_xor_sync(0xFFFFFFFFu, a[0], distance);
-                    continue;
-                }
-                left /= 2;
-#pragma unroll
-                for (int s = 0; s < left; ++s) {
-                    a[s] = exchange_halves(self & distance, a[2 * s], a[2 * s + 1], distance);
-                }
-            }
-            a[0] += input;
+            const float a = reduce_scatter<32>(sums, self) + input;
 
             const Output out(self, first_unit, hidden, sequence0, end_sequence);
             const int gate = out.gate, unit = out.unit, sequence = out.sequence, first_lane = self % 32 & ~3;
-            const float half = gate == 2 ? 1.0f : 0.5f;  // sigmoid(a) = tanh(a / 2) / 2 + 1 / 2
-            const float tanh_a = tanhf(half * a[0]);
-            const float activated = gate == 2 ? tanh_a : 0.5f * tanh_a + 0.5f;
+            const float activated = activated_gate(gate, a);
             const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
             const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
             const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
@@ -185,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
                 const long long to = ((long long)after * batch + sequence) * hidden + unit;
                 if (gate == 0) {
                     const unsigned word = runs ? __float_as_uint(h_next) : ((const unsigned*)hiddens)[from];
-                    store_word((unsigned*)hiddens + to, word == 0xFFFFFFFFu ? 0x7FFFFFFFu : word);
+                    store_word((unsigned*)hiddens + to, to_hand_over(word));
                 }
                 if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : 0.0f;
                 if (gate == 2) cells[keep ? to : (long long)sequence * hidden + unit] = runs ? c_next : c;

@@ -10,8 +10,8 @@
 #include "philox.cuh"
 
 // As _OPTIONS in gpulstm/engines/cupy_one_launch_options.py. Thresholds and scales are those of Dropout and Zoneout in
-// philox.cuh: 0 and 1 without dropout, 0 and 0 without zoneout. Of two directions in a launch the second one has a stream
-// of its own, and all else in common with the first.
+// philox.cuh: 0 and 1 without dropout, 0 and 0 without zoneout. Of two directions in a launch the second one has a
+// stream of its own, and all else in common with the first.
 struct Options {
     unsigned int seed_low;
     unsigned int seed_high;

@@ -15,6 +15,8 @@
 // g + 8.
 #pragma once
 
+#include "registers.cuh"
+
 #ifndef TF32
 #define TF32 0
 #endif
@@ -54,14 +56,6 @@ __device__ __forceinline__ unsigned low_part(unsigned word) {
 // Which bits the tensor cores read, from where the compiler cannot look it up: were it a constant, the low parts of
 // what stays the same from step to step would be computed once and kept, in twice the registers.
 __device__ __forceinline__ unsigned high_bits_of(const volatile unsigned* place) { return *place; }
-
-// The number itself, of which the compiler knows nothing: what is made of it stays where it is made.
-__device__ __forceinline__ int afresh(int number) {
-#ifdef __CUDA_ARCH__
-    asm volatile("" : "+r"(number));
-#endif
-    return number;
-}
 
 // d += A B. A comes whole, B with its low parts.
 __device__ __forceinline__ void multiply_add(

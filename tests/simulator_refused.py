@@ -17,12 +17,18 @@ REFUSED = {
         "after this line comes '}', and C does not allow that: is a ; missing here?",
         HEAD + "k(float* x) {\n x[0] = 1\n}",
     ),
-    "no semicolon is missing": (
+    "condition as in Python": (
         "syntax",
         3,
-        "before 'i'",
+        "C wants brackets around what follows if, and no colon",
         HEAD + "k(float* x) {\n int i = 0;\n if i < 2: x[i] = 1;\n}",
     ),
+    "loop as in Python": ("syntax", 2, "what follows for", HEAD + "k(float* x) {\n for i in range(2): x[i] = 1;\n}"),
+    "elif": ("syntax", 2, "else if", HEAD + "k(int n) {\n if (n) return; elif (n) return;\n}"),
+    "True": ("syntax", 2, "without a capital", HEAD + "k(int n) {\n bool b = True;\n}"),
+    "np.exp": ("syntax", 2, "expf(x), not np.exp(x)", HEAD + "k(float* x) {\n x[0] = np.exp(x[1]);\n}"),
+    "comment as in Python": ("syntax", 2, "A comment begins with //", HEAD + "k(int n) {\n # the index\n}"),
+    "= in a condition": ("syntax", 2, "compared with ==", HEAD + "k(int n) {\n if (n = 2) return;\n}"),
     "power as in Python": ("syntax", 2, "C has no **", HEAD + "k(float* x) {\n x[0] = x[1] ** 2;\n}"),
     "power of a power": (
         "syntax",

@@ -5,6 +5,7 @@ tests/test_benchmarks_compare.py has the real comparison on a CPU, run by it.
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -175,6 +176,8 @@ def test_the_real_scripts_take_the_options_that_they_are_given():
             folder = everything.ROOT / "benchmarks"
             text = (folder / step.script).read_text(encoding="utf-8")
             if "in_several_ways.run(" in text:
+                sizes = text.partition("in_several_ways.run(")[2].partition("}")[0]  # name -> what it is if not given
                 text = (folder / "in_several_ways.py").read_text(encoding="utf-8")
+                text += "".join(f'"--{name}"' for name in re.findall(r'"(\w+)": ', sizes))
             assert '"--out"' in text and ('"--seconds"' in text or not step.has_seconds)
             assert all(f'"{option}"' in text for option in step.options if option.startswith("--"))

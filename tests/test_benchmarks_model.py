@@ -92,6 +92,11 @@ def test_layers_side_by_side():
         assert together.memory_bytes == 2 * apart.memory_bytes + 12 * 4 * more
         assert together.crossing_bytes == 2 * apart.crossing_bytes + 2 * 4 * crossing and one.blocks == 2
         assert (together.launches, together.hand_overs) == (0, 1)
+    for direction, more, crossing in ((FORWARD, -4, 1), (BACKWARD, -1, 4)):  # in 16 bits da is where it is anyway
+        one = chosen("persistent", direction, 1, 256, "float16")
+        apart, together = (model.work(one._replace(layers=layers), direction, 1, 256, "float16") for layers in (1, 2))
+        assert together.memory_bytes == 2 * apart.memory_bytes + 256 * 2 * more
+        assert together.crossing_bytes == 2 * apart.crossing_bytes + one.blocks * 256 * 2 * crossing
 
 
 def test_no_bound_is_above_a_measured_time():

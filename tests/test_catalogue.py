@@ -72,11 +72,19 @@ def test_kernel_readme_has_one_row_per_kernel():
         assert listed == set(catalogue.KERNELS[entry][1]), entry
 
 
+def with_headers(file: str, headers: str) -> str:
+    """A kernel file's text and that of the ``headers`` (a pattern) that it includes, or that those include."""
+    files, texts = [file], []
+    for name in files:
+        texts.append((sources.kernel_folder() / name).read_text(encoding="utf-8"))
+        included = re.findall(rf'#include "((?:{headers})\.cuh)"', texts[-1])
+        files += [header for header in included if header not in files]
+    return "".join(texts)
+
+
 def test_tiles_are_those_that_the_file_reads():
     for entry, (names, choices) in catalogue.TILES.items():
-        text = (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
-        for header in re.findall(r'#include "((?:handed_rows|contributions|stacked_\w+)\.cuh)"', text):
-            text += (sources.kernel_folder() / header).read_text(encoding="utf-8")
+        text = with_headers(catalogue.KERNELS[entry][0], r"handed_rows|row_fragments|contribut\w+|stacked_\w+")
         code = re.sub(r"//.*", "", text)
         given = {name for name in re.findall(r"\b[A-Z]{5,}\b", code) if not re.search(rf"#define {name}\b", code)}
         assert given == set(names) | set(catalogue.KERNELS[entry][1]), entry

@@ -126,6 +126,7 @@ STATEMENTS = [
     ("unsigned u = 3; u -= 4; int r = u == 0xffffffff;", 1),
     ("const int n = 4; float v[n]; for (int k = 0; k < n; k++) v[k] = k; int r = v[n - 1];", 3),
     ("int r = (a == 1) + (a != 1) * 2;", 1),
+    ("int r = 0; if (a and not r) r = 4; if (r > 9 or r == 4) r += 1; bool android = true; r += android;", 6),
     ("int r = sum_to(4) + twice(3.5f) + first(out);", 10 + 7 + 0),
     ("unsigned char s = 250; s += 10; int r = s;", 4),
     ("bool flag = 7; int r = flag + flag;", 2),

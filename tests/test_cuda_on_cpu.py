@@ -8,6 +8,7 @@ import pytest
 
 from tests.cuda_on_cpu import LaunchError, cupy_on_cpu
 from tests.cuda_on_cpu.source import SourceError, host_source, kernels
+from tests.test_nvrtc_gate import nvrtc_or_skip
 
 KERNELS = Path(__file__).parent / "cuda_on_cpu" / "kernels"
 ORDERS = ("ascending", "descending", "random")
@@ -21,9 +22,13 @@ def load(cupy, file, entry, dtype="float32"):
     return cupy.RawModule(code=source, options=("--std=c++14", f"-DREAL={REAL[dtype]}")).get_function(entry)
 
 
-@pytest.fixture(params=ORDERS)
+@pytest.fixture(params=[("fibers", order) for order in ORDERS] + [("ptx", "random")], ids="-".join)
 def cupy(request):
-    with cupy_on_cpu(thread_order=request.param, seed=3) as module:
+    """The kernels' source, and their PTX."""
+    mode, order = request.param
+    if mode == "ptx":
+        nvrtc_or_skip()
+    with cupy_on_cpu(mode, thread_order=order, seed=3) as module:
         yield module
 
 
@@ -89,7 +94,8 @@ def test_the_last_block_sees_what_all_have_written(cupy):
 def test_shared_memory_starts_as_garbage(cupy):
     y = cupy.zeros(2, np.float32)
     load(cupy, "blocks.cu", "uninitialised")((1,), (1,), (y,), shared_mem=4)
-    assert np.isnan(y.get()).all()
+    known = 1 if cupy.on_cpu.mode == "ptx" else 0  # the GPU's compiler sees that nobody has written the static part
+    assert np.isnan(y.get()[known:]).all()
 
 
 def test_warp_scan(cupy):

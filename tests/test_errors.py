@@ -291,8 +291,14 @@ class TestLengths:
 class TestLibraries:
     @pytest.mark.parametrize("name, xp", [("torch", torch), ("jax", jnp), ("array_api_strict", array_api_strict)])
     def test_an_input_beside_numpy_parameters(self, name, xp):
-        with refused(TypeError, f"weight_ih_l0 must be a {name} array like x", "got a NumPy array"):
+        with refused(TypeError, "x must be a NumPy array like the parameters", f"got a {name} array", "LSTM with xp="):
             forward(xp.asarray(X))
+        with refused(TypeError, f"x must be a {name} array like the parameters", "xp=numpy"):
+            forward(**{key: xp.asarray(p) for key, p in PARAMS.items()})
+
+    def test_a_torch_tensor_is_told_of_the_module(self):
+        with refused(TypeError, "x must be a NumPy array", "gpulstm.interop.torch.LSTM"):
+            forward(torch.asarray(X))
 
     def test_one_torch_tensor_among_numpy_arrays(self):
         with refused(TypeError, "weight_hh_l0 must be a NumPy array like x", "got a torch array of shape (8, 2)"):
@@ -321,9 +327,9 @@ class TestCuPy:
 
     def test_numpy_beside_cupy(self, backend):
         x, params = backend.array(X), backend.array(PARAMS)
-        with refused(TypeError, "weight_ih_l0 must be a CuPy array like x", "got a NumPy array"):
+        with refused(TypeError, "x must be a NumPy array like the parameters", "got a CuPy array on", "xp=cupy"):
             forward(x)
-        with refused(TypeError, "weight_ih_l0 must be a NumPy array like x", "got a CuPy array on"):
+        with refused(TypeError, "x must be a CuPy array like the parameters", "got a NumPy array", "xp=numpy"):
             forward(X, **params)
         with refused(TypeError, "state.c must be a CuPy array like x", "got a NumPy array"):
             forward(x, (backend.array(H), C), **params)

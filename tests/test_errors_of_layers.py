@@ -1,5 +1,7 @@
 """Bad input to the LSTM layer, the cell, backward, and to loading parameters."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,7 +66,7 @@ class TestGradients:
 
     def test_the_cache_is_something_else(self):
         for bad in (None, gl.lstm_forward(X, PARAMS), DY):
-            with refused(TypeError, "cache must be what forward returned last", f"got {type(bad).__name__}"):
+            with refused(TypeError, "cache must be that of y, state, cache = forward(x)", f"got {type(bad).__name__}"):
                 gl.lstm_backward(bad, DY)
 
 
@@ -150,8 +152,12 @@ class TestCell:
             cell(X[0])
         assert "_l0" not in repr(cell.params.keys())
 
+    def test_of_another_library(self):
+        with refused(TypeError, "x must be a NumPy array like the parameters", "got a torch array of shape (3, 4)"):
+            self.CELL(torch.asarray(X[0]))
+
     def test_backward(self):
-        with refused(TypeError, "cache must be what LSTMCell.forward returned last", "got Cache"):
+        with refused(TypeError, "cache must be that of state, cache = LSTMCell.forward(x)", "got Cache"):
             self.CELL.backward(gl.lstm_forward(X, PARAMS)[2], (H[0], C[0]))
         _, cache = self.CELL.forward(X[0])
         with refused(ValueError, "dstate.h must have shape (batch, hidden) = (3, 2)", "got (1, 3, 2)"):
@@ -223,11 +229,17 @@ class TestLoading:
 
     def test_from_another_kind_of_module(self):
         for bad in (torch.nn.GRU(4, 2), torch.nn.RNN(4, 2)):
-            with refused(TypeError, "expected a torch.nn.LSTM", f"{bad.mode!r}"):
+            with refused(TypeError, "module_or_state_dict must be a torch.nn.LSTM", f"{bad.mode!r}"):
                 gl.LSTM.from_torch(bad)
         for bad in (torch.nn.Linear(4, 2), None, 3, [1]):
-            with refused(TypeError, "expected a torch.nn.LSTM or its state_dict()", f"got {type(bad).__name__}"):
+            with refused(TypeError, "must be a torch.nn.LSTM or its state_dict()", f"got {type(bad).__name__}"):
                 gl.LSTM.from_torch(bad)
+
+    @pytest.mark.parametrize("path", ["model.safetensors", Path("model.safetensors")])
+    def test_a_path_instead_of_what_is_in_the_file(self, path):
+        for take in (gl.LSTM.from_torch, self.LSTM.load_state_dict, gl.nn.Sequential(self.LSTM).load_state_dict):
+            with refused(TypeError, f"got {type(path).__name__}; gpulstm.load(path)"):
+                take(path)
 
     @pytest.mark.parametrize("module", [torch.nn.GRU(4, 2), torch.nn.RNN(4, 2)], ids=["GRU", "RNN"])
     def test_from_the_state_dict_of_a_gru(self, module):

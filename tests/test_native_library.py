@@ -8,6 +8,8 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import config
+from gpulstm.engines import native_calls
+from gpulstm.native import __main__ as command
 from gpulstm.native import library
 from tests import native_library
 
@@ -35,8 +37,7 @@ def test_without_it_numpy_does_the_work_and_says_how_to_get_it(nothing_yet):
 
 
 def test_the_command_compiles_it_and_it_is_used(nothing_yet):
-    command = [sys.executable, "-m", "gpulstm.native"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-m", "gpulstm.native"], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert f"compiled {library.place()}" in ran.stdout and "with 1 threads" in ran.stdout
     native_library._forget()
@@ -46,6 +47,13 @@ def test_the_command_compiles_it_and_it_is_used(nothing_yet):
     assert plan(proj_size=2).startswith("numpy: ") and "does not hold proj_size" in plan(proj_size=2)
     assert "NumPy arrays: compiled for this processor, " in "\n".join(config.report())
     assert [path.name for path in nothing_yet.iterdir()] == [library.place().name], "something was left behind"
+
+
+@pytest.mark.parametrize("argument, status", [("--help", 0), ("--hlep", 2)])
+def test_the_command_explains_itself_and_compiles_nothing_then(nothing_yet, monkeypatch, capsys, argument, status):
+    monkeypatch.setattr(sys, "argv", ["gpulstm.native", argument])
+    assert command.main() == status
+    assert "takes no arguments" in capsys.readouterr().out and list(nothing_yet.iterdir()) == []
 
 
 def test_numpy_can_be_asked_for(nothing_yet, monkeypatch):
@@ -107,3 +115,13 @@ def test_another_processor_or_version_has_another_library(nothing_yet, monkeypat
     native_library._forget()
     monkeypatch.setattr(library, "OPTIONS", (*library.OPTIONS, "-g"))
     assert library.place() != first and library.place().parent == nothing_yet
+
+
+def test_addresses_of_arrays(monkeypatch):
+    array = np.arange(24.0).reshape(2, 3, 4)
+    for each in (array, array[1, 1:, 2:], array.T, np.zeros(3, np.float32), np.broadcast_to(1.0, (3, 3))):
+        with monkeypatch.context() as patch:
+            assert native_calls.address(each) == each.ctypes.data
+            patch.setattr(native_calls, "_HEADER", None)  # as elsewhere than on CPython
+            assert native_calls.address(each) == each.ctypes.data
+    assert native_calls.address(None) is None

@@ -152,6 +152,24 @@ class TestMasks:
         wanted = draws.kept(2**32 - 5, WHOLE_SEQUENCE, rows, columns, 0.3, like)
         assert found.tobytes() == wanted.tobytes() and (rows * columns < 100 or 0.2 < np.mean(found == 0) < 0.4)
 
+    @pytest.mark.parametrize("machine", [m for m in native_library.MACHINES if native_library.can_run(m)])
+    @pytest.mark.parametrize("dtype", TOLERANCES)
+    def test_recorded(self, machine, dtype):
+        """What the second pass reads is what the first one drew."""
+        draws, like = Draws(as_options({"weight_drop": 0.3}), 5), np.ones(1, dtype)
+        source = np.random.default_rng(0).normal(size=(21, 37)).astype(dtype)
+        found, again, record = np.empty_like(source), np.empty_like(source), np.full(source.shape, 9, np.uint8)
+        wanted = source * np.concatenate([draws.kept(3, time, 10, 37, 0.3, like) for time in (4, 5, 6)])[:21]
+        how = {"batch": 10, "first_time": 4, "record": record}
+        with native_library.compiled(machine):
+            native_calls.masked_copy(source, found, draws, 3, 0.3, **how)
+            native_calls.masked_copy(source, again, draws, 3, 0.3, recorded=True, **how)
+            np.testing.assert_array_equal(record, found == 0)
+            record[:] = 0
+            native_calls.masked_copy(None, wholes := np.empty_like(source), draws, 3, 0.3, recorded=True, **how)
+        assert found.tobytes() == again.tobytes() == wanted.tobytes()
+        assert np.all(wholes == source.dtype.type(1 / 0.7)), "it is read, and not drawn again"
+
     @pytest.mark.parametrize("dtype", TOLERANCES)
     def test_between_layers(self, native, dtype):
         draws = Draws(as_options({"dropout": 0.5}), 7)

@@ -241,8 +241,8 @@ class TestSanitizers:
 
     @pytest.mark.parametrize("which", [0, 1])
     def test_a_bound_taken_out_is_caught(self, monkeypatch, which):
-        right = ("if (column < size)", "if (lane < 2 && column < size)")[which]
-        spoil(monkeypatch, right, ("", "if (lane < 2)")[which])
+        right = ("if (column < columns)", "if (lane < COUNT && column < columns)")[which]
+        spoil(monkeypatch, right, ("", "if (lane < COUNT)")[which])
         layer, x, dout = problem((19,), 31, "float32")
         with cupy_on_cpu("asan") as cupy, pytest.raises(SanitizerError, match="heap-buffer-overflow"):
             solved(layer, cupy.asarray, x, dout)

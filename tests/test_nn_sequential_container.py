@@ -163,7 +163,7 @@ class TestErrors:
         model = tagger()
         other = forecaster().forward(np.ones((STEPS, BATCH, WIDTH)))[1]
         for cache in (None, other):
-            with pytest.raises(TypeError, match="cache must be what this model's forward returned last"):
+            with pytest.raises(TypeError, match=r"cache must be that of out, cache = forward\(x\) of this model"):
                 model.backward(cache, np.ones((STEPS, BATCH, CLASSES)))
 
     def test_a_layer_that_forgets_a_gradient(self):

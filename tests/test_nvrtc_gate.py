@@ -8,20 +8,18 @@ NVRTC needs no GPU. What it says about registers, shared memory, stack and spill
 says nothing fails, so that the gate cannot pass by reading nothing.
 """
 
-import importlib.util
 import os
 import re
 import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from gpulstm.cuda import catalogue
+from tests.cuda_on_cpu import nvrtc as nvrtc_on_cpu
 
 ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100, 120)
-AS_CUPY_DOES = ("-ftz=true",)
 
 
 class GateError(AssertionError):
@@ -77,7 +75,7 @@ def compile_for(architecture: int, source: str, options: tuple[str, ...], name: 
     program = nvrtc.createProgram(source, name, (), ())
     target = (f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v")
     try:
-        nvrtc.compileProgram(program, (*target, *AS_CUPY_DOES, *options, *_include_options()))
+        nvrtc.compileProgram(program, (*target, *nvrtc_on_cpu.AS_CUPY_DOES, *options, *nvrtc_on_cpu.include_options()))
         if not nvrtc.getCUBIN(program):
             raise GateError(f"{name}: no machine code for sm_{architecture}")
         return nvrtc.getProgramLog(program)
@@ -89,33 +87,12 @@ def compile_for(architecture: int, source: str, options: tuple[str, ...], name: 
 
 def nvrtc_or_skip():
     """CuPy's binding of NVRTC. Without it the test is skipped, and fails where CI promises it."""
-    nvrtc, reason = _nvrtc()
+    nvrtc, reason = nvrtc_on_cpu.binding()
     if nvrtc is None:
         reason = f'the kernels were not compiled for GPUs: {reason}; pip install "gpulstm[kernelcheck]"'
         promised = os.environ.get("CI") and sys.platform != "darwin"  # for which there is neither CuPy nor NVRTC
         (pytest.fail if promised else pytest.skip)(reason)
     return nvrtc
-
-
-@cache
-def _nvrtc():
-    """(binding, "") or (None, why not)."""
-    try:
-        import cupy  # noqa: F401 - it finds the library
-        from cupy_backends.cuda.libs import nvrtc
-
-        nvrtc.getVersion()
-    except Exception as error:  # ImportError without CuPy; what CuPy raises without the library differs by version
-        return None, f"{type(error).__name__}: {error}"
-    return nvrtc, ""
-
-
-@cache
-def _include_options() -> tuple[str, ...]:
-    """The headers that the wheels of CUDA bring, for kernels that include cuda_bf16.h and the like."""
-    package = importlib.util.find_spec("nvidia")
-    folders = package.submodule_search_locations if package else []
-    return tuple(f"-I{path}" for folder in folders for path in sorted(Path(folder).glob("*/include")))
 
 
 @cache

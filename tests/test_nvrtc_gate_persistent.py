@@ -63,7 +63,7 @@ def compiled_for(architecture: int) -> list[catalogue.Specialisation]:
         for i, tiles in enumerate(catalogue.HALF_TILES[entry][1]):
             if i % len(ARCHITECTURES) == number:
                 dtype = ("float16", "bfloat16")[number % 2]
-                found.append(catalogue.Specialisation(entry, dtype, (False, False), tiles))
+                found.append(catalogue.Specialisation(entry, dtype, (False,) * 3, tiles))
     in_tf32 = [s for s in OTHERS if s.dtype == "tf32"]
     return found + in_tf32[number :: len(ARCHITECTURES) ** 2]
 

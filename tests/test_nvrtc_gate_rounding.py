@@ -10,7 +10,8 @@ import re
 import pytest
 
 from gpulstm.cuda.catalogue import Specialisation
-from tests.test_nvrtc_gate import AS_CUPY_DOES, nvrtc_or_skip
+from tests.cuda_on_cpu import nvrtc
+from tests.test_nvrtc_gate import nvrtc_or_skip
 
 _INSTRUCTION = re.compile(r"\s+(?:@!?%p\d+ )?([a-z][\w.:]*)\s+(%\w+)(?:\|%\w+)?,\s*(.*);")
 SHUFFLE, PRODUCT, OTHER = "shuffle", "product", "other"
@@ -19,22 +20,16 @@ CHOICES = {
     ("lstm_resident_forward", "float32", (True, False)): ((4, 1), (4, 2)),
     ("lstm_persistent_forward", "float32", (False, False, False)): ((2, 1, 1), (4, 1, 2)),
     ("lstm_persistent_forward", "float32", (True, False, False)): ((2, 1, 1), (2, 1, 4)),
-    ("lstm_persistent_half_forward", "float16", (False, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
-    ("lstm_persistent_half_forward", "bfloat16", (True, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
+    ("lstm_persistent_half_forward", "float16", (False, False, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
+    ("lstm_persistent_half_forward", "bfloat16", (True, False, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),
     ("lstm_persistent_forward", "float32", (True, True, False)): ((2, 1, 1),),
     ("lstm_cluster_forward", "float32", ()): ((2, 1, 1), (2, 1, 8)),
 }
 
 
 def ptx(source: str, options: tuple[str, ...]) -> str:
-    nvrtc = nvrtc_or_skip()
-    program = nvrtc.createProgram(source, "rounding.cu", (), ())
-    try:
-        nvrtc.compileProgram(program, ("--gpu-architecture=compute_90", *AS_CUPY_DOES, *options))
-        text = nvrtc.getPTX(program)
-    finally:
-        nvrtc.destroyProgram(program)
-    return text if isinstance(text, str) else text.decode()
+    nvrtc_or_skip()
+    return nvrtc.ptx(source, options, "90")
 
 
 def fused(text: str) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:

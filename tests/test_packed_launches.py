@@ -8,7 +8,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm.cuda import modules, planner
-from gpulstm.cuda.packed import NULL, Kernel, Series
+from gpulstm.cuda.packed import NULL, Kernel, Repeated, Series
 from tests import backends, problems
 from tests.cuda_on_cpu import InvalidMemory, cupy_on_cpu
 
@@ -21,6 +21,12 @@ struct Scales { float of_x; int offset; double* more; };
 extern "C" __global__ void pointers_and_ints(const int* a, const int* b, int* out, int first, int second, int third) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     out[i] = a[i] + (b ? 10 * b[i] : 0) + 100 * first + 10000 * second + 1000000 * third;
+}
+
+extern "C" __global__ void wide_ints(long long* out, long long first, int second, long long third) {
+    out[0] = first;
+    out[1] = second;
+    out[2] = third;
 }
 
 extern "C" __global__ void all_kinds(
@@ -61,6 +67,15 @@ def test_pointers_and_ints(backend):
         np.testing.assert_array_equal(backend.numpy(out), wanted)
         if backend.name == backends.CUPY_ON_CPU:
             assert packed(backend) == ({"pointers_and_ints": number} if number else {}), "the first is CuPy's"
+
+
+def test_ints_of_which_some_are_wide(backend):
+    function, out = kernel(backend, "wide_ints"), backend.xp.zeros(3, "int64")
+    for number, values in enumerate(([-(2**40), -5, 2**62], [3, 2**31 - 1, -1], [2**33, -(2**31), 0])):
+        function.launch(ONE, ONE, (out,), values, wide=(0, 2))
+        assert backend.numpy(out).tolist() == values
+        if backend.name == backends.CUPY_ON_CPU:
+            assert packed(backend) == ({"wide_ints": number} if number else {}), "the first is CuPy's"
 
 
 def all_kinds(backend, steps: int) -> tuple[Series, tuple, np.ndarray]:
@@ -104,6 +119,60 @@ def test_on_a_stream_of_ones_own_and_in_a_graph(backend):
     stream.synchronize()
     np.testing.assert_array_equal(backend.numpy(out).reshape(2, 11), wanted)
     assert backend.numpy(y).tolist() == [401] * 8
+
+
+def repeated(backend, function) -> tuple[Repeated, object]:
+    """One whose first and third array change, and the second one, which is tens of eights."""
+    tens = ints(backend, *[8] * 8)
+    function.launch(ONE, THREADS, (tens, None, ints(backend, *[0] * 8)), (0, 0, 0))  # the first one is CuPy's
+    return Repeated(function, ONE, THREADS, (..., tens, ...), (3, -1, 7)), tens
+
+
+def test_repeated_with_other_addresses(backend):
+    launch, tens = repeated(backend, kernel(backend, "pointers_and_ints"))
+    out = [ints(backend, *[0] * 8) for _ in range(3)]
+    for number, target in enumerate(out):
+        a = ints(backend, *range(number, number + 8))
+        launch(a.data.ptr, target.data.ptr)
+    for number, target in enumerate(out):
+        wanted = np.arange(number, number + 8) + 80 + 300 - 10000 + 7000000
+        np.testing.assert_array_equal(backend.numpy(target), wanted)
+    without = Repeated(launch.kernel, ONE, THREADS, (out[0], ..., out[1]), (0, 0, 0))
+    without(0)
+    np.testing.assert_array_equal(backend.numpy(out[1]), backend.numpy(out[0]))
+
+
+def test_repeated_on_the_stream_that_is_current_then(backend):
+    launch, tens = repeated(backend, kernel(backend, "pointers_and_ints"))
+    a, y = ints(backend, *[1] * 8), ints(backend, *[0] * 8)
+    backend.xp.cuda.get_current_stream().synchronize()
+    stream = backend.xp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        launch(a.data.ptr, y.data.ptr)
+        graph = stream.end_capture()
+    assert not backend.numpy(y).any(), "captured, not run"
+    graph.launch(stream)
+    stream.synchronize()
+    assert backend.numpy(y).tolist() == [1 + 80 + 300 - 10000 + 7000000] * 8
+
+
+def test_repeated_within_itself_finds_other_room(backend):
+    function = kernel(backend, "pointers_and_ints")
+    launch, tens = repeated(backend, function)
+    inner, outer, a, b = (ints(backend, *[value] * 8) for value in (0, 0, 1, 2))
+    streams, asked = function.current_stream, []
+
+    def in_between():  # the arguments are laid out, and not launched yet
+        if not asked:
+            asked.append(True)
+            launch(b.data.ptr, inner.data.ptr)
+        return streams()
+
+    function.current_stream = in_between
+    launch(a.data.ptr, outer.data.ptr)
+    same = 80 + 300 - 10000 + 7000000
+    assert backend.numpy(outer).tolist() == [1 + same] * 8 and backend.numpy(inner).tolist() == [2 + same] * 8
 
 
 def test_without_the_drivers_launch_all_is_cupys(backend, monkeypatch):
@@ -211,7 +280,16 @@ class TestTheLibrary:
         train()
         launches, packed = self.counts(backend, train)
         steps = {name: n for name, n in launches.items() if name.startswith(("lstm_variant_c", "lstm_variant_o"))}
-        assert packed == steps and len(steps) == 2 + 2 * ("proj_size" in options)
+        assert packed == steps | {"column_sum": launches["column_sum"]}
+        assert len(steps) == 2 + 2 * ("proj_size" in options)
+
+    def test_what_comes_before_and_after_the_steps(self, backend):
+        given = problems.problem(hidden=8, dtype="float32", lengths=[2, 0, 3])
+        with planner.only("resident"):
+            problems.solve(backend, given)
+            launches, packed = self.counts(backend, lambda: problems.solve(backend, given))
+        assert packed == launches
+        assert set(packed) >= {"column_sum", "without_padding", "state_of_running", "clear_inputs"}
 
     @pytest.mark.parametrize("schedule", ["step", "resident", "persistent", "cluster"])
     def test_all_that_run_in_one_launch(self, backend, schedule):

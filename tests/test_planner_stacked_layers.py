@@ -5,13 +5,14 @@ import itertools
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import catalogue, planner, stacked_layers
+from gpulstm.cuda import catalogue, half_layouts, planner, stacked_layers
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Device
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import cupy_on_cpu
 
 H200 = Device(90, 132, 232448, True)
 DEVICES = (H200, Device(86, 40, 101376, True), Device(90, 3, 232448, True), Device(120, 170, 101376, True))
+L40S = Device(89, 142, 101376, True)
 SIZES = [*itertools.product((64, 68, 100, 128, 256, 512, 768), (1, 8, 9, 33, 128))]
 STEPS = 1000
 
@@ -27,7 +28,7 @@ def of_all(direction, layers, batch, hidden, dtype="float32", device=H200, way="
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: f"{device.multiprocessors} multiprocessors")
 def test_whatever_is_chosen_covers_the_layers_and_fits_the_device(device, way):
     found = 0
-    everything = itertools.product(SIZES, (2, 3, 8), (FORWARD, BACKWARD), ("float32", "tf32"))
+    everything = itertools.product(SIZES, (2, 3, 8), (FORWARD, BACKWARD), ("float32", "tf32", "float16"))
     for (hidden, batch), layers, direction, dtype in everything:
         one, together, why = of_all(direction, layers, batch, hidden, dtype, device, way)
         assert (together is None) == bool(why)
@@ -39,11 +40,15 @@ def test_whatever_is_chosen_covers_the_layers_and_fits_the_device(device, way):
         assert together.groups * together.share >= batch > (together.groups - 1) * together.share, "no group is empty"
         assert together.tiles in catalogue.LAYERS[together.kernel]
         assert planner.shared_bytes_of(together) < device.shared_bytes
+        in_half = dtype == "float16"
+        if in_half:
+            most = half_layouts.largest_hidden(together.kernel, together.tiles)
+            assert together.blocks * half_layouts.units(together.kernel, together.tiles) >= hidden <= most
         assert together.microseconds <= stacked_layers.WORTH * layers * one.microseconds
         assert f"{together.microseconds:.1f} us a step predicted" in together.reason
         if way == "alike":
-            assert (together.tiles, together.blocks) == (one.tiles, one.blocks)
-            assert -(-together.share // 8) == -(-one.share // 8)
+            assert in_half or (together.tiles, together.blocks) == (one.tiles, one.blocks)
+            assert -(-together.share // 8) <= -(-one.share // 8)
     assert (found > 20) == (device.multiprocessors > 3)
 
 
@@ -58,6 +63,30 @@ def test_on_an_h200():
     assert together.microseconds == pytest.approx(one.microseconds + more)
 
 
+def test_in_16_bits_on_an_h200():
+    """Two layers of H = 512: both matrices in registers, of 16 hidden units in a block; H = 1024: one of them in shared
+    memory, but for 2 of its 16 tiles back."""
+    one, together, _ = of_all(FORWARD, 2, 8, 512, "float16")
+    assert str(together).startswith("persistent: 2 layers x 2 x 32 blocks, 4 sequences each; float16, 16 hidden units")
+    alone = half_layouts.microseconds(together.kernel, half_layouts.Tiles(*together.tiles), 32, 4, 512)
+    products, reading = 0.024 * 4 * 2, 2 * 4 * 512 / 98e3
+    assert together.microseconds == pytest.approx(alone + products + reading + 0.27) and together.tiles != one.tiles
+    assert f"{together.microseconds:.1f} us a step predicted" in together.reason
+    for direction, parked in ((FORWARD, 4 * 4), (BACKWARD, 14)):
+        one, together, _ = of_all(direction, 2, 1, 1024, "float16")
+        products, reading = 0.024 * 16, 2 * 1024 * (1 if direction == FORWARD else 4) / 98e3
+        more = products + 0.032 * parked + reading + 0.27
+        assert together.microseconds == pytest.approx(one.microseconds + more) and together.tiles == one.tiles
+
+
+@pytest.mark.parametrize("kernel", half_layouts.TILES_OF_LAYERS)
+def test_tiles_of_16_bits_are_each_the_best_somewhere(kernel):
+    direction = FORWARD if kernel == half_layouts.FORWARD else BACKWARD
+    sizes = itertools.product((64, 128, 256, 512, 768, 1024), (1, 8, 16, 32), (2, 4))
+    found = [of_all(direction, layers, batch, hidden, "float16")[1] for hidden, batch, layers in sizes]
+    assert {choice.tiles for choice in found if choice} == set(half_layouts.TILES_OF_LAYERS[kernel])
+
+
 @pytest.mark.parametrize(
     ("direction", "layers", "batch", "hidden", "more", "why"),
     [
@@ -65,7 +94,10 @@ def test_on_an_h200():
         (FORWARD, 2, 1, 256, {"steps": 15}, "is for 16 steps or more, not 15"),
         (FORWARD, 9, 1, 68, {}, "is for up to 8 layers, not 9"),
         (FORWARD, 2, 1, 64, {}, "resident in float32 has no kernel for it"),
-        (FORWARD, 2, 1, 256, {"dtype": "float16"}, "persistent in float16 has no kernel for it"),
+        (FORWARD, 2, 64, 512, {"dtype": "float16"}, "1/2 of 132 multiprocessors is too little"),
+        (FORWARD, 2, 32, 512, {"dtype": "float16"}, "3.3 us a step predicted, 3.3 one after the other"),
+        (FORWARD, 2, 1, 1032, {"dtype": "bfloat16"}, "1/2 of 132 multiprocessors is too little"),
+        (BACKWARD, 2, 1, 768, {"dtype": "float16", "device": L40S}, "101376 bytes of shared memory are too little"),
         (FORWARD, 2, 1, 2112, {}, "loop has no kernel for it"),
         (FORWARD, 3, 1, 512, {}, "1/3 of 132 multiprocessors is too little"),
         (FORWARD, 2, 32, 256, {}, "1/2 of 132 multiprocessors is too little"),
@@ -114,7 +146,7 @@ class TestPlanOfAStack:
             ({"proj_size": 8}, "does not hold options"),
             ({"steps": 3}, "is for 16 steps or more, not 3"),
             ({"batch": 500}, "1/2 of 132 multiprocessors is too little"),
-            ({"dtype": "float16"}, "persistent in float16 has no kernel for it"),
+            ({"dtype": "float16", "zoneout": 0.1}, "does not hold options"),
         ],
     )
     def test_one_after_the_other(self, settings, why, monkeypatch):

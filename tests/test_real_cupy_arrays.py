@@ -159,3 +159,26 @@ def test_the_same_bits_as_on_the_stand_ins_arrays(name):
         found = {name: on_host.values(array).copy() for name, array in run(on_host.array, given, options).items()}
         assert schedule != "graph" or not cupy_graph.why_not()
     assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("kind", [gl.LSTM, gl.LSTMCell])
+def test_a_step_that_runs_again(kind):
+    """What `gpulstm.warm_steps` relies on: weak references to CuPy's arrays, and that a shape may change in place."""
+    twin, rng = kind(6, 7, rng=0), np.random.default_rng(1)
+    axes = (1,) if kind is gl.LSTM else ()
+    with real_cupy("step") as on_host:
+        ours = kind(6, 7, rng=0)
+        ours.params = on_host.array(ours.params)
+        counts = state.current()
+        for again in range(4):
+            x, h, c = (rng.normal(size=(*axes, 2, width)).astype("float32") for width in (6, 7, 7))
+            counts.reset_counts()
+            found, wanted = ours(on_host.array(x), on_host.array((h, c))), twin(x, (h, c))
+            assert sum(counts.packed.values()) == (again > 0) and bool(ours._warm_steps.steps)
+            for array, expected in zip(*(each if axes == () else each[1] for each in (found, wanted)), strict=True):
+                assert array.flags.c_contiguous and array.dtype == expected.dtype
+                np.testing.assert_allclose(on_host.values(array), expected, rtol=0, atol=1e-6)
+        name = next(name for name in ours.params if name.startswith("weight_hh"))
+        ours.params[name].shape = ours.params[name].shape[::-1]
+        with pytest.raises(ValueError, match=f"{name} must have shape"):
+            ours(on_host.array(x))

@@ -232,4 +232,6 @@ class TestAlarm:
 
 def test_kernels_of_layers_are_those_that_can_also_run_one():
     assert set(catalogue.LAYERS) == {e for e, (_, switches) in catalogue.KERNELS.items() if "LAYERS" in switches}
-    assert all(set(tiles) <= set(catalogue.TILES[entry][1]) for entry, tiles in catalogue.LAYERS.items())
+    of_float32 = {entry: tiles for entry, tiles in catalogue.LAYERS.items() if entry in catalogue.TILES}
+    assert set(of_float32) == set(KERNELS)
+    assert all(set(tiles) <= set(catalogue.TILES[entry][1]) for entry, tiles in of_float32.items())

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from lab.figures import GREYS
 from lab.lesson_24_sound import HOP, RATE, WINDOW
 
 
@@ -45,6 +46,27 @@ def picture(wave, word, places):
     time to the right, frequency from 0 to 4 kilohertz upwards, dark is loud. Dotted lines bound the letters,
     which stand above: m is one dark stripe at the bottom, s a grey cloud that is darkest at the top, each vowel has
     dark stripes around two frequencies of its own. The letters are about so many frames long: {told}."""
+    return figure, alt
+
+
+def two_frames(blank):
+    """The four paths of two frames with these probabilities of the blank, and the two texts that they are read as."""
+    paths = {"__": blank**2, "_a": blank * (1 - blank), "a_": blank * (1 - blank), "aa": (1 - blank) ** 2}
+    texts = {"nothing": paths["__"], "a": 1 - paths["__"]}
+    figure, panels = plt.subplots(
+        1, 2, figsize=(7.5, 2.8), sharey=True, gridspec_kw={"width_ratios": [2, 1]}, layout="constrained"
+    )
+    winners = []
+    for axes, what, bars in zip(panels, ("path", "text"), (paths, texts), strict=True):
+        winners.append(max(bars, key=lambda name: round(bars[name], 9)))
+        shades = [GREYS[2] if name == winners[-1] else "white" for name in bars]
+        drawn = axes.bar(list(bars), list(bars.values()), color=shades, edgecolor="black")
+        axes.bar_label(drawn, [f"{value:.2f}" for value in bars.values()], fontsize=9)
+        axes.set(xlabel=what, ylim=(0, 1), title=f"likeliest {what}: {winners[-1]}")
+    panels[0].set_ylabel("probability")
+    told = [", ".join(f"{name} {value:.2f}" for name, value in bars.items()) for bars in (paths, texts)]
+    alt = f"""Bars for two frames in which the blank has the probability {blank:.2f}. The paths: {told[0]}; the
+    likeliest is {winners[0]}. The texts: {told[1]}; the likeliest is {winners[1]}."""
     return figure, alt
 
 

@@ -80,7 +80,7 @@ for word, x in zip(WORDS, VECTORS, strict=True):
 #
 # `weight_ih` leads from the input to the cell's units, `weight_hh` from the hidden state (`h` for hidden). The sum $a$ is called
 # [preactivation](glossary.ipynb#preactivation). Ours has eight rows, because there are four lines with a
-# weighted sum, and the cell has two **units**. They are named after what they care about: *who* and *dark*.
+# weighted sum, and the cell has two [units](glossary.ipynb#unit). They are named after what they care about: *who* and *dark*.
 
 # %%
 columns = [*FEATURES, *(f"h {unit}" for unit in UNITS), "bias"]

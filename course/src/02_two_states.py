@@ -42,7 +42,8 @@ figures.show(
 # - The upper one is a conveyor belt: the [cell state](glossary.ipynb#cell-state) $c$ rides on it from word to word. On its way
 #   a share of it is kept (times $f$), and something is put on (plus $i \cdot g$). Nothing else happens to it.
 # - The lower one carries the [hidden state](glossary.ipynb#hidden-state) $h$. It is made anew at each word: a look at
-#   the belt, through the tanh and the output gate.
+#   the belt, through the tanh and the output gate. (The name is older than the LSTM, and unlucky here. *Hidden* means inside of the
+#   network, neither its input nor its answer. Of the two states $h$ is the one that is *shown*.)
 #
 # Now follow the arrows *backwards* from the gates. They come from the lower lane. And the box *layer above* stands for
 # everything outside: another LSTM, or the small linear layer that made the forecasts in lesson 00.

@@ -28,13 +28,13 @@ import gpulstm as gl
 
 # %%
 steps = trace()  # i, f, g, o, c, h of each word, each (4 words, 2 units)
-hidden = np.tanh(steps["c"])
+inside = np.tanh(steps["c"])
 
 figure, axes = plt.subplots(3, 1, figsize=(5.4, 4.6))
 maps = [
-    ("hidden: tanh(c)", hidden),
+    ("kept inside: tanh(c)", inside),
     ("times the output gate: o", steps["o"]),
-    ("is exposed: h", steps["h"]),
+    ("is shown: h", steps["h"]),
 ]
 for one, (title, values) in zip(axes, maps, strict=True):
     figures.gate_map(values.T, WORDS, UNITS, title=title, axes=one)
@@ -42,8 +42,8 @@ said = [figures.say_map(values.T, WORDS, UNITS) for _, values in maps]
 figures.show(
     figure,
     alt=f"""Three heat maps above each other, with a column for each word and a row for each
-    of the units who and dark. Hidden memory: {said[0]} Output gate: {said[1]} Exposed, the
-    product of the two: {said[2]} The memory of who is dark in all columns; exposed it is most
+    of the units who and dark. Kept inside: {said[0]} Output gate: {said[1]} Shown, the
+    product of the two: {said[2]} The memory of who is dark in all columns; shown it is most
     at likes, some at coffee, and little at John and black.""",
 )
 
@@ -54,7 +54,8 @@ figures.show(
 # $$h = o \cdot \tanh(c)$$
 #
 # The [output gate](glossary.ipynb#output-gate) $o$ is a sigmoid, so it lies between 0, hidden, and 1, shown. The
-# formula reads the [cell state](glossary.ipynb#cell-state) $c$ and leaves it as it is: showing a memory does not use it up.
+# formula reads the [cell state](glossary.ipynb#cell-state) $c$ and leaves it as it is: showing a memory does not use it up. (Mind the
+# name: $h$, the *hidden state*, is what is shown. What is hidden here is hidden in $c$.)
 #
 # ## Predict first
 #

@@ -22,6 +22,7 @@ xp = start()  # numpy, or cupy with a GPU; a gradient check is at home in numpy
 import matplotlib.pyplot as plt
 import numpy as np
 from lab.lesson_09_drawings import cell_and_way_back
+from lab.lesson_09_slips import SLIPS
 from lab.sentence import PARAMS, VECTORS, WORDS
 
 import gpulstm as gl
@@ -238,6 +239,42 @@ def gate_gradients(dh, dc, i, f, g, o, c, c_next):
 
 
 # %% [markdown]
+# ## What a mistake looks like
+#
+# Everybody gets one of these lines wrong some day. [A file](lab/lesson_09_slips.py) has three backward steps with one slip in each.
+# We ask the witness which rows of the bias gradient are wrong, $i$, $f$, $g$ or $o$, first on sequences of a single step, then of five.
+#
+# Guess before you run: a slip in the candidate's line, how many of the four blocks of rows does it spoil, with one step and with five? And
+# a slip on the *lane*, in `dc_before`?
+
+
+# %%
+def verdict(gate_gradients, length):
+    """For each of the four blocks of rows whether it agrees with nudging."""
+    rng = np.random.default_rng(0)
+    xs, dhs = rng.normal(size=(length, 2, 2)), rng.normal(size=(length, 2, 3))
+    h, c = rng.normal(size=(2, 2, 3))  # not zero, or some slips would not show
+    shapes = {"weight_ih": (12, 2), "weight_hh": (12, 3), "bias": (12,)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    _, grads = backward(forward(xs, h, c, params)[1], dhs, params, gate_gradients)
+    wanted = nudged(lambda: (forward(xs, h, c, params)[0] * dhs).sum(), params["bias"])
+    off = np.abs(grads["bias"] - wanted).reshape(4, 3).max(axis=1) > 1e-6
+    return " ".join("WRONG" if one else "ok   " for one in off)
+
+
+lines = [
+    " " * 29 + "one step" + " " * 18 + "five steps",
+    " " * 29 + "i     f     g     o       " * 2,
+]
+for name, slip in SLIPS.items():
+    lines.append(f"{name:28} {verdict(slip, 1)}   {verdict(slip, 5)}")
+print("\n".join(lines))
+
+# %% [markdown]
+# With **one** step the check points at the culprit: only the block of the slip is wrong. With five, the wrong `da` has gone back through
+# `weight_hh` and spoilt everything before it, so all blocks look guilty. But with one step the slip on the lane does not show at all: nobody comes
+# after to ask for `dc_before`. So check one step to *find* a mistake, and several to be sure that there is none.
+#
 # ## What gpulstm does
 #
 # The same. `lstm.forward` gives a `cache`, which is our `steps`; `lstm.backward` takes it back. Let the witness question it,

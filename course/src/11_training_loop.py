@@ -8,6 +8,7 @@
 # **Afterwards you can**
 # - write a training loop: forward, loss, backward, clip, step;
 # - cut a long sequence into windows such that the state is carried and the gradient stops;
+# - tell from a loss curve whether the learning rate is too small or too large;
 # - choose between `gl.training.windows` and `gl.fit`, and say what each does to the state.
 
 # %% tags=["start"]
@@ -189,13 +190,13 @@ print(f"norm before {norm:.0f}; after: {np.round(grads['weight'], 3)}")
 HIDDEN = 16
 
 
-def train(length, passes, seed):
+def train(length, passes, seed, rate=0.01):
     """LSTM, linear layer, the loss of each pass, and the share of steps that were clipped."""
     rng = np.random.default_rng(seed)
     lstm = gl.LSTM(1, HIDDEN, dtype="float64", xp=xp, rng=rng)
     linear = gl.nn.Linear(HIDDEN, 1, dtype="float64", xp=xp, rng=rng)
     params = {"lstm": lstm.params, "linear": linear.params}
-    adam = gl.training.Adam(0.01)
+    adam = gl.training.Adam(rate)
     losses, clipped = [], []
     for _ in range(passes):
         state, total = None, 0.0
@@ -233,6 +234,51 @@ print(f"loss of the first pass {losses[0]:.1f}, of the last {losses[-1]:.1f}")
 print(f"{clipped:.0%} of the steps were clipped")
 
 # %% [markdown]
+# ## How large a step?
+#
+# The 0.01 in `train` is the [learning rate](glossary.ipynb#learning-rate): about so far Adam moves each weight in one step. Suppose that it were
+# thirty times smaller, or a hundred times larger. Draw both curves in the air before you run the cell.
+
+
+# %%
+def saturated(lstm):
+    """The share of all gate values at which the sigmoid is nearly flat (lesson 03)."""
+    y, _ = lstm(x)
+    before = xp.concatenate([xp.zeros_like(y[:1]), y[:-1]])  # h of the step before
+    p = lstm.params
+    a = x @ p["weight_ih_l0"].T + before @ p["weight_hh_l0"].T + p["bias_l0"]
+    gates = gl.ops.sigmoid(
+        xp.concatenate([a[..., : 2 * HIDDEN], a[..., 3 * HIDDEN :]], axis=-1)
+    )
+    return float((gates * (1 - gates) < 0.025).mean())
+
+
+figure, axes = plt.subplots(figsize=(7.5, 3.2))
+for rate in (0.0003, 0.01, 1.0):
+    lstm, _, losses, _ = train(length=22, passes=30, seed=0, rate=rate)
+    axes.semilogy(range(1, 31), losses, label=f"learning rate {rate}")
+    stuck = saturated(lstm) > 0.5
+    print(f"learning rate {rate:6}: most gate values are saturated at the end: {stuck}")
+axes.axhline(1, color="0.6", linewidth=0.8)  # the error of always saying the mean
+axes.set(xlabel="pass over the record", ylabel="mean squared error, scaled")
+axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+figures.show(
+    figure,
+    alt="""The mean squared error over 30 passes for three learning rates, on a logarithmic
+    axis, with a thin line at 1, which is the error of always saying the mean. With 0.0003
+    the curve sinks slowly and is still just below the line at the end. With 0.01 it falls to
+    a tenth. With 1.0 it begins far above the line and stays above it.""",
+)
+
+# %% [markdown]
+# Too small, and after 30 passes it has hardly begun: it would get there, with much patience. Too large, and it ends worse than a forecast
+# that always says the mean, the thin line. And it does not come back. The first steps threw the weights so far that nearly all gates are
+# [saturated](glossary.ipynb#saturation): their slope is next to zero, and with it the gradient that could bring them back (lesson 03).
+#
+# Clipping did not prevent it. It shortens the *gradient*, but Adam takes steps of about the same size, whatever the gradient's length. So
+# look for the right power of ten first: 0.1 and 0.001 are for you to try. (With the seeds 1 and 2 the rate of 1.0 ends at 0.6 and 0.9, after
+# much up and down.)
+#
 # ## How long must a window be?
 #
 # Here is the third question from the beginning. The short windows get *more* training steps, for there are more of them.
@@ -333,6 +379,7 @@ print(f"misses by {held_out_error(model[0], model[1]):.0f}")
 #   and the gradient is cut. What is remembered from further back is used, but not learnt.
 # - A window must be long enough to hold cause and effect: here, a sun cycle or two.
 # - [Clipping](glossary.ipynb#clipping) shortens a gradient that is too long, and keeps its direction.
+# - Too small a [learning rate](glossary.ipynb#learning-rate) learns late. Too large a one saturates the gates, and they do not come back.
 # - `gl.training.windows` cuts one long record; `gl.fit` trains on many separate sequences.
 #
 # ## What next

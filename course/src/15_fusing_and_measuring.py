@@ -49,7 +49,7 @@ figures.show(*lesson_15_drawings.through_memory())
 # `a` holds the **preactivations**, $W_{ih} x + W_{hh} h + b$, four for each hidden unit, in the layout of lesson 13:
 # `(rows, 4 * hidden)`.
 #
-# What a thread has in a variable lies in a **register**, on the chip, at its fingertips. But a variable lives no
+# What a thread has in a variable lies in a [register](glossary.ipynb#register), on the chip, at its fingertips. But a variable lives no
 # longer than its kernel. The next kernel is a new crowd of threads, and all that it inherits is what was written to
 # memory.
 #
@@ -247,7 +247,7 @@ slider(under_the_roof, batch=(1, 256, 1, 32))
 # ## The other cost: the launch
 #
 # The same measurements say what an empty kernel after an empty kernel costs, launched from Python in a loop: 4.9 µs
-# for one block, 6.8 µs for 132, which is one for each of that GPU's **multiprocessors**, the parts of it on which
+# for one block, 6.8 µs for 132, which is one for each of that GPU's [multiprocessors](glossary.ipynb#multiprocessor), the parts of it on which
 # blocks run. Next to that, how long do the bytes take? This is computed from those measured figures, for a hidden
 # size of 1024:
 

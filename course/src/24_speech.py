@@ -15,7 +15,7 @@
 # sound that we make ourselves: a toy, but one that is made like the real thing.
 
 # %% tags=["start"]
-from lab import check, figures, start
+from lab import check, figures, slider, start
 
 xp = start()  # numpy, or cupy with a GPU: the cells are the same for both
 
@@ -119,6 +119,16 @@ for path, text in [((0, 0), ""), ((0, 1), "a"), ((1, 0), "a"), ((1, 1), "a")]:
 
 # %% [markdown]
 # The empty text has 0.36, and *a* has 0.24 + 0.24 + 0.16 = **0.64**. So the likeliest path belongs to the less likely text.
+#
+# Is that a rare accident? Move the blank's probability, and watch which path and which text are the tallest. From where to where do the two
+# disagree?
+
+# %%
+slider(lesson_24_drawings.two_frames, blank=(0.3, 0.9, 0.01, 0.6))
+
+# %% [markdown]
+# From 0.5 to 0.71, so it is no accident at all. Above 0.5 the path `__` is the likeliest. But it is the empty text's only path, and has the *square* of
+# the blank's probability. That is above one half from $\sqrt{0.5} = 0.71$ on.
 #
 # This sum is all there is to [CTC](glossary.ipynb#ctc). Its loss is $-\ln$ of it: training makes the right text likelier, no matter along which
 # paths. So nobody must say when each letter was. With 40 frames there are more paths than anybody can list, but

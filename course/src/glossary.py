@@ -324,6 +324,10 @@
 # ### memory sector
 #
 # 32 bytes, the smallest piece that a GPU's memory hands over. A warp's request costs as many sectors as it touches.
+#
+# ### multiprocessor
+#
+# One of the parts of a GPU on which blocks run; an NVIDIA H200 has 132. Registers and shared memory are its own.
 
 # %% [markdown]
 # ## O
@@ -395,6 +399,10 @@
 # ### reduction
 #
 # Many numbers into one, such as a sum. On a GPU in a tree: half the threads add, then half of those.
+#
+# ### register
+#
+# Where a thread keeps what stands in its variables: on the chip, at once at hand, and gone when the kernel ends.
 #
 # ### roofline
 #
@@ -478,6 +486,10 @@
 
 # %% [markdown]
 # ## U
+#
+# ### unit
+#
+# One place of an LSTM's state: one number of $c$, one of $h$, and the row of weights of each of its gates.
 #
 # ### unrolling
 #

@@ -63,8 +63,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_persistent_layer_norm_forward": ("lstm_persistent_layer_norm_forward.cu", ("OPTIONS",)),
     "lstm_persistent_layer_norm_once_forward": ("lstm_persistent_layer_norm_once_forward.cu", ("OPTIONS",)),
     "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ("OPTIONS",)),
-    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
+    "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_wide_forward": ("lstm_wide_forward.cu", ()),
     "lstm_wide_backward": ("lstm_wide_backward.cu", ()),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
@@ -158,10 +158,12 @@ BIDIRECTIONAL_OPTIONS = {
     for kernel, choices in BIDIRECTIONAL.items()
 }
 # With the switch LAYERS a launch runs layers on top of each other. There are kernels of those tiles that leave room for
-# the weights of a second product: forward in registers, back in up to 64 KB of shared memory.
+# the weights of a second product: forward in registers, back in up to 64 KB of shared memory, and in 16 bits in shared
+# memory either way.
 LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
     "lstm_persistent_forward": tuple(t for t in TILES["lstm_persistent_forward"][1] if t[0] * t[1] <= 8),
     "lstm_persistent_backward": tuple(t for t in TILES["lstm_persistent_backward"][1] if t[0] * t[1] <= 4),
+    **half_layouts.TILES_OF_LAYERS,
 }
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to

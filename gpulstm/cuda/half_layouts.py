@@ -50,6 +50,26 @@ TILES: dict[str, tuple[tuple[int, ...], ...]] = {
     ),
 }
 
+# Of layers on top of each other in one launch, whose blocks have two matrices (`kernels/stacked_product.cuh`).
+TILES_OF_LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
+    FORWARD: (
+        (2, 2, 2, 0, 1, 1),  # 64 hidden units in a block, hidden up to 64
+        (4, 4, 2, 0, 1, 1),  # 64, 128
+        (8, 4, 2, 0, 1, 1),  # 32, 256
+        (8, 4, 4, 0, 1, 2),  # 32, 512
+        (16, 4, 2, 0, 1, 1),  # 16, 512
+        (16, 4, 4, 0, 1, 2),  # 16, 1024
+    ),
+    BACKWARD: (
+        (8, 2, 2, 0, 1, 1),  # 64, 64
+        (16, 4, 2, 0, 1, 1),  # 64, 128
+        (16, 2, 4, 0, 1, 2),  # 32, 256
+        (16, 2, 8, 0, 1, 4),  # 32, 512
+        (16, 1, 8, 0, 1, 4),  # 16, 512
+        (16, 1, 16, 4, 1, 8),  # 16, 1024
+    ),
+}
+
 
 class Tiles(NamedTuple):
     """One of `TILES`, by the names of `NAMES`."""
@@ -60,6 +80,12 @@ class Tiles(NamedTuple):
     in_shared: int  # of those, that stand in shared memory
     sequence_tiles: int  # of 8 sequences at a time
     at_once: int  # loads on their way together
+
+    @property
+    def next_in_shared(self) -> int:
+        """Tiles of columns of a second product's weights that stand in shared memory, with layers side by side."""
+        room = (16 if self.at_once < 8 else 14) // self.row_tiles - (self.depth_tiles - self.in_shared)
+        return self.depth_tiles - min(max(room, 0), self.depth_tiles)
 
     @property
     def rows(self) -> int:
@@ -94,11 +120,12 @@ def largest_hidden(kernel: str, tiles: tuple[int, ...]) -> int:
     return columns if kernel == FORWARD else columns // 4
 
 
-def shared_bytes(tiles: tuple[int, ...]) -> int:
-    """Dynamic shared memory of a block: some of the weights, and two buffers of its warps' sums."""
+def shared_bytes(tiles: tuple[int, ...], *, layers: bool = False) -> int:
+    """Dynamic shared memory of a block: some of the weights, with ``layers`` some of a second product's too, and two
+    buffers of its warps' sums."""
     t = Tiles(*tiles)
     sums = 2 * t.split * SEQUENCES_PER_TILE * t.sequence_tiles * (t.rows + 4) * 4
-    return 16 * t.in_shared * t.row_tiles * THREADS + sums
+    return 16 * (t.in_shared + layers * t.next_in_shared) * t.row_tiles * THREADS + sums
 
 
 def exchange_shape(steps: int, batch: int, hidden: int) -> tuple[int, int, int]:
@@ -106,15 +133,18 @@ def exchange_shape(steps: int, batch: int, hidden: int) -> tuple[int, int, int]:
     return steps, batch, 2 * hidden
 
 
-def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int, shared_limit: int) -> list[HalfLayout]:
-    """Every layout that fits: all blocks at the same time, each on a multiprocessor of its own."""
+def layouts(
+    kernel: str, batch: int, hidden: int, multiprocessors: int, shared_limit: int, *, layers: bool = False
+) -> list[HalfLayout]:
+    """Every layout that fits: all blocks at the same time, each on a multiprocessor of its own. With ``layers`` of one
+    of several layers, which has so many multiprocessors; the time is that of a layer alone."""
     found = []
-    for tiles in TILES[kernel]:
+    for tiles in (TILES_OF_LAYERS if layers else TILES)[kernel]:
         t = Tiles(*tiles)
         blocks = _up(hidden, units(kernel, tiles))
         if hidden > largest_hidden(kernel, tiles) or blocks > multiprocessors:
             continue
-        if shared_bytes(tiles) + DRIVERS_SHARED_BYTES > shared_limit:
+        if shared_bytes(tiles, layers=layers) + DRIVERS_SHARED_BYTES > shared_limit:
             continue
         # A group's sequences fill its tiles, or are as few as can be.
         fewest = _up(batch, multiprocessors // blocks)
@@ -140,7 +170,6 @@ def microseconds(kernel: str, tiles: Tiles, blocks: int, share: int, hidden: int
     passes = _up(sequences, tiles.sequence_tiles)
     products = sequences * tiles.row_tiles * tiles.depth_tiles
     outputs = _up(share * tiles.rows, THREADS) * (1 if kernel == FORWARD else 2)
-    numbers = share * hidden * (1 if kernel == FORWARD else 4) * WARPS // tiles.split
     return (
         max(0.27, 0.14 + 0.13 * log2(blocks))
         + 0.52 * (passes - 1)
@@ -148,8 +177,26 @@ def microseconds(kernel: str, tiles: Tiles, blocks: int, share: int, hidden: int
         + 0.25 * outputs
         + 0.024 * products
         + 0.032 * tiles.in_shared * tiles.row_tiles * passes
-        + 2 * numbers / 98e3
+        + _microseconds_of_reading(kernel, tiles, share, hidden)
     )
+
+
+def microseconds_of_layers(kernel: str, tiles: Tiles, share: int, hidden: int) -> float:
+    """What the second product of a layer takes, as if none of it were done while a block waits: its arithmetic, those
+    of its weights that stand in shared memory, and reading what the layer next to it hands over."""
+    sequences = _up(share, SEQUENCES_PER_TILE)
+    passes = _up(sequences, tiles.sequence_tiles)
+    products = sequences * tiles.row_tiles * tiles.depth_tiles
+    return (
+        0.024 * products
+        + 0.032 * tiles.next_in_shared * tiles.row_tiles * passes
+        + _microseconds_of_reading(kernel, tiles, share, hidden)
+    )
+
+
+def _microseconds_of_reading(kernel: str, tiles: Tiles, share: int, hidden: int) -> float:
+    numbers = share * hidden * (1 if kernel == FORWARD else 4) * WARPS // tiles.split
+    return 2 * numbers / 98e3
 
 
 def _up(a: int, b: int) -> int:

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .launch import Extent, int32s
+from .launch import NULL, Extent, int32s
 
-NULL = np.uintp(0)  # RawKernel's null pointer
 SLOT = 8  # bytes between the arguments that are not longer than that
 SLOTS = 64  # of a thread's own room
 
@@ -47,19 +46,27 @@ class Kernel:
         self.function(grid, block, args, shared_mem=shared_mem)
 
     def launch(
-        self, grid: Extent, block: Extent, arrays: Sequence[Any], numbers: Sequence[int], shared_mem: int = 0
+        self,
+        grid: Extent,
+        block: Extent,
+        arrays: Sequence[Any],
+        numbers: Sequence[int],
+        shared_mem: int = 0,
+        wide: tuple[int, ...] = (),
     ) -> None:
-        """A launch of a kernel that takes ``arrays``, C-contiguous or None for a null pointer, and then ints."""
+        """A launch of a kernel that takes ``arrays``, C-contiguous or None for a null pointer, and then ints, of which
+        those at the places ``wide`` are long long."""
         thread = _thread
         if self.address not in thread.ready:
-            typed = (*(NULL if array is None else array for array in arrays), *int32s(*numbers))
-            self(grid, block, typed, shared_mem=shared_mem)
+            typed = [NULL if array is None else array for array in arrays]
+            typed += [np.int64(n) if place in wide else np.int32(n) for place, n in enumerate(numbers)]
+            self(grid, block, tuple(typed), shared_mem=shared_mem)
             self.is_ready()
             return
         # Taken away while they are in use: what else this thread may come to run in between finds others.
         room = thread.free.pop() if thread.free else _Room(range(0, SLOTS * SLOT, SLOT), SLOTS * SLOT)
         addresses = [0 if array is None else array.data.ptr for array in arrays]
-        _pointers_and_ints(len(addresses), len(numbers)).pack_into(room.bytes, 0, *addresses, *numbers)
+        _pointers_and_ints(len(addresses), len(numbers), wide).pack_into(room.bytes, 0, *addresses, *numbers)
         self.driver_launch(self.address, *grid, *block, shared_mem, self.current_stream().ptr, room.table, *self.last)
         thread.free.append(room)
 
@@ -67,6 +74,10 @@ class Kernel:
         """Says that this thread has launched it through CuPy."""
         if self.driver_launch is not None:
             _thread.ready.add(self.address)
+
+    def was_ready(self) -> bool:
+        """Whether this thread has launched it through CuPy, so that the driver may be called."""
+        return self.address in _thread.ready
 
 
 class Series:
@@ -101,6 +112,45 @@ class Series:
             self.kernel.is_ready()
 
 
+class Repeated:
+    """Launches of a kernel that differ in some addresses alone, by any thread, each on the stream that is current then.
+
+    ``arrays`` are what `Kernel.launch` takes, with ``...`` in place of each one that changes, and so are ``numbers``.
+    Call it with the addresses of those that change, 0 for a null pointer, in a thread in which ``kernel.was_ready()``.
+    The other arrays are known by their addresses alone: that they are alive is the caller's business.
+    """
+
+    def __init__(
+        self, kernel: Kernel, grid: Extent, block: Extent, arrays: Sequence[Any], numbers: Sequence[int]
+    ) -> None:
+        changing = sum(array is ... for array in arrays)
+        same = [0 if array is None else array.data.ptr for array in arrays if array is not ...]
+        size = SLOT * (len(arrays) + len(numbers))
+        first, rest = iter(range(0, SLOT * changing, SLOT)), iter(range(SLOT * changing, size, SLOT))
+        # What changes stands side by side, so that it is written in one go; the table has the kernel's own order.
+        self.starts = [next(first if array is ... else rest) for array in arrays] + [*rest]
+        self.same = bytes(SLOT * changing) + _pointers_and_ints(len(same), len(numbers)).pack(*same, *numbers)
+        self.write = _pointers_and_ints(changing, 0).pack_into
+        self.kernel, self.free = kernel, [self._room()]
+        if kernel.driver_launch is not None:
+            self.go = partial(kernel.driver_launch, kernel.address, *grid, *block, 0)
+
+    def __call__(self, *addresses: int) -> None:
+        kernel = self.kernel
+        try:
+            room = self.free.pop()  # in use it is nobody else's: other threads, and what may run in between
+        except IndexError:
+            room = self._room()
+        self.write(room.bytes, 0, *addresses)
+        self.go(kernel.current_stream().ptr, room.table, *kernel.last)
+        self.free.append(room)
+
+    def _room(self) -> "_Room":
+        room = _Room(self.starts, len(self.same))
+        room.bytes[:] = self.same
+        return room
+
+
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.ready: set[int] = set()  # addresses of kernels
@@ -123,8 +173,8 @@ _thread = _Thread()
 
 
 @lru_cache(maxsize=256)
-def _pointers_and_ints(pointers: int, ints: int) -> struct.Struct:
-    return struct.Struct("=" + pointers * "Q" + ints * "i4x")
+def _pointers_and_ints(pointers: int, ints: int, wide: tuple[int, ...] = ()) -> struct.Struct:
+    return struct.Struct("=" + pointers * "Q" + "".join("q" if place in wide else "i4x" for place in range(ints)))
 
 
 def _bytes(arg: Any) -> bytes:

@@ -136,28 +136,7 @@ def _choose(
     not_plain: str,
     allowed: tuple[str, ...],
 ) -> Choice:
-    obstacles: dict[str, str] = {}
-    found: list[Choice] = []
-    for schedule, layouts in LAYOUTS.items():
-        if schedule not in allowed:
-            if schedule in UNMEASURED:
-                continue
-            obstacles[schedule] = "is not allowed here"
-        elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
-            obstacles[schedule] = f"does not hold {not_plain}"
-        elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
-            obstacles[schedule] = obstacle
-        else:
-            fitting = layouts(direction, batch, hidden, dtype, device)
-            why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
-            if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
-                fitting = _wide(direction, batch, hidden, dtype, device)
-                if fitting and not_plain not in ("", "tf32"):
-                    fitting, why_not = [], f"{why_not} with {not_plain}"
-            found += fitting
-            obstacles |= {} if fitting else {schedule: why_not}
-    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
-        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
+    found, obstacles = _in_one_launch(direction, batch, hidden, dtype, device, not_plain, allowed)
     products = 8.0 * batch * hidden * hidden
     loop = loop_microseconds(direction, products, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
@@ -187,6 +166,36 @@ def _choose(
     return best
 
 
+def _in_one_launch(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, not_plain: str, allowed: tuple[str, ...]
+) -> tuple[list[Choice], dict[str, str]]:
+    """Every layout of the schedules with one launch for all steps; and why there is none, for schedules of which there
+    is none."""
+    obstacles: dict[str, str] = {}
+    found: list[Choice] = []
+    for schedule, layouts in LAYOUTS.items():
+        if schedule not in allowed:
+            if schedule in UNMEASURED:
+                continue
+            obstacles[schedule] = "is not allowed here"
+        elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
+            obstacles[schedule] = f"does not hold {not_plain}"
+        elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
+            obstacles[schedule] = obstacle
+        else:
+            fitting = layouts(direction, batch, hidden, dtype, device)
+            why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
+            if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
+                fitting = _wide(direction, batch, hidden, dtype, device)
+                if fitting and not_plain not in ("", "tf32"):
+                    fitting, why_not = [], f"{why_not} with {not_plain}"
+            found += fitting
+            obstacles |= {} if fitting else {schedule: why_not}
+    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
+        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
+    return found, obstacles
+
+
 def shared_bytes_of(choice: Choice) -> int:
     """Dynamic shared memory of a persistent or a cluster kernel's block."""
     if choice.schedule == "cluster":
@@ -194,7 +203,7 @@ def shared_bytes_of(choice: Choice) -> int:
         is_half = choice.kernel in cluster_half_layouts.TILES
         return cluster_half_layouts.shared_bytes(direction, choice.tiles) if is_half else 0
     if choice.kernel in half_layouts.TILES:
-        return half_layouts.shared_bytes(choice.tiles)
+        return half_layouts.shared_bytes(choice.tiles, layers=choice.layers > 1)
     if choice.kernel in wide_layouts.TILES:
         return wide_layouts.shared_bytes(choice.kernel, choice.tiles)
     if choice.kernel == layer_norm_layouts.ONCE:
@@ -284,11 +293,13 @@ def _persistent(direction: str, batch: int, hidden: int, dtype: str, device: Dev
     return found
 
 
-def _persistent_half(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
+def _persistent_half(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, *, layers: bool = False
+) -> list[Choice]:
+    """With ``layers`` a layout of one of several layers that run in one launch, on its part of the device."""
     kernel = half_layouts.FORWARD if direction == FORWARD else half_layouts.BACKWARD
-    found = []
-    for layout in half_layouts.layouts(kernel, batch, hidden, device.multiprocessors, device.shared_bytes):
-        tiles, blocks, groups, share, cost = layout
+    size, found = (device.multiprocessors, device.shared_bytes), []
+    for tiles, blocks, groups, share, cost in half_layouts.layouts(kernel, batch, hidden, *size, layers=layers):
         units = half_layouts.units(kernel, tiles)
         where = f", {tiles[3]} of {tiles[2]} tiles of weights in shared memory" if tiles[3] else ""
         reason = _predicted(cost, f"{dtype}, {units} hidden units a block{where}")

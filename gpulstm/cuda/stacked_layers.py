@@ -18,22 +18,28 @@ What a step does more is counted as if none of it were done while a block waits 
 the first, the words that it reads, and one hand-over at its floor. Where that is predicted to take at most `WORTH` of
 the time of one after the other, layers run side by side. None of it has been timed on a GPU.
 
-Only the persistent schedule of float32 and TF32 has kernels for it (the switch LAYERS), for the plain LSTM in one
-direction. With options, projections, checkpoints or dropout between layers, and for fewer than `FEWEST_STEPS` steps,
-layers run one after the other. Side by side the products with W_ih are added up in another order, so the results are
-not the same bits; two runs give the same.
+In 16 bits layers have tiles of their own (`gpulstm.cuda.half_layouts`), of fewer hidden units for each block than a
+layer alone has where the weights of both products are to stay in registers. Neither those nor a layer alone have been
+timed, and both are predicted from the same rates; so "alike" asks there only that a block has no more tiles of 8
+sequences.
+
+Only the persistent schedule has kernels for it (the switch LAYERS), for the plain LSTM in one direction. With options,
+projections, checkpoints or dropout between layers, and for fewer than `FEWEST_STEPS` steps, layers run one after the
+other. Side by side the products with W_ih are added up in another order, so the results are not
+the same bits; two runs give the same.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
-from . import planner
+from . import half_layouts, planner
 from .catalogue import LAYERS
 from .planner import Choice, Device, Plan
 
-MOST = 8  # layers of a launch, as MOST_ABOVE in kernels/stacked_rows.cuh
+MOST = 8  # layers of a launch, as MOST_ABOVE in kernels/stacked_rows.cuh and stacked_product.cuh
 FEWEST_STEPS = 16
 WAYS = ("alike", "any", "apart")
 WORTH = 0.85  # of the time of one after the other
@@ -80,19 +86,15 @@ def _side_by_side(
     if one.kernel not in LAYERS:
         return None, f"{one.schedule}{f' in {one.arithmetic}' if one.arithmetic else ''} has no kernel for it"
     part = device._replace(multiprocessors=device.multiprocessors // layers)
-    layouts = planner.LAYOUTS[one.schedule] if part.multiprocessors else lambda *_: []
-    found = layouts(direction, batch, hidden, one.arithmetic or "float32", part)
-    found = [choice for choice in found if way == "any" or _is_alike(choice, one)]
+    found = _layouts(direction, one, batch, hidden, part, way) if part.multiprocessors else []
     if not found:
         return None, f"1/{layers} of {device.multiprocessors} multiprocessors is too little"
     found = [choice for choice in found if choice.tiles in LAYERS[choice.kernel]]
     if not found:
         return None, "there is no kernel of these tiles for it"
-    if direction == planner.BACKWARD:
-        most = device.shared_bytes - STATIC_SHARED_BYTES
-        found = [choice for choice in found if planner.shared_bytes_of_layers(choice.tiles) <= most]
-        if not found:
-            return None, f"{device.shared_bytes} bytes of shared memory are too little"
+    found = [choice for choice in found if _shared_bytes(direction, choice) <= device.shared_bytes]
+    if not found:
+        return None, f"{device.shared_bytes} bytes of shared memory are too little"
     best = min((_of_all(direction, choice, layers, hidden) for choice in found), key=lambda c: c.microseconds)
     apart = layers * one.microseconds
     if best.microseconds > WORTH * apart:
@@ -100,13 +102,45 @@ def _side_by_side(
     return best, ""
 
 
+def _layouts(direction: str, one: Choice, batch: int, hidden: int, part: Device, way: str) -> list[Choice]:
+    """Those of one layer on its part of the device that may be taken for each of them."""
+    if _in_half(one):
+        roomy = part._replace(shared_bytes=sys.maxsize)  # who calls this says where that is too little
+        found = planner._persistent_half(direction, batch, hidden, one.arithmetic, roomy, layers=True)
+        return [choice for choice in found if way == "any" or _passes_alike(choice, one)]
+    found = planner.LAYOUTS[one.schedule](direction, batch, hidden, one.arithmetic or "float32", part)
+    return [choice for choice in found if way == "any" or (_is_alike(choice, one) and _passes_alike(choice, one))]
+
+
 def _is_alike(choice: Choice, one: Choice) -> bool:
-    tiles_of = (planner._up(each.share, planner.SEQUENCES_PER_TILE) for each in (choice, one))
-    return (choice.kernel, choice.tiles, choice.blocks) == (one.kernel, one.tiles, one.blocks) and len({*tiles_of}) == 1
+    return (choice.kernel, choice.tiles, choice.blocks) == (one.kernel, one.tiles, one.blocks)
+
+
+def _passes_alike(choice: Choice, one: Choice) -> bool:
+    """No more tiles of 8 sequences in a block."""
+    in_choice, in_one = (planner._up(each.share, planner.SEQUENCES_PER_TILE) for each in (choice, one))
+    return in_choice <= in_one
+
+
+def _shared_bytes(direction: str, choice: Choice) -> int:
+    """That a block with the weights of both products needs, with the driver's."""
+    if _in_half(choice):
+        beside = half_layouts.DRIVERS_SHARED_BYTES
+    else:
+        beside = STATIC_SHARED_BYTES if direction == planner.BACKWARD else planner.STATIC_SHARED_BYTES
+    return planner.shared_bytes_of(choice._replace(layers=2)) + beside
+
+
+def _in_half(choice: Choice) -> bool:
+    return choice.kernel in half_layouts.TILES
 
 
 def _of_all(direction: str, choice: Choice, layers: int, hidden: int) -> Choice:
     """A layout of one layer on its part of the device, for all of them."""
+    if _in_half(choice):
+        tiles = half_layouts.Tiles(*choice.tiles)
+        more = half_layouts.microseconds_of_layers(choice.kernel, tiles, choice.share, hidden)
+        return _predicted(choice, layers, choice.microseconds + more + HAND_OVER)
     row_tiles, depth, _ = choice.tiles
     faster = 85 / 322 if choice.arithmetic == "tf32" else 1.0  # as in the planner
     words = (layers - 1) * choice.groups * choice.blocks * choice.share * hidden  # of h that layers take from others
@@ -117,6 +151,10 @@ def _of_all(direction: str, choice: Choice, layers: int, hidden: int) -> Choice:
         microseconds += 0.0925 * faster * sequences * row_tiles * depth + READING * words
     else:  # da of the layer above, four words a unit, for 16 sequences at a time
         microseconds += 0.256 * faster * planner._up(sequences, 2) * 2 * row_tiles * depth + 4 * READING * words
+    return _predicted(choice, layers, microseconds)
+
+
+def _predicted(choice: Choice, layers: int, microseconds: float) -> Choice:
     of_one, of_all = (planner._predicted(number) for number in (choice.microseconds, microseconds))
     return choice._replace(layers=layers, microseconds=microseconds, reason=choice.reason.replace(of_one, of_all))
 

@@ -12,13 +12,11 @@ import sys
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..arrays import dtype_name
 from ..cuda import planner
 from ..cuda.copies import put, take
 from ..cuda.gemm import Gemm, matrix, rows_of
-from ..cuda.launch import int32s, one_thread_per
+from ..cuda.launch import int32s, one_thread_per, or_null
 from ..cuda.modules import kernel
 from ..cuda.packed import Series
 from ..masks import DROPOUT_STREAM, Draws
@@ -32,7 +30,6 @@ from .cupy_storage import assign, contiguous, is_half, rounded, wide_dtype
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
-NULL = np.uintp(0)  # stands for an array that a specialisation does not read
 BESIDE_PLAIN = {False: "", True: "tf32"}  # for the planner: what the products have that not every schedule holds
 
 # Parts of what an engine has are made elsewhere.
@@ -148,7 +145,7 @@ def _begin(
 
     steps, batch, _ = x.shape
     gates = empty((steps, batch, 4 * lane.width), x)
-    cells = cupy.empty((steps + 1, batch, lane.width), wide)
+    cells = cupy.ndarray((steps + 1, batch, lane.width), wide)
     hiddens = cupy_one_launch.history(choice, (steps + 1, batch, lane.width), x)
     first = steps if lane.reverse else 0
     h_before, c_before = (None, None) if before is None else before
@@ -370,16 +367,11 @@ def column_sum(gates, out=None):
         slabs = min(-(-rows // SLAB_ROWS), 65535)
         rows_per_slab = -(-rows // slabs)
         sums = out if slabs == 1 and out is not None else wide_empty((slabs, columns), gates)
-        add_up = kernel("column_sum", dtype_name(source))
-        arguments = (source, sums, np.int64(rows), np.int32(columns), np.int64(rows_per_slab))
-        add_up((grid_x, slabs), (32, 8), arguments)
+        grid, numbers = (grid_x, slabs, 1), (rows, columns, rows_per_slab)
+        kernel("column_sum", dtype_name(source)).launch(grid, (32, 8, 1), (source, sums), numbers, wide=(0, 2))
         if slabs == 1:
             return sums.reshape(columns)
         source, rows = sums, slabs
-
-
-def or_null(array):
-    return NULL if array is None else array
 
 
 class WithTF32:

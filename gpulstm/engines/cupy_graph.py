@@ -30,10 +30,10 @@ import numpy as np
 from ..arrays import dtype_name
 from ..cuda import graph_layouts
 from ..cuda.copies import copy, copy_columns, copy_rows
-from ..cuda.launch import int32s, one_thread_per
+from ..cuda.launch import int32s, one_thread_per, or_null
 from ..cuda.modules import kernel
 from ..cuda.own_cublas import OwnGemm, workspace_bytes
-from ..cuda.packed import NULL, Series
+from ..cuda.packed import Series
 from ..cuda.planner import Choice, Plan
 from ..parameters import Weights
 from . import Lane, cupy_one_launch
@@ -165,7 +165,7 @@ class Stage:
         if lengths is None and not draw:
             return lambda first_step, first_draw: None
         batch, words = self.key.batch, self.get("draw")
-        arrays = tuple(NULL if array is None else array for array in (words, self.get("lengths"), lengths))
+        arrays = tuple(map(or_null, (words, self.get("lengths"), lengths)))
         more = (*int32s(batch), *(draw or np.zeros(3, np.uint32)))
         write = kernel("replay_arguments", "float32")
         return Series(write, *one_thread_per(batch), (*arrays, *int32s(0, 0), *more), len(arrays), 2)

@@ -18,10 +18,11 @@ import numpy as np
 
 from ..cuda import graph_layouts
 from ..cuda.copies import copy, copy_columns, copy_rows
+from ..cuda.launch import or_null
 from ..cuda.modules import kernel
 from ..cuda.own_cublas import OwnGemm
 from ..parameters import Weights
-from .cupy_engine import empty, or_null
+from .cupy_engine import empty
 from .cupy_graph import Job, Key, Shapes, Stage, key_of, staged, stretches_of
 
 HISTORIES = ("gates", "cells", "c_star", "h_in", "m", "p", "r", "norms")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..arrays import dtype_name
-from ..cuda.launch import THREADS
+from ..cuda.launch import threads_of
 from ..cuda.modules import kernel
 from .cupy_engine import SLAB_ROWS, column_sum
 
@@ -19,7 +19,7 @@ def forward(x, weight, bias, epsilon: float):
     if rows:
         given = (*map(cupy.ascontiguousarray, (x, weight, bias)), out, moments)
         numbers = (np.int32(size), x.dtype.type(epsilon))
-        kernel("layer_norm_forward", dtype_name(x))((rows,), (_threads(size),), (*given, *numbers))
+        kernel("layer_norm_forward", dtype_name(x))((rows,), (threads_of(size),), (*given, *numbers))
     return out, moments
 
 
@@ -33,7 +33,7 @@ def backward(x, weight, moments, dout):
         return dx, cupy.zeros(size, x.dtype), cupy.zeros(size, x.dtype)
     x, weight, dout = map(cupy.ascontiguousarray, (x, weight, dout))
     given = (x, weight, moments, dout, dx, np.int32(size))
-    kernel("layer_norm_backward", dtype_name(x))((rows,), (_threads(size),), given)
+    kernel("layer_norm_backward", dtype_name(x))((rows,), (threads_of(size),), given)
     dweight, dbias = _parameter_gradients(x, moments, dout)
     return dx, dweight, dbias
 
@@ -49,8 +49,3 @@ def _parameter_gradients(x, moments, dout):
     kernel("layer_norm_parameter_gradient", dtype_name(x))((-(-size // 32), slabs), (32, 8), given)
     total = sums[0] if slabs == 1 else column_sum(sums)
     return total[:size], total[size:]
-
-
-def _threads(size: int) -> int:
-    """Whole warps, as sums over a block need them."""
-    return min(THREADS, -(-size // 32) * 32)

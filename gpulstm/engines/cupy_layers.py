@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda import planner, stacked_layers
+from ..cuda import half_layouts, planner, stacked_layers
 from ..cuda.copies import put, take
 from ..cuda.planner import Choice
 from ..masks import Draws
@@ -18,8 +18,10 @@ from ..parameters import Layout, Weights
 from . import Lane, cupy_engine, cupy_one_launch, windows
 from .cupy_engine import Saved, empty
 
-HANDED_BYTES = 64 * 2**20  # of gradients that a backward pass hands from layer to layer in one launch; longer ones
-# take several launches
+HANDED_BYTES = (
+    64 * 2**20
+)  # of gradients that a backward pass hands from layer to layer in one launch, in 16 bits within
+# a layer too; longer ones take several launches
 
 OPTIONS = "does not hold options"
 _ABOVE = stacked_layers.MOST - 1
@@ -31,7 +33,7 @@ def _pointers(*names: str) -> np.dtype:
 
 _OF_FORWARD = _pointers("input_weight", "weight", "bias", "gates", "cells", "hiddens", "y")
 _OF_BACKWARD = _pointers("input_weight", "weight", "gates", "cells", "dh", "dc", "handed")
-# as the compiler lays out the structs LayersAbove and GradientsAbove: the tests compare
+# as the compiler lays out the structs LayersAbove and GradientsAbove, in 16 bits too: the tests compare
 
 
 def why_not(layout: Layout, draws: Draws, *, is_plain: bool, training: bool) -> str:
@@ -153,9 +155,11 @@ def _backward_steps(choice: Choice, runs: list[Saved], weights: list[Weights], d
     import cupy
 
     steps, batch, columns = runs[0].gates.shape
-    above = len(runs) - 1
-    stretch = max(1, HANDED_BYTES // (4 * above * batch * columns))
-    handed = [cupy.empty((min(steps, stretch), batch, columns), np.uint32) for _ in range(above)]
+    layers, in_half = len(runs), choice.kernel == half_layouts.BACKWARD
+    # In 16 bits each layer's blocks read what they hand each other where the layer below reads it too.
+    handing, words = (layers, columns // 2) if in_half else (layers - 1, columns)
+    stretch = max(1, HANDED_BYTES // (4 * handing * batch * words))
+    handed = [cupy.empty((min(steps, stretch), batch, words), np.uint32) for _ in range(handing)]
     for t in windows(steps, stretch, lane.reverse):
         for each in handed:
             cupy_one_launch._empty_words(each)
@@ -168,14 +172,14 @@ def _backward_steps(choice: Choice, runs: list[Saved], weights: list[Weights], d
             cells=cells,
             dh=dh,
             dc=dc,
-            handed=[None, *handed],
+            handed=[None, *handed[-(layers - 1) :]],
         )
-        exchange = cupy.zeros(planner.exchange_words(choice), np.uint32)
+        exchange = handed[0] if in_half else cupy.zeros(planner.exchange_words(choice), np.uint32)
         part_dy = None if dy is None else dy[t]
         arrays = (gates[0], weights[0].recurrent, cells[0], part_dy, dh[0], dc[0], lengths, exchange)
         sizes = (t.stop - t.start, batch, lane.width, lane.width, lane.first, lane.reverse)
-        more = (len(runs), t.start)
-        cupy_one_launch._launch(choice, arrays, sizes, second_sizes=more, of_layers=(of_layers,))
+        before, behind = ((layers,), (t.start,)) if in_half else ((layers, t.start), ())
+        cupy_one_launch._launch(choice, arrays, (*sizes, *behind), second_sizes=before, of_layers=(of_layers,))
 
 
 def _table(dtype: np.dtype, **of_layers: Sequence[Any]) -> np.ndarray:

@@ -25,13 +25,12 @@ from ..cuda import (
     wide_layouts,
 )
 from ..cuda.copies import fill, to_host
-from ..cuda.launch import Extent, int32s
+from ..cuda.launch import Extent, int32s, or_null
 from ..cuda.modules import kernel
 from ..cuda.packed import Kernel
 from ..parameters import Weights
 from . import Lane, windows
 
-NULL = np.uintp(0)  # stands for an array that there is none of
 NOT_THERE = 0xFF  # in every byte of a hidden state that has not been written yet
 
 _devices: dict = {}  # (cupy module, device id) -> planner.Device
@@ -109,7 +108,7 @@ def history(choice: planner.Choice, shape: tuple[int, int, int], like):
     """(steps + 1, batch, hidden) hidden states, of which none has been written yet, for any schedule."""
     import cupy
 
-    hiddens = cupy.empty(shape, like.dtype)
+    hiddens = cupy.ndarray(shape, like.dtype)
     if hands_over_h(choice):
         _empty_words(hiddens)
     return hiddens
@@ -271,7 +270,7 @@ def _ask(
 ) -> None:
     """A launch with these arguments in a row."""
     if of_options:  # a struct among them
-        typed = (*map(_or_null, arrays), *of_options, *int32s(*sizes))
+        typed = (*map(or_null, arrays), *of_options, *int32s(*sizes))
         function(grid, block, typed, shared_mem=shared)
     else:
         function.launch(grid, block, arrays, sizes, shared)
@@ -286,7 +285,3 @@ def _alarm() -> Alarm:
         if found is None:
             found = _alarms[key] = Alarm(cupy)
     return found
-
-
-def _or_null(array):
-    return NULL if array is None else array

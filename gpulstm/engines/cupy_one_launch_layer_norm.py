@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays import dtype_name
 from ..cuda import layer_norm_layouts, planner
 from ..cuda.copies import copy
-from ..cuda.launch import THREADS, int32s, one_thread_per
+from ..cuda.launch import int32s, one_thread_per, or_null, threads_of
 from ..cuda.modules import kernel
 from ..cuda.planner import Choice
 from ..masks import Draws
@@ -49,11 +49,11 @@ def forward_steps(
     import cupy
 
     steps, batch, columns = p.shape
-    null, keep = cupy_one_launch._or_null, norms is not None
+    keep = norms is not None
     once = choice.kernel == layer_norm_layouts.ONCE
     inputs = cupy.empty(gates.shape, gates.dtype) if once and keep else gates
-    geometry = (steps * batch,), (min(THREADS, -(-columns // 32) * 32),)
-    of_inputs = (p, inputs, weights.gain_input, null(weights.bias), null(norms), np.int32(columns))
+    geometry = (steps * batch,), (threads_of(columns),)
+    of_inputs = (p, inputs, weights.gain_input, or_null(weights.bias), or_null(norms), np.int32(columns))
     kernel("lstm_layer_norm_inputs_forward", dtype_name(p))(*geometry, of_inputs)
     sums = cupy_engine.column_sum(weights.recurrent)
     arrays: tuple[Any, ...] = (gates, weights.recurrent, sums, weights.gain_recurrent, weights.gain_cell)
@@ -94,7 +94,6 @@ def backward_steps(
     import cupy
 
     steps, batch, columns = gates.shape
-    null = cupy_one_launch._or_null
     of_options = _of_options(draws, lane, (steps, batch, lane.width), c_star)
     slope_sums = _slope_sums(gates, r, norms, cells, weights, lane, lengths, of_options)
     arrays: tuple[Any, ...] = (gates, r, norms, slope_sums, weights.recurrent, weights.gain_recurrent)
@@ -107,8 +106,8 @@ def backward_steps(
     cupy_one_launch._launch(choice, arrays, sizes, of_options)
 
     d_norm[0, :columns] += _gain_gradient(gates, p, lengths)
-    geometry = (steps * batch,), (min(THREADS, -(-columns // 32) * 32),)
-    of_inputs = (gates, p, weights.gain_input, norms, null(lengths), np.int32(batch), np.int32(columns))
+    geometry = (steps * batch,), (threads_of(columns),)
+    of_inputs = (gates, p, weights.gain_input, norms, or_null(lengths), np.int32(batch), np.int32(columns))
     kernel("lstm_layer_norm_inputs_backward", dtype_name(p))(*geometry, of_inputs)
 
 
@@ -133,7 +132,7 @@ def _of_options(draws: Draws, lane: Lane, shape: tuple[int, int, int], c_star) -
         drawn = cupy.empty(shape, np.uint8)
         arguments = (drawn, options, np.int64(drawn.size), *int32s(*shape[1:]))
         kernel("lstm_draw_options", "float32")(*one_thread_per(drawn.size), arguments)
-    return cupy_one_launch._or_null(drawn), cupy_one_launch._or_null(c_star), options
+    return or_null(drawn), or_null(c_star), options
 
 
 def _slope_sums(gates, r, norms, cells, weights: Weights, lane: Lane, lengths, of_options: tuple):
@@ -142,8 +141,8 @@ def _slope_sums(gates, r, norms, cells, weights: Weights, lane: Lane, lengths, o
 
     steps, batch, columns = gates.shape
     hidden, found = columns // 4, cupy.empty(norms.shape, norms.dtype)
-    geometry = (steps * batch,), (min(THREADS, -(-hidden // 32) * 32),)
-    arrays = (gates, r, norms, cells, weights.gain_recurrent, cupy_one_launch._or_null(lengths), found)
+    geometry = (steps * batch,), (threads_of(hidden),)
+    arrays = (gates, r, norms, cells, weights.gain_recurrent, or_null(lengths), found)
     numbers = int32s(batch, hidden, lane.reverse)
     sums = kernel("lstm_layer_norm_slope_sums", dtype_name(gates), bool(of_options))
     sums(*geometry, (*arrays, *of_options, *numbers))
@@ -158,7 +157,7 @@ def _gain_gradient(gates, p, lengths):
     rows = steps * batch
     slabs = min(-(-rows // cupy_engine.SLAB_ROWS), 65535)
     sums = cupy.empty((slabs, columns), p.dtype)
-    arrays = (gates, p, cupy_one_launch._or_null(lengths), sums)
+    arrays = (gates, p, or_null(lengths), sums)
     numbers = (np.int64(rows), np.int32(batch), np.int32(columns), np.int64(-(-rows // slabs)))
     kernel("lstm_layer_norm_gain_gradient", dtype_name(p))((-(-columns // 32), slabs), (32, 8), (*arrays, *numbers))
     return sums[0] if slabs == 1 else cupy_engine.column_sum(sums)

@@ -7,6 +7,7 @@ the equations. Weight drop is no matter of theirs: they are handed the weights w
 import numpy as np
 
 from ..cuda import planner
+from ..cuda.launch import or_null
 from ..cuda.planner import Choice
 from ..masks import Draws
 from ..options import PLAIN, Options
@@ -70,7 +71,7 @@ def forward_steps(
     """
     steps, batch, _ = gates.shape
     first = cupy_one_launch._forward_arrays(gates, weights, cells, hiddens)
-    more = (h, cupy_one_launch._or_null(weights.peephole), arguments(draws, lane))
+    more = (h, or_null(weights.peephole), arguments(draws, lane))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
     cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more)
 
@@ -81,8 +82,7 @@ def forward_steps_of_both(
     """`forward_steps` of both directions, of whose arrays there are pairs, but for y."""
     first, second = map(cupy_one_launch._forward_arrays, all_gates, all_weights, all_cells, all_hiddens)
     steps, batch, _ = all_gates[0].shape
-    null = cupy_one_launch._or_null
-    (h, peephole), (h_2, peephole_2) = ((h, null(w.peephole)) for h, w in zip(all_h, all_weights, strict=True))
+    (h, peephole), (h_2, peephole_2) = ((h, or_null(w.peephole)) for h, w in zip(all_h, all_weights, strict=True))
     more = (h, peephole, arguments(draws, lanes[0]), h_2, peephole_2, np.uint32(lanes[1].stream))
     sizes = (steps, batch, lanes[0].width, y.shape[2], 0, keep, 0, 0)
     cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, second=second)
@@ -93,11 +93,10 @@ def backward_steps(
 ) -> None:
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's;
     d_peephole (batch, 3*hidden) or None is added to."""
-    null = cupy_one_launch._or_null
 
     def more(first_time: int) -> tuple:
         own = lane._replace(first_time=lane.first_time + first_time)
-        return null(weights.peephole), null(d_peephole), arguments(draws, own)
+        return or_null(weights.peephole), or_null(d_peephole), arguments(draws, own)
 
     directions = [(gates, weights.recurrent, cells, dh, dc)]
     cupy_one_launch._backward_steps(choice, directions, dy, lane, lengths, more)
@@ -107,8 +106,7 @@ def backward_steps_of_both(
     choice: Choice, draws: Draws, all_gates, all_cells, all_weights, dy, dh, dc, d_peephole, lanes, lengths
 ) -> None:
     """`backward_steps` of both directions, of whose arrays there are pairs, but for dy."""
-    null = cupy_one_launch._or_null
-    peepholes = [(null(w.peephole), null(d)) for w, d in zip(all_weights, d_peephole, strict=True)]
+    peepholes = [(or_null(w.peephole), or_null(d)) for w, d in zip(all_weights, d_peephole, strict=True)]
 
     def more(first_time: int) -> tuple:
         own = lanes[0]._replace(first_time=lanes[0].first_time + first_time)

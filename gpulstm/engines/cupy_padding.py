@@ -1,12 +1,8 @@
 """Variable lengths before and after the time steps, on CuPy arrays, by `kernels/padding.cu`: a launch each."""
 
-import numpy as np
-
 from ..arrays import dtype_name
-from ..cuda.launch import int32s, one_thread_per
+from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
-
-NULL = np.uintp(0)  # stands for an array that there is none of
 
 
 def without_padding(x, lengths):
@@ -14,18 +10,18 @@ def without_padding(x, lengths):
     import cupy
 
     y = cupy.empty(x.shape, x.dtype)
-    kernel("without_padding", dtype_name(x))(*one_thread_per(x.size), (x, y, lengths, *int32s(*x.shape)))
+    kernel("without_padding", dtype_name(x)).launch(*one_thread_per(x.size), (x, y, lengths), x.shape)
     return y
 
 
 def state_of_running(running, empty, state, lengths) -> None:
     """``state`` of the sequences that have a step is ``running``, and of the others ``empty``, or zeros if None. All
     are (batch, features), or (1, batch, features), C-contiguous, and may be the same."""
-    arrays = running, NULL if empty is None else empty, state, lengths
-    kernel("state_of_running", dtype_name(state))(*one_thread_per(state.size), (*arrays, *int32s(*state.shape[-2:])))
+    arrays = running, empty, state, lengths
+    kernel("state_of_running", dtype_name(state)).launch(*one_thread_per(state.size), arrays, state.shape[-2:])
 
 
 def clear_inputs(hiddens, lengths, reverse: bool) -> None:
     """hiddens (steps + 1, batch, hidden) become zero where they are what a step past a sequence's end starts from."""
-    sizes = int32s(int(reverse), *hiddens.shape)
-    kernel("clear_inputs", dtype_name(hiddens))(*one_thread_per(hiddens.size), (hiddens, lengths, *sizes))
+    sizes = (int(reverse), *hiddens.shape)
+    kernel("clear_inputs", dtype_name(hiddens)).launch(*one_thread_per(hiddens.size), (hiddens, lengths), sizes)

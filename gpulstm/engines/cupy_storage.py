@@ -70,10 +70,10 @@ def assign(target: Any, source: Any) -> None:
 
 def rounded(array: Any, like: Any) -> Any:
     """The array in the dtype of ``like``."""
-    import cupy
-
     if array.dtype == like.dtype:
         return array
+    import cupy
+
     target = cupy.empty(array.shape, like.dtype)
     assign(target, array)
     return target

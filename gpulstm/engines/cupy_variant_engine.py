@@ -19,7 +19,7 @@ from ..arrays import dtype_name
 from ..cuda import planner
 from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
-from ..cuda.launch import int32s, one_thread_per
+from ..cuda.launch import int32s, one_thread_per, or_null, threads_of
 from ..cuda.packed import Series
 from ..masks import WHOLE_SEQUENCE, Draws
 from ..options import Options
@@ -35,7 +35,7 @@ from . import (
     slots,
     windows,
 )
-from .cupy_engine import column_sum, empty, or_null, wide_empty, wide_zeros
+from .cupy_engine import column_sum, empty, wide_empty, wide_zeros
 from .cupy_masks import (
     draw_arguments,
     drop_weights,
@@ -50,7 +50,6 @@ from .cupy_variant_both import BothDirections, multiply_gradients
 ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
 """As in `kernels/activation.cuh`."""
 
-THREADS = 256  # of a block, at most: block_sums.cuh has room for no more
 LOOPS = ("loop", "graph")  # the same launches
 NO_STEP = 2**31 - 1  # instead of a later step, where there is none
 PEEPHOLE = Weights._fields.index("peephole")  # behind it: gain_input, gain_recurrent, gain_cell, bias_cell
@@ -240,7 +239,7 @@ class _Call(cupy_graph_options.Staged):
         self.of_cell = (*dropout_arguments(0.0 if on_hidden else dropout, real), *zone_c)
 
         # (grid, block). The cell has a column of blocks for each sequence; of one block where layer norm sums a row.
-        threads = min(THREADS, -(-self.hidden // 32) * 32)
+        threads = threads_of(self.hidden)
         self.cell_geometry = (self.batch, 1 if self.normed else -(-self.hidden // threads), 1), (threads, 1, 1)
         self.output_geometry = one_thread_per(self.batch * lane.width)
 

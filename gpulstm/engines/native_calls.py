@@ -1,6 +1,7 @@
 """Calls of the compiled functions on NumPy arrays: arguments, memory, and how many threads a call is worth."""
 
 import ctypes
+import sys
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from . import cpu_window as window
 
 WORK_OF_A_THREAD = 32 * 1024  # multiplications of a step that another thread is worth waking up for
 DRAWS_OF_A_THREAD = 16 * 1024  # numbers of a dropout mask, likewise
+COPIES_OF_A_THREAD = 32 * 1024  # and of one that has been drawn before
 
 
 def call_forward(
@@ -105,9 +107,23 @@ def call_backward(
     )
 
 
-def masked_copy(source, target, draws: Draws, stream: int, probability: float, *, batch: int, first_time: int) -> None:
+def masked_copy(
+    source,
+    target,
+    draws: Draws,
+    stream: int,
+    probability: float,
+    *,
+    batch: int,
+    first_time: int,
+    record=None,
+    recorded: bool = False,
+) -> None:
     """target = source * dropout mask, or the mask itself for None. Both (..., columns) contiguous; they may be the
     same array.
+
+    ``record`` of bytes, like target, if given says what was dropped: it is written, or with ``recorded`` it is read and
+    nothing drawn.
 
     With all leading axes taken together, row r draws for sequence ``r % batch`` at time ``first_time + r // batch``.
     """
@@ -117,6 +133,7 @@ def masked_copy(source, target, draws: Draws, stream: int, probability: float, *
         library.Dropout(
             address(target),
             address(source),
+            address(record),
             target.size // columns,
             columns,
             batch,
@@ -124,7 +141,8 @@ def masked_copy(source, target, draws: Draws, stream: int, probability: float, *
             stream,
             first_time,
             philox.threshold(probability),
-            max(1, min(native.threads, target.size // DRAWS_OF_A_THREAD)),
+            recorded,
+            max(1, min(native.threads, target.size // (COPIES_OF_A_THREAD if recorded else DRAWS_OF_A_THREAD))),
             1 / (1 - probability),
         )
     )
@@ -137,8 +155,27 @@ def loaded() -> library.Library:
     return found
 
 
-def address(array) -> int | None:
-    return None if array is None else array.ctypes.data
+def _offset_of_the_address() -> int | None:
+    """Bytes from the beginning of a NumPy array's object to the address of its data, or None where that is not known.
+
+    NumPy's binary interface has it right behind Python's own header, and CPython's `id` is where the object is. To ask
+    the array itself makes two objects on the way, six times as long, and a call asks for two dozen addresses.
+    """
+    if sys.implementation.name != "cpython":
+        return None
+    header, array = object.__basicsize__, np.zeros(3)
+    return header if _word_at(id(array) + header).value == array.ctypes.data else None
+
+
+_word_at = ctypes.c_void_p.from_address
+_HEADER = _offset_of_the_address()
+
+
+def address(array: np.ndarray | None) -> int | None:
+    """Where the first element is."""
+    if array is None:
+        return None
+    return array.ctypes.data if _HEADER is None else _word_at(id(array) + _HEADER).value
 
 
 def _threads(native: library.Library, batch: int, inputs: int, hidden: int) -> int:

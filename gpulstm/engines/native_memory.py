@@ -17,6 +17,7 @@ class _Kept(threading.local):
     def __init__(self) -> None:
         self.scratch = np.empty(0, np.uint8)
         self.free: list[np.ndarray] = []  # of bytes, the latest last
+        self.within_limit = 0  # so many of the first ones are known to be
 
 
 _kept = _Kept()
@@ -36,9 +37,11 @@ def scratch(count: int, dtype: np.dtype) -> np.ndarray:
 def take(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array with any contents."""
     size = math.prod(shape) * dtype.itemsize
-    _keep_to_the_limit()
+    if len(_kept.free) > _kept.within_limit:  # a destructor left some
+        _keep_to_the_limit()
     for index, array in enumerate(_kept.free):
         if array.size == size:
+            _kept.within_limit -= 1
             return _kept.free.pop(index).view(dtype).reshape(shape)
     return _aligned(size).view(dtype).reshape(shape)
 
@@ -57,6 +60,7 @@ def leave(*arrays: np.ndarray) -> None:
 def _keep_to_the_limit() -> None:
     while sum(array.nbytes for array in _kept.free) > LIMIT:
         _kept.free.pop(0)
+    _kept.within_limit = len(_kept.free)
 
 
 def _aligned(size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ function takes. What is too small goes to `numpy_variant_engine`, and so does a 
 import ctypes
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from .. import activations, philox
 from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from ..native import library
-from ..options import PLAIN
+from ..options import PLAIN, Options
 from ..parameters import Weights
 from . import Lane, native_engine, native_memory, numpy_engine
 from .native_calls import address, call_backward, call_forward, masked_copy
@@ -49,10 +50,8 @@ class Saved:
     cells: np.ndarray  # (time + 1, batch, hidden)
     hiddens: np.ndarray  # (time + 1, batch, hidden), with the mask of recurrent dropout on them
     weights: Weights  # with the mask of weight drop on weight_hh
-    factor: np.ndarray | None  # (batch, hidden), the mask of recurrent dropout
-    record: np.ndarray | None  # (time, batch, hidden) of bits: what each step drew, and what cell_clip held
-    normalised: Normalised | None
-    taken: list[np.ndarray]  # all that `native_memory` gave
+    options: library.Options  # points at the weights, and at more of `taken`
+    taken: list[np.ndarray]  # all that `native_memory` gave, the masks and layer norm's numbers among it
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
@@ -65,6 +64,27 @@ class Gradient(NamedTuple):
     sums: Weights  # of `numpy_engine.Sum`
     peephole: np.ndarray | None  # (batch, 3*hidden), sequence by sequence
     norm: np.ndarray | None  # (batch, NORM_SUMS * hidden), likewise
+
+
+@lru_cache(maxsize=64)
+def _of_every_call(options: Options, training: bool) -> library.Options:
+    """What of the compiled functions' `library.Options` does not change from call to call."""
+    found = library.Options(coupled=options.coupled, clip=options.cell_clip or 0.0)
+    found.zone_h, found.zone_c = (philox.threshold(zone) if training else 0 for zone in options.zoneout)
+    found.zone_h_share, found.zone_c_share = (0.0 if training else zone for zone in options.zoneout)
+    candidate = _dropout_on("candidate", options, training)
+    found.candidate, found.candidate_scale = philox.threshold(candidate), 1 / (1 - candidate)
+    if options.activations != PLAIN.activations:
+        found.others = True
+        found.kinds[:] = [KINDS.index(function.name) for function in options.activations]
+        found.alphas[:] = [function.alpha for function in options.activations]
+        found.betas[:] = [function.beta for function in options.activations]
+    return found
+
+
+def _dropout_on(what: str, options: Options, training: bool) -> float:
+    """The probability of recurrent dropout there."""
+    return options.recurrent_dropout if training and options.recurrent_dropout_on == what else 0.0
 
 
 class NativeVariantEngine:
@@ -83,14 +103,20 @@ class NativeVariantEngine:
 
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
+        self.dropped_weights: dict[int, np.ndarray] = {}  # by stream, (4*hidden, hidden) of bytes, for both passes
         self.small = NumpyVariantEngine(draws)
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            native_memory.leave(*self.dropped_weights.values())
 
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths) -> Any:
         steps, batch, _ = x.shape
         if not pays(lane.first_time + steps, batch):
             return self.small.forward(x, weights, h, c, y, lane, lengths)
         weights = self._with_weight_drop(weights, lane)
-        factor = self._hidden_factor(h, lane)
+        factor = self._hidden_factor(h, lane)  # (batch, hidden), the mask of recurrent dropout
+        # What each step drew, and what cell_clip held, in bits.
         record = native_memory.take((steps, batch, lane.width), np.dtype(np.uint8)) if self._records() else None
         gates = native_memory.take((steps, batch, 4 * lane.width), x.dtype)
         cells, hiddens = (native_memory.take((steps + 1, batch, lane.width), x.dtype) for _ in "ch")
@@ -102,13 +128,14 @@ class NativeVariantEngine:
         options = self._options(weights, factor, record, normalised, lane)
         options.state = address(h)
         call_forward(x, weights, gates, cells, hiddens, y, lane, lengths, 0, keep=True, options=options)
+        options.state = None
         c[...] = cells[last]
         if ragged := Ragged.of(lengths, steps, lane.reverse):
             ragged.clear_inputs(hiddens)
         taken = [gates, cells, hiddens, factor, record, *(normalised or ())]
         taken.append(weights.recurrent if self._drops_weights() else None)
         taken = [array for array in taken if array is not None]
-        return Saved(gates, cells, hiddens, weights, factor, record, normalised, taken)
+        return Saved(gates, cells, hiddens, weights, options, taken)
 
     def inference(self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
         steps, batch, _ = x.shape
@@ -134,7 +161,7 @@ class NativeVariantEngine:
         if not isinstance(saved, Saved):
             self.small.backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)
             return
-        options = self._options(saved.weights, saved.factor, saved.record, saved.normalised, lane)
+        options = saved.options
         options.d_peephole = address(gradient.peephole)
         if options.norm:
             options.norm.contents.sums = address(gradient.norm)
@@ -164,50 +191,21 @@ class NativeVariantEngine:
 
     def _options(self, weights: Weights, factor, record, normalised: Normalised | None, lane: Lane) -> library.Options:
         """What the compiled functions want to know, `state`, `d_peephole` and layer norm's `sums` apart."""
-        options, training = self.draws.options, self.draws.training
-        thresholds = [philox.threshold(zone) if training else 0 for zone in options.zoneout]
-        shares = [0.0 if training else zone for zone in options.zoneout]
-        candidate = self._dropout_on("candidate")
-        norm = None
+        found = library.Options.from_buffer_copy(_of_every_call(self.draws.options, self.draws.training))
         if weights.gain_input is not None:
             kept = normalised or (None,) * 3
             gains = weights.gain_input, weights.gain_recurrent, weights.gain_cell, weights.bias_cell
-            norm = ctypes.pointer(library.Norm(*map(address, (*gains, *kept)), None))
-        found = library.Options(
-            norm,
-            address(weights.peephole),
-            address(factor),
-            None,
-            address(record),
-            None,
-            self.draws.seed or 0,
-            lane.stream,
-            lane.first_time,
-            *thresholds,
-            philox.threshold(candidate),
-            options.coupled,
-        )
-        found.zone_h_share, found.zone_c_share = shares
-        found.candidate_scale, found.clip = 1 / (1 - candidate), options.cell_clip or 0.0
-        if options.activations != PLAIN.activations:
-            found.others = True
-            found.kinds[:] = [KINDS.index(function.name) for function in options.activations]
-            found.alphas[:] = [function.alpha for function in options.activations]
-            found.betas[:] = [function.beta for function in options.activations]
+            found.norm = ctypes.pointer(library.Norm(*map(address, (*gains, *kept)), None))
+        found.peephole, found.hidden_factor, found.record = map(address, (weights.peephole, factor, record))
+        found.seed, found.stream, found.first_time = self.draws.seed or 0, lane.stream, lane.first_time
         return found
 
     def _records(self) -> bool:
         options = self.draws.options
-        return bool(any(options.zoneout) or self._dropout_on("candidate") or options.cell_clip)
-
-    def _dropout_on(self, what: str) -> float:
-        """The probability of recurrent dropout there, in training."""
-        options = self.draws.options
-        acts = self.draws.training and options.recurrent_dropout_on == what
-        return options.recurrent_dropout if acts else 0.0
+        return bool(any(options.zoneout) or _dropout_on("candidate", options, self.draws.training) or options.cell_clip)
 
     def _hidden_factor(self, h, lane: Lane):
-        probability = self._dropout_on("hidden")
+        probability = _dropout_on("hidden", self.draws.options, self.draws.training)
         if not probability:
             return None
         factor = native_memory.take(h.shape, h.dtype)
@@ -225,5 +223,18 @@ class NativeVariantEngine:
         return weights._replace(recurrent=target)
 
     def _drop_weights(self, source, target, lane: Lane) -> None:
-        stream, probability = WEIGHT_STREAM + lane.stream, self.draws.options.weight_drop
-        masked_copy(source, target, self.draws, stream, probability, batch=len(source), first_time=0)
+        """Drawn once, because the gradient has the same mask, and to draw takes longer than to read."""
+        recorded = lane.stream in self.dropped_weights
+        if not recorded:
+            self.dropped_weights[lane.stream] = native_memory.take(source.shape, np.dtype(np.uint8))
+        masked_copy(
+            source,
+            target,
+            self.draws,
+            WEIGHT_STREAM + lane.stream,
+            self.draws.options.weight_drop,
+            batch=len(source),
+            first_time=0,
+            record=self.dropped_weights[lane.stream],
+            recorded=recorded,
+        )

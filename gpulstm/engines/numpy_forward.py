@@ -10,6 +10,7 @@ the weights are laid out as BLAS reads them fastest.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,11 +52,22 @@ class Product:
                 out += self.bias
 
 
+@lru_cache(maxsize=16)  # a single step would spend an eighth of its time on making them
 def sigmoid_factors(hidden: int, dtype: np.dtype) -> np.ndarray:
-    """(4*hidden,): 1/2 for the gates that are sigmoids, 1 for the candidate."""
+    """(4*hidden,): 1/2 for the gates that are sigmoids, 1 for the candidate. Read only."""
     factors = np.full(4 * hidden, 0.5, dtype)
     factors[2 * hidden : 3 * hidden] = 1
+    factors.flags.writeable = False
     return factors
+
+
+@lru_cache(maxsize=16)  # of up to 2 * FACTORS_BYTES each
+def _affine(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """What gates of this shape are multiplied by behind tanh, and what is added then. Read only."""
+    scale = np.broadcast_to(sigmoid_factors(shape[-1] // 4, dtype), shape).copy()
+    offset = np.where(scale < 1, scale, dtype.type(0))
+    scale.flags.writeable = offset.flags.writeable = False
+    return scale, offset
 
 
 def _transposed(weight: np.ndarray) -> np.ndarray:
@@ -81,15 +93,13 @@ class Step:
         self.gates = np.empty((*shape[:-1], 4 * hidden), dtype)
         self.parts = [self.gates[..., k * hidden : (k + 1) * hidden] for k in range(4)]
         self.new = np.empty(shape, dtype)
-        factors = sigmoid_factors(hidden, dtype)
-        self.before = None if product.halved else factors
+        self.before = None if product.halved else sigmoid_factors(hidden, dtype)
         # Contiguous arrays of the same shape are quickest, while they fit the cache; views of the sigmoids are larger.
         self.half = np.array(0.5, dtype)
         self.sigmoids = (self.gates[..., : 2 * hidden], self.parts[3])
         self.affine: tuple[np.ndarray, np.ndarray] | None = None
         if self.gates.nbytes <= FACTORS_BYTES:
-            full = np.broadcast_to(factors, self.gates.shape).copy()
-            self.affine = full, np.where(full < 1, full, dtype.type(0))
+            self.affine = _affine(self.gates.shape, dtype)
 
     def run(self, times, inputs, h_before, c_before, h_after, c_after, ragged: Ragged | None, keep: bool) -> None:
         """A step for each of ``times``, with its arrays from the other sequences in that order.

@@ -18,6 +18,8 @@ from ..lstm import LSTM
 from . import keras_config, keras_files, keras_sources, keras_weights
 from .held import refuse_what_is_not_held
 
+__all__ = ["from_keras", "to_keras"]
+
 HELD = ("num_layers", "bias", "batch_first", "bidirectional", "reverse", "activations", "dropout")
 """Options of `gpulstm.LSTM` that Keras' layers hold."""
 

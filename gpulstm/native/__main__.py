@@ -1,4 +1,8 @@
-"""``python -m gpulstm.native``: compiles the LSTM for this processor."""
+"""``python -m gpulstm.native``: compiles the LSTM for this processor, into the cache folder.
+
+It takes no arguments. CC names the C compiler, GPULSTM_CACHE_DIR another folder; GPULSTM_CPU=numpy at run time goes
+back to NumPy.
+"""
 
 import sys
 
@@ -6,6 +10,9 @@ from . import library
 
 
 def main() -> int:
+    if len(sys.argv) > 1:
+        print(__doc__, end="")
+        return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2
     try:
         path = library.build()
         loaded = library.load()

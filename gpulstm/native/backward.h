@@ -30,15 +30,15 @@ INLINE void plain_gradients(const Backward* p, const StepBack* at, const int row
         const vec da[4] = {dc * g * i * (1.0f - i), dc * c_before * f * (1.0f - f), dc * i * (1.0f - g * g),
                            dh * tanh_c * o * (1.0f - o)};
         store_part(p->dc + place, dc * f, count);
-        for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
+        UNROLLED for (int gate = 0; gate < 4; ++gate) store_part(gates + gate * hidden, da[gate], count);
     }
 }
 
 NOINLINE void gradients_of(const Backward* p, const StepBack* at, int rows, vec sums[][4], long count) {
     if (p->options && count == LANES) {
-        option_gradients(p, at, rows, sums, LANES);
+        WITH_FEATURES(at->features, option_gradients, p, at, rows, sums, LANES)
     } else if (p->options) {
-        option_gradients(p, at, rows, sums, count);
+        option_gradients(p, at, rows, sums, count, at->features);
     } else if (count == LANES) {
         plain_gradients(p, at, rows, sums, LANES);
     } else {
@@ -129,7 +129,7 @@ static void backward_steps(const Backward* p, const real* panels, const Place* p
     const long hidden = p->hidden, own = place->end - place->first, at_once = wide ? 4 : 1;
     const Norm* norm = p->options ? p->options->norm : 0;
     const real* factors = norm ? norm->r : p->gates;
-    StepBack at = {.later = -1};
+    StepBack at = {.later = -1, .features = p->options ? features_of(p->options) : 0};
     for (long count = 0; count <= p->steps; ++count) {
         at.last = count == p->steps;
         at.step = p->reverse ? count : p->steps - 1 - count;

@@ -48,7 +48,7 @@ INLINE void input_tile(const int rows, const real* panel, const real* bias, long
     vec sums[ROWS][4];
     tile_of_rows(rows, panel, inputs, x, index, inputs, sums);
     for (int n = 0; n < rows; ++n) {
-        for (int gate = 0; gate < 4; ++gate) {
+        UNROLLED for (int gate = 0; gate < 4; ++gate) {
             store_part(gates + (4L * index[n] + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
         }
     }
@@ -107,9 +107,9 @@ INLINE void plain_cells(const Forward* p, const Step* at, const int rows, vec su
 // Not part of the tiles, of which there is one for each number of rows: it is as fast, and compiled once.
 NOINLINE void cells_of(const Forward* p, const Step* at, int rows, vec sums[][4], long count) {
     if (p->options && count == LANES) {
-        option_cells(p, at, rows, sums, LANES);
+        WITH_FEATURES(at->features, option_cells, p, at, rows, sums, LANES)
     } else if (p->options) {
-        option_cells(p, at, rows, sums, count);
+        option_cells(p, at, rows, sums, count, at->features);
     } else if (count == LANES) {
         plain_cells(p, at, rows, sums, LANES);
     } else {
@@ -121,7 +121,7 @@ NOINLINE void cells_of(const Forward* p, const Step* at, int rows, vec sums[][4]
 NOINLINE void store_products(const Forward* p, const Step* at, real* r, int rows, vec sums[][4], long count) {
     for (int n = 0; n < rows; ++n) {
         real* to = r + 4L * at->sequences[n] * p->hidden + at->unit;
-        for (int gate = 0; gate < 4; ++gate) store_part(to + gate * p->hidden, sums[n][gate], count);
+        UNROLLED for (int gate = 0; gate < 4; ++gate) store_part(to + gate * p->hidden, sums[n][gate], count);
     }
 }
 
@@ -168,6 +168,9 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
     const long hidden = p->hidden, batch = p->batch, units = batch * hidden;
     const long own = place->end - place->first;  // sequences
     const Norm* norm = norm_of(p->options);
+    const Options* o = p->options;
+    const int features = o ? features_of(o) : 0;
+    const Generator generator = generator_of(o ? o->seed : 0, o ? o->stream : 0);
     const long stretch = stretch_of(p->steps, batch, hidden), stretches = (p->steps + stretch - 1) / stretch;
     long parity = 0;
     for (long count = 0; count < stretches; ++count) {
@@ -178,7 +181,7 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
             const long step = first + (p->reverse ? here - 1 - within : within);
             const long before = step + p->reverse, after = step + !p->reverse;
             const long running = running_at(place, p->lengths, p->first_time + step);
-            Step at = {.step = step, .gates = gates_of(p, step, first)};
+            Step at = {.step = step, .features = features, .generator = &generator, .gates = gates_of(p, step, first)};
             at.h_before = p->keep ? p->hiddens + before * units : room->states + parity * units;
             at.h_after = p->keep ? p->hiddens + after * units : room->states + (1 - parity) * units;
             at.c_before = p->keep ? p->cells + before * units : p->cells;

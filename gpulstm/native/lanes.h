@@ -3,6 +3,7 @@
 // Everything here is compiled twice: with FLOAT64 numbers are double, otherwise float.
 #pragma once
 
+#include <stdint.h>
 #include <string.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -37,10 +38,12 @@ typedef int integer;
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint8_t bytes __attribute__((vector_size(LANES)));
 typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BYTES), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
+#define UNROLLED _Pragma("GCC unroll 4")  // before a loop over what is to stay in registers; -O2 leaves it as it is
 
 INLINE vec load(const real* from) { return *(const unaligned_vec*)from; }
 INLINE void store(real* to, vec v) { *(unaligned_vec*)to = v; }
@@ -60,17 +63,43 @@ INLINE void store_part(real* to, vec v, long count) {
     }
 }
 
-// The sum of all lanes: halves are added to each other, until 16 bytes are left.
+// A byte for each lane, of what fits into one. GCC 12 would widen it lane by lane, which takes longer than a cell.
+#if defined(__AVX512F__) && !defined(FLOAT64)
+INLINE ivec widened(bytes narrow) { return (ivec)_mm512_cvtepu8_epi32((__m128i)narrow); }
+#elif defined(__AVX512F__)
+INLINE ivec widened(bytes narrow) { return (ivec)_mm512_cvtepu8_epi64(_mm_cvtsi64_si128((long long)narrow)); }
+#elif defined(__AVX2__) && !defined(FLOAT64)
+INLINE ivec widened(bytes narrow) { return (ivec)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)narrow)); }
+#else
+INLINE ivec widened(bytes narrow) { return __builtin_convertvector(narrow, ivec); }
+#endif
+INLINE void store_bits(uint8_t* to, ivec bits, long count) {
+    const bytes narrow = __builtin_convertvector(bits, bytes);
+    if (count == LANES) {
+        memcpy(to, &narrow, LANES);
+    } else {
+        memcpy(to, &narrow, count);
+    }
+}
+INLINE ivec load_bits(const uint8_t* from, long count) {
+    bytes narrow = {0};
+    if (count == LANES) {
+        memcpy(&narrow, from, LANES);
+    } else {
+        memcpy(&narrow, from, count);
+    }
+    return widened(narrow);
+}
+
+// The sum of all lanes: halves are added to each other.
+#if defined(__AVX512F__) && !defined(FLOAT64)
+INLINE real total_of(vec v) { return _mm512_reduce_add_ps((__m512)v); }
+#elif defined(__AVX512F__)
+INLINE real total_of(vec v) { return _mm512_reduce_add_pd((__m512d)v); }
+#else
 INLINE real total_of(vec v) {
     real x[LANES];
     memcpy(x, &v, sizeof x);
-#if VECTOR_BYTES == 64
-    real low __attribute__((vector_size(32))), high __attribute__((vector_size(32)));
-    memcpy(&low, x, sizeof low);
-    memcpy(&high, x + LANES / 2, sizeof high);
-    low += high;
-    memcpy(x, &low, sizeof low);
-#endif
 #if VECTOR_BYTES >= 32
     real a __attribute__((vector_size(16))), b __attribute__((vector_size(16)));
     memcpy(&a, x, sizeof a);
@@ -80,6 +109,7 @@ INLINE real total_of(vec v) {
 #endif
     return REAL_BYTES == 8 ? x[0] + x[1] : (x[0] + x[1]) + (x[2 % LANES] + x[3 % LANES]);
 }
+#endif
 
 // mask ? a : b, lane by lane; a mask is the outcome of a comparison.
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }

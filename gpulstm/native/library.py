@@ -27,6 +27,7 @@ SOURCES = (
     "activations.h",
     "layer.h",
     "draws.h",
+    "dropout.h",
     "product.h",
     "team.h",
     "lanes.h",
@@ -105,14 +106,14 @@ class Product(ctypes.Structure):
 
 
 class Dropout(ctypes.Structure):
-    """`Dropout` of draws.h."""
+    """`Dropout` of dropout.h."""
 
     _fields_ = [
-        *((name, _POINTER) for name in ("out", "in")),
+        *((name, _POINTER) for name in ("out", "in", "record")),
         *((name, _LONG) for name in "rows columns batch".split()),
         ("seed", _UINT64),
         *((name, _UINT32) for name in "stream first_time threshold".split()),
-        ("threads", _INT),
+        *((name, _INT) for name in "recorded threads".split()),
         ("scale", _DOUBLE),
     ]
 

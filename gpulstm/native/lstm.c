@@ -1,6 +1,7 @@
 // All time steps of one LSTM layer in one direction on a CPU, forward and backward, for one type of number: `lanes.h`
 // says which. float32.c and float64.c are this file, once for each.
 #include "backward.h"
+#include "dropout.h"
 #include "forward.h"
 
 void NAME(lstm_forward)(const Forward* p) { forward(p); }

@@ -39,17 +39,18 @@ INLINE vec only(vec v, long count) {
 INLINE Moments moments_of(const real* v, long count) {
     const vec zero = {0};
     const long whole = count / PANEL * PANEL;
+    const real one_over = 1 / (real)count;  // at hand before the sums are, which a division would have to wait for
     vec sums[4] = {zero, zero, zero, zero};
     for (long k = 0; k < whole; k += PANEL) {
-        for (int j = 0; j < 4; ++j) sums[j] += load(v + k + j * LANES);
+        UNROLLED for (int j = 0; j < 4; ++j) sums[j] += load(v + k + j * LANES);
     }
     for (long k = whole; k < count; k += LANES) {
         sums[0] += load_part(v + k, count - k < LANES ? count - k : LANES);
     }
-    const real mean = total_of((sums[0] + sums[1]) + (sums[2] + sums[3])) / (real)count;
+    const real mean = total_of((sums[0] + sums[1]) + (sums[2] + sums[3])) * one_over;
     vec squares[4] = {zero, zero, zero, zero};
     for (long k = 0; k < whole; k += PANEL) {
-        for (int j = 0; j < 4; ++j) {
+        UNROLLED for (int j = 0; j < 4; ++j) {
             const vec centred = load(v + k + j * LANES) - mean;
             squares[j] += centred * centred;
         }
@@ -60,7 +61,7 @@ INLINE Moments moments_of(const real* v, long count) {
         if (here < LANES) centred = only(centred, here);
         squares[0] += centred * centred;
     }
-    const real variance = total_of((squares[0] + squares[1]) + (squares[2] + squares[3])) / (real)count;
+    const real variance = total_of((squares[0] + squares[1]) + (squares[2] + squares[3])) * one_over;
     return (Moments){mean, 1 / SQUARE_ROOT(variance + (real)NORM_EPSILON)};
 }
 
@@ -78,30 +79,15 @@ INLINE Moments moments_of(const real* v, long count) {
         what(__VA_ARGS__, unit, (hidden) - unit < LANES ? (hidden) - unit : LANES);              \
     }
 
-// What a step draws goes into the record first, for the sequences one after the other: the processor works on several
-// draws at the same time.
-INLINE void draw_bits(const Forward* p, const Step* at, const long* sequences, int rows, long unit, long count) {
-    const Options* o = p->options;
-    const Generator generator = {o->seed, o->stream};
-    const uint32_t thresholds[3] = {o->zone_h, o->zone_c, o->candidate};
-    const Block units = block_of(generator, unit);
-    for (int n = 0; n < rows; ++n) {
-        const long s = sequences[n];
-        const Below drawn = draw(generator, units, s, o->first_time + (uint32_t)at->step, thresholds);
-        store_bits(o->record + (at->step * p->batch + s) * p->hidden + unit, bits_of(drawn), count);
-    }
-}
-
 // Up to c*.
-INLINE void norm_open(const Forward* p, const NormStep* at, long s, Moments of_p, Moments of_r, real* c_star, long unit,
-                      const long count) {
+INLINE void norm_open(const Forward* p, const NormStep* at, const int has, long s, Moments of_p, Moments of_r,
+                      real* c_star, ivec bits, long unit, const long count) {
     const Options* o = p->options;
     const Norm* norm = o->norm;
     const long hidden = p->hidden, row = s * 4 * hidden + unit;
-    uint8_t* record = o->record ? o->record + (at->step.step * p->batch + s) * hidden + unit : 0;
     vec w[3], a[4];
-    load_peepholes(w, o, hidden, unit, count);
-    for (int gate = 0; gate < 4; ++gate) {
+    load_peepholes(w, o, has, hidden, unit, count);
+    UNROLLED for (int gate = 0; gate < 4; ++gate) {
         const long k = gate * hidden;
         const vec normal_p = (load_part(at->p + row + k, count) - of_p.mean) * of_p.scale;
         const vec normal_r = (load_part(at->r + row + k, count) - of_r.mean) * of_r.scale;
@@ -113,10 +99,8 @@ INLINE void norm_open(const Forward* p, const NormStep* at, long s, Moments of_p
             store_part(at->r + row + k, normal_r, count);
         }
     }
-    ivec bits = {0};
-    if (record && draws_of(o)) bits = load_bits(record, count);
     const vec c = load_part(at->step.c_before + s * hidden + unit, count);
-    const Opened cell = opened(o, w, a, c, where(bits, DROPPED));
+    const Opened cell = opened(o, has, w, a, c, where(bits, DROPPED));
     store_part(c_star + unit, cell.c_star, count);
     if (p->keep) {
         store_part(at->step.gates + row, cell.i, count);
@@ -124,35 +108,49 @@ INLINE void norm_open(const Forward* p, const NormStep* at, long s, Moments of_p
         store_part(at->step.gates + row + 2 * hidden, cell.g, count);
     }
     store_part(at->step.gates + row + 3 * hidden, cell.out, count);
-    if (record) store_bits(record, bits | cell.held, count);
+    if (o->record && records(has)) {
+        store_bits(o->record + (at->step.step * p->batch + s) * hidden + unit, bits | cell.held, count);
+    }
 }
 
 // And from it on.
-INLINE void norm_close(const Forward* p, const NormStep* at, long s, Moments of_c, const real* c_star, long unit,
-                       const long count) {
+INLINE void norm_close(const Forward* p, const NormStep* at, const int has, long s, Moments of_c, const real* c_star,
+                       long unit, const long count) {
     const Options* o = p->options;
     const long hidden = p->hidden, place = s * hidden + unit;
     real* gate = at->step.gates + (4 * s + 3) * hidden + unit;
-    uint8_t* record = o->record ? o->record + at->step.step * p->batch * hidden + place : 0;
+    uint8_t* record = records(has) && o->record ? o->record + at->step.step * p->batch * hidden + place : 0;
     vec w[3];
-    load_peepholes(w, o, hidden, unit, count);
+    load_peepholes(w, o, has, hidden, unit, count);
     ivec bits = {0};
     if (record) bits = load_bits(record, count);
     const vec star = load_part(c_star + unit, count), c = load_part(at->step.c_before + place, count);
     const vec n = load_part(o->norm->gain_cell + unit, count) * ((star - of_c.mean) * of_c.scale) +
                   load_part(o->norm->bias_cell + unit, count);
-    const Closed next = closed(o, w[2], load_part(gate, count), star, n, c, state_before(p, &at->step, place, count),
-                               where(bits, KEEPS_C), where(bits, KEEPS_H));
+    const vec h = has & (ZONEOUT | SHARES) ? state_before(p, &at->step, place, count) : (vec){0};
+    const Closed next = closed(o, has, w[2], load_part(gate, count), star, n, c, h, where(bits, KEEPS_C),
+                               where(bits, KEEPS_H));
     store_states(p, &at->step, s, unit, next, count);
-    if (p->keep && o->peephole) store_part(gate, next.out, count);
-    if (record && o->clip) store_bits(record, bits | next.held, count);
+    if (p->keep && (has & PEEPHOLES)) store_part(gate, next.out, count);
+    if (record && (has & CLIPPED)) store_bits(record, bits | next.held, count);
+}
+
+// Opens all cells of the same units, so that what they draw is drawn side by side.
+INLINE void norm_open_all(const Forward* p, const NormStep* at, const int has, const int* sequences, int rows,
+                          const Moments* of_p, const Moments* of_r, long unit, const long count) {
+    ivec drawn[ROWS];
+    if (draws(has)) draw_bits(p, &at->step, has, sequences, rows, unit, drawn);
+    for (int n = 0; n < rows; ++n) {
+        ivec bits = {0};
+        if (draws(has)) bits = drawn[n];
+        norm_open(p, at, has, sequences[n], of_p[n], of_r[n], at->c_star + n * p->hidden, bits, unit, count);
+    }
 }
 
 // Up to ROWS sequences go through the passes together, so that the processor need not wait for the end of a sum.
-static void norm_cells(const Forward* p, const NormStep* at, const int* own, int rows) {
+INLINE void norm_rows(const Forward* p, const NormStep* at, const int* own, int rows, const int has) {
     const long hidden = p->hidden;
-    long sequences[ROWS];
-    int running = 0;
+    int sequences[ROWS], running = 0;
     for (int n = 0; n < rows; ++n) {
         if (runs(p, &at->step, own[n])) {
             sequences[running++] = own[n];
@@ -161,20 +159,25 @@ static void norm_cells(const Forward* p, const NormStep* at, const int* own, int
         }
     }
     Moments of_p[ROWS], of_r[ROWS], of_c[ROWS];
-    if (draws_of(p->options)) FOR_ANY_UNITS(hidden, draw_bits, p, &at->step, sequences, running)
     for (int n = 0; n < running; ++n) {
         of_p[n] = moments_of(at->p + sequences[n] * 4 * hidden, 4 * hidden);
         of_r[n] = moments_of(at->r + sequences[n] * 4 * hidden, 4 * hidden);
     }
-    for (int n = 0; n < running; ++n) {
-        FOR_UNITS(hidden, norm_open, p, at, sequences[n], of_p[n], of_r[n], at->c_star + n * hidden)
-    }
+    FOR_UNITS(hidden, norm_open_all, p, at, has, sequences, running, of_p, of_r)
     for (int n = 0; n < running; ++n) of_c[n] = moments_of(at->c_star + n * hidden, hidden);
     for (int n = 0; n < running; ++n) {
-        FOR_UNITS(hidden, norm_close, p, at, sequences[n], of_c[n], at->c_star + n * hidden)
+        FOR_UNITS(hidden, norm_close, p, at, has, sequences[n], of_c[n], at->c_star + n * hidden)
         if (!at->moments) continue;
         const real kept[MOMENTS] = {of_p[n].scale, of_r[n].scale, of_c[n].scale, of_c[n].mean};
         memcpy(at->moments + sequences[n] * MOMENTS, kept, sizeof kept);
+    }
+}
+
+NOINLINE void norm_cells(const Forward* p, const NormStep* at, const int* own, int rows) {
+    if (at->step.features) {
+        norm_rows(p, at, own, rows, at->step.features);
+    } else {
+        norm_rows(p, at, own, rows, 0);
     }
 }
 

@@ -43,7 +43,7 @@ INLINE void norm_pass_on(const Backward* p, const NormStepBack* at, long s, long
 }
 
 // From h' to norm(c*), and to the output gate.
-INLINE void norm_squashed(const Backward* p, const NormStepBack* at, long s, const real* moments, int n, Sums* sums,
+INLINE void norm_squashed(const Backward* p, const NormStepBack* at, const int has, long s, const real* moments, int n, Sums* sums,
                           long unit, const long count) {
     const Options* o = p->options;
     const Norm* norm = o->norm;
@@ -51,16 +51,16 @@ INLINE void norm_squashed(const Backward* p, const NormStepBack* at, long s, con
     const vec zero = {0}, gain = load_part(norm->gain_cell + unit, count);
     vec dh = asked_of(p, at, s, unit, count);
     if (p->dy) dh += load_part(p->dy + row * p->dy_width + unit, count);
-    const Left cell = left_by(p, &at->step, s, unit, count);
+    const Left cell = left_by(p, &at->step, has, s, unit, count);
     const ivec keeps_h = where(cell.bits, KEEPS_H);
     // c* as it was to the last bit, where zoneout did not replace it: what all units have in common is to cancel.
     const long after = (at->step.step + !p->reverse) * p->batch + s;
     const vec next = load_part(p->cells + after * hidden + unit, count);
-    const vec normal = (choose(where(cell.bits, KEEPS_C), cell.c_star, next) - moments[3]) * moments[2];
+    const vec normal = ((has & ZONEOUT ? choose(where(cell.bits, KEEPS_C), cell.c_star, next) : next) - moments[3]) * moments[2];
     vec da_o, dn;
-    squashed_back(o, &cell, gain * normal + load_part(norm->bias_cell + unit, count), choose(keeps_h, zero, dh), &da_o,
-                  &dn);
-    store_part(p->dh + s * hidden + unit, choose(keeps_h, dh, zero), count);
+    squashed_back(o, has, &cell, gain * normal + load_part(norm->bias_cell + unit, count),
+                  has & ZONEOUT ? choose(keeps_h, zero, dh) : dh, &da_o, &dn);
+    store_part(p->dh + s * hidden + unit, has & ZONEOUT ? choose(keeps_h, dh, zero) : zero, count);
     store_part(p->gates + (4 * row + 3) * hidden + unit, da_o, count);
     add_to_sums(norm, hidden, s, 12, unit, dn * normal, count);
     add_to_sums(norm, hidden, s, 13, unit, dn, count);
@@ -72,23 +72,24 @@ INLINE void norm_squashed(const Backward* p, const NormStepBack* at, long s, con
 }
 
 // From c* to the pre-activations, the normalised products and the state before.
-INLINE void norm_opened(const Backward* p, const NormStepBack* at, long s, const real* moments, int n, real plain,
+INLINE void norm_opened(const Backward* p, const NormStepBack* at, const int has, long s, const real* moments, int n, real plain,
                         real along, Sums* of_p, Sums* of_r, long unit, const long count) {
     const Options* o = p->options;
     const Norm* norm = o->norm;
     const long hidden = p->hidden, place = s * hidden + unit, row = (at->step.step * p->batch + s) * 4 * hidden + unit;
     const vec zero = {0};
     vec w[3], da[4];
-    load_peepholes(w, o, hidden, unit, count);
-    const Left cell = left_by(p, &at->step, s, unit, count);
+    load_peepholes(w, o, has, hidden, unit, count);
+    const Left cell = left_by(p, &at->step, has, s, unit, count);
     da[3] = cell.out;  // it stands there by now
     const vec normal = load_part(at->normal + n * hidden + unit, count);
     const vec through = (load_part(at->dn + n * hidden + unit, count) - plain - normal * along) * moments[2];
     const vec dc = load_part(p->dc + place, count);
-    const vec dc_star = choose(where(cell.bits, KEEPS_C), zero, dc) + through + da[3] * w[2];
-    store_part(p->dc + place, opened_back(o, &cell, w, dc_star, dc, da), count);
-    add_peepholes(p, &cell, da, s, unit, count);
-    for (int gate = 0; gate < 4; ++gate) {
+    vec dc_star = (has & ZONEOUT ? choose(where(cell.bits, KEEPS_C), zero, dc) : dc) + through;
+    if (has & PEEPHOLES) dc_star += da[3] * w[2];
+    store_part(p->dc + place, opened_back(o, has, &cell, w, dc_star, dc, da), count);
+    if (has & PEEPHOLES) add_peepholes(p, &cell, da, s, unit, count);
+    UNROLLED for (int gate = 0; gate < 4; ++gate) {
         const long k = gate * hidden;
         if (count < LANES) da[gate] = only(da[gate], count);
         const vec normal_p = load_part(norm->p + row + k, count), normal_r = load_part(norm->r + row + k, count);
@@ -111,7 +112,7 @@ INLINE void norm_products(const Backward* p, const NormStepBack* at, long s, con
                           long unit, const long count) {
     const Norm* norm = p->options->norm;
     const long hidden = p->hidden, row = (at->step.step * p->batch + s) * 4 * hidden + unit;
-    for (int gate = 0; gate < 4; ++gate) {
+    UNROLLED for (int gate = 0; gate < 4; ++gate) {
         const long k = gate * hidden;
         const vec da = load_part(p->gates + row + k, count);
         const vec normal_p = load_part(norm->p + row + k, count), normal_r = load_part(norm->r + row + k, count);
@@ -122,7 +123,7 @@ INLINE void norm_products(const Backward* p, const NormStepBack* at, long s, con
     }
 }
 
-static void norm_gradients(const Backward* p, const NormStepBack* at, const int* own, int rows) {
+INLINE void norm_rows_back(const Backward* p, const NormStepBack* at, const int* own, int rows, const int has) {
     const Norm* norm = p->options->norm;
     const long hidden = p->hidden;
     const Sums nothing = {{0}, {0}};
@@ -142,13 +143,13 @@ static void norm_gradients(const Backward* p, const NormStepBack* at, const int*
     }
     for (int n = 0; n < running; ++n) {
         Sums sums = nothing;
-        FOR_UNITS(hidden, norm_squashed, p, at, sequences[n], moments[n], n, &sums)
+        FOR_UNITS(hidden, norm_squashed, p, at, has, sequences[n], moments[n], n, &sums)
         plain[n] = total_of(sums.plain) / units;
         along[n] = total_of(sums.along) / units;
     }
     for (int n = 0; n < running; ++n) {
         Sums of_p = nothing, of_r = nothing;
-        FOR_UNITS(hidden, norm_opened, p, at, sequences[n], moments[n], n, plain[n], along[n], &of_p, &of_r)
+        FOR_UNITS(hidden, norm_opened, p, at, has, sequences[n], moments[n], n, plain[n], along[n], &of_p, &of_r)
         means[n][0] = total_of(of_p.plain) / all;
         means[n][1] = total_of(of_p.along) / all;
         means[n][2] = total_of(of_r.plain) / all;
@@ -156,5 +157,13 @@ static void norm_gradients(const Backward* p, const NormStepBack* at, const int*
     }
     for (int n = 0; n < running; ++n) {
         FOR_UNITS(hidden, norm_products, p, at, sequences[n], moments[n], means[n])
+    }
+}
+
+NOINLINE void norm_gradients(const Backward* p, const NormStepBack* at, const int* own, int rows) {
+    if (at->step.features) {
+        norm_rows_back(p, at, own, rows, at->step.features);
+    } else {
+        norm_rows_back(p, at, own, rows, 0);
     }
 }

@@ -108,7 +108,7 @@ class Sequential:
         is truncated backpropagation through time.
         """
         if not isinstance(cache, Cache) or len(cache.layers) != len(self):
-            raise TypeError(f"cache must be what this model's forward returned last, got {type(cache).__name__}")
+            raise TypeError(f"cache must be that of out, cache = forward(x) of this model, got {type(cache).__name__}")
         found: list[dict[str, Array]] = []
         initial: States = ()
         gradient: Array | None = dout
@@ -133,6 +133,7 @@ class Sequential:
         if not isinstance(mapping, Mapping):
             raise TypeError(
                 f"mapping must be a dict of arrays such as module.state_dict(), got {type(mapping).__name__}"
+                f"{state_dict.of_file(mapping)}"
             )
         parts: list[dict[str, Any]] = [{} for _ in self._steps]
         problems = []

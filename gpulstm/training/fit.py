@@ -229,7 +229,10 @@ def _optimiser(optimiser: Any, schedule: Any, *, saving: bool) -> Any:
     optimiser = Adam() if optimiser is None else optimiser
     for method in ("step", *(("state_dict", "load_state_dict") if saving else ())):
         if not callable(getattr(optimiser, method, None)):
-            raise TypeError(f"optimiser must have a method {method}, which {type(optimiser).__name__} has not")
+            raise TypeError(
+                f"optimiser must have a method {method}, which {type(optimiser).__name__} has not; "
+                f"gpulstm.training.Adam(0.001) is one that has"
+            )
     if schedule is not None and not hasattr(optimiser, "learning_rate"):
         raise TypeError(f"optimiser must have a learning_rate for a schedule, which {type(optimiser).__name__} has not")
     return optimiser

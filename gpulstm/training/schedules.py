@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 from .optimisers import not_negative
 
+__all__ = ["constant", "cosine", "warmup", "warmup_cosine"]
+
 Schedule = Callable[[int], float]
 
 

@@ -1,6 +1,7 @@
-"""Compiles CUDA source with the host compiler, once per content, for one of three modes.
+"""Compiles CUDA source with the host compiler, once per content, for one of four modes.
 
 - ``fibers``: a shared library; every launch on one OS thread, deterministic
+- ``ptx``: the same, of the PTX that NVRTC makes of the source for a compute capability
 - ``asan``: a program; the same, under AddressSanitizer and UndefinedBehaviorSanitizer
 - ``tsan``: a program; an OS thread for each CUDA thread, under ThreadSanitizer
 """
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from . import nvrtc, ptx_source, ptx_text
 from .source import Kernel, host_source, kernels
 
-MODES = ("fibers", "asan", "tsan")
+MODES = ("fibers", "asan", "tsan", "ptx")
 CPP = Path(__file__).resolve().parent / "cpp"
 CACHE = Path(__file__).resolve().parents[2] / ".build" / "cuda_on_cpu"
 
@@ -32,14 +34,16 @@ _FLAGS = {
     "asan": _ASAN,
     "tsan": ["-O1", "-fsanitize=thread", "-DHOST_CUDA_THREADS", "-Wno-tsan"],
 }
+_FLAGS["ptx"] = ["-O0", *_FLAGS["fibers"][1:], "-DHOST_CUDA_PTX"]  # of thousands of statements: a quarter of the time
 _BLOCKS = ("block.cpp", "cluster.cpp", "matrix_product.cpp")
 _FIBERS = (*_BLOCKS, "fibers.cpp", "in_turn.cpp", "together.cpp")
 _RUNTIME = {
     "fibers": (*_FIBERS, "library.cpp"),
+    "ptx": (*_FIBERS, "library.cpp", "ptx.cpp"),
     "asan": (*_FIBERS, "program.cpp"),
     "tsan": (*_BLOCKS, "threads.cpp", "program.cpp"),
 }
-_LINK = {"fibers": ["-shared"], "asan": _ASAN, "tsan": ["-fsanitize=thread", "-pthread"]}
+_LINK = {"fibers": ["-shared"], "ptx": ["-shared"], "asan": _ASAN, "tsan": ["-fsanitize=thread", "-pthread"]}
 
 
 class CompilerMissing(RuntimeError):
@@ -56,6 +60,7 @@ class Built:
 
     path: Path
     kernels: dict[str, Kernel]
+    declared: "Built | None" = None  # of PTX, which does not say what a pointer leads to: the same source in "fibers"
 
 
 @cache
@@ -74,11 +79,32 @@ def compiler() -> str:
     return path
 
 
-def build(source: str, options: tuple[str, ...] = (), mode: str = "fibers") -> Built:
-    """Compiles ``source``; ``options`` as NVRTC takes them: -DNAME=VALUE, -std=... Raises CompileError."""
+def build(source: str, options: tuple[str, ...] = (), mode: str = "fibers", architecture: str = "90") -> Built:
+    """Compiles ``source``; ``options`` as NVRTC takes them: -DNAME=VALUE, -std=... Raises CompileError.
+
+    ``architecture`` is the compute capability whose PTX is made in the mode "ptx".
+    """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if mode == "ptx":
+        return _build_ptx(source, tuple(options), architecture)
     return _build(source, tuple(options), mode)
+
+
+@cache
+def _build_ptx(source: str, options: tuple[str, ...], architecture: str) -> Built:
+    declared = _build(source, options, "fibers")
+    key = _digest(source, [*options, architecture, nvrtc.version()], "ptx")
+    target = _cached(f"ptx-{key}", lambda to: _compile_ptx(source, options, architecture, to))
+    return Built(target, declared.kernels, declared)
+
+
+def _compile_ptx(source: str, options: tuple[str, ...], architecture: str, target: Path) -> None:
+    try:
+        unit = ptx_source.host_source(ptx_text.parse(nvrtc.ptx(source, options, architecture)))
+    except ValueError as error:
+        raise CompileError(str(error)) from None
+    _link(unit, ["-std=c++14", "-w", f"-I{CPP}"], "ptx", target)
 
 
 @cache
@@ -90,12 +116,15 @@ def _build(source: str, options: tuple[str, ...], mode: str) -> Built:
 
 
 def _compile(text: str, flags: list[str], mode: str, target: Path) -> None:
-    objects = [str(_runtime_object(name, mode)) for name in _RUNTIME[mode]]
     flags = [flag for flag in flags if not flag.startswith("-D")]  # which the text has been through
+    _link(host_source(text), flags, mode, target)
+
+
+def _link(unit: str, flags: list[str], mode: str, target: Path) -> None:
+    objects = [str(_runtime_object(name, mode)) for name in _RUNTIME[mode]]
     header = ["-include", str(_precompiled_header(tuple(flags), mode))]
     kernel_object = target.with_suffix(".o")
     try:
-        unit = host_source(text)
         _run(["-c", "-x", "c++", *flags, *_COMMON, *_FLAGS[mode], *header, "-", "-o", str(kernel_object)], unit)
         _run([*_LINK[mode], str(kernel_object), *objects, "-o", str(target)])
     finally:
@@ -113,7 +142,7 @@ def _precompiled_header(flags: tuple[str, ...], mode: str) -> Path:
 
 
 def _runtime_object(name: str, mode: str) -> Path:
-    flags = list(_FLAGS[mode])
+    flags = [flag.replace("-O0", "-O1") if mode == "ptx" else flag for flag in _FLAGS[mode]]
     if mode == "tsan":
         flags.remove("-fsanitize=thread")  # threads.cpp says why
     arguments = ["-c", "-std=c++17", *_COMMON, "-Wextra", *flags, str(CPP / name)]
@@ -140,7 +169,9 @@ def _toolchain() -> str:
     """Everything that a build depends on beside the kernel source: the compiler and this folder's own files."""
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     own = [path.read_text(encoding="utf-8") for path in sorted(CPP.iterdir())]
-    own += [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("compilation.py", "source.py")]
+    own += [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*source.py"))]
+    own += [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("ptx_*.py"))]
+    own.append(Path(__file__).read_text(encoding="utf-8"))
     return version + "\0".join(own)
 
 

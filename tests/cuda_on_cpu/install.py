@@ -1,5 +1,6 @@
 """Puts the stand-in where ``import cupy`` finds it."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,11 @@ import numpy as np
 
 from gpulstm.cuda import folding, own_cublas, planner
 
-from . import cublas, device, driver, functions, ndarray, raw, state
+from . import cublas, device, driver, functions, ndarray, nvrtc, raw, state
 from .compilation import MODES
+
+INSTEAD_OF_FIBERS = "GPULSTM_KERNELS_AS"
+"""Environment variable: "ptx" runs all tests of the kernels' values on their PTX."""
 
 _PACKAGES = ("cupy", "cupyx", "cupy_backends")
 
@@ -47,12 +51,16 @@ def cupy_on_cpu(
     would leave the kernels of projections aside.
     """
     block_order = thread_order if block_order is None else block_order
+    if mode == "fibers":
+        mode = os.environ.get(INSTEAD_OF_FIBERS, mode)
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if not {thread_order, block_order} <= set(state.ORDERS):
         raise ValueError(f"an order must be one of {', '.join(state.ORDERS)}, got {thread_order!r}, {block_order!r}")
     if late_block is not None and (mode == "tsan" or late_block < 0):
         raise ValueError(f"late_block must be a block's number, in fibers or asan, got {late_block!r} in {mode}")
+    if mode == "ptx":
+        nvrtc.version()  # found while `import cupy` still means CuPy; raises NvrtcMissing
     gpu = state.Gpu(multiprocessors, shared_memory_optin, compute_capability)
     before = _taken_out()
     state.push(state.State(mode, thread_order, block_order, seed, late_block, spin_limit, gpu))

@@ -16,6 +16,7 @@ from .arguments import Pointer, Structure, pointers_of
 from .compilation import Built
 from .state import ORDERS, State
 
+IN_PROCESS = ("fibers", "ptx")
 _launch_lock = threading.Lock()  # the runtime has one set of threadIdx, blockIdx, ... for the process
 _MESSAGE_BYTES = 64 * 1024
 
@@ -30,7 +31,7 @@ class SanitizerError(RuntimeError):
 
 @cache
 def _description(built: Built, mode: str) -> list[str]:
-    if mode == "fibers":
+    if mode in IN_PROCESS:
         return _library(built).host_cuda_describe().decode().splitlines()
     return _run_program([str(built.path), "--describe"], mode).splitlines()
 
@@ -38,7 +39,8 @@ def _description(built: Built, mode: str) -> list[str]:
 @cache
 def kinds(built: Built, mode: str) -> dict[str, tuple[str, ...]]:
     """Kernel name -> kind of each parameter ("f4", "*f4", "i4", ...) as the compiler sees them."""
-    return {words[0]: tuple(words[1:]) for words in map(str.split, _description(built, mode)[1:])}
+    lines = _description(built.declared, "fibers") if built.declared else _description(built, mode)
+    return {words[0]: tuple(words[1:]) for words in map(str.split, lines[1:])}
 
 
 def static_shared_bytes(built: Built, mode: str) -> int:
@@ -61,7 +63,7 @@ class Launch(NamedTuple):
 
 def launch(one: Launch, state: State) -> None:
     """Runs all threads to their end. Raises LaunchError, SanitizerError, or memory.InvalidMemory."""
-    (_in_process if state.mode == "fibers" else _as_program)(one, state)
+    (_in_process if state.mode in IN_PROCESS else _as_program)(one, state)
 
 
 def _settings(one: Launch, state: State) -> list[int]:

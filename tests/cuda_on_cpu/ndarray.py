@@ -48,7 +48,14 @@ class ndarray:  # noqa: N801 - CuPy's name
         return self
 
     # What it is
-    shape = property(lambda self: self._values.shape)
+    @property
+    def shape(self):
+        return self._values.shape
+
+    @shape.setter
+    def shape(self, shape) -> None:
+        self._values = self._values.reshape(shape, copy=False)
+
     dtype = property(lambda self: self._values.dtype)
     ndim = property(lambda self: self._values.ndim)
     size = property(lambda self: self._values.size)

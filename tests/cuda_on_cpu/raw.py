@@ -123,7 +123,8 @@ class RawKernel:
 
     def _build(self):
         try:
-            built = build(self.code, self.options, state.current().mode)
+            now = state.current()
+            built = build(self.code, self.options, now.mode, now.gpu.compute_capability)
         except CompileError as error:
             raise CompileException(str(error), self.code, self.name, self.options) from None
         if self.name not in built.kernels:

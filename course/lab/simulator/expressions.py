@@ -57,6 +57,8 @@ class Expressions:
     def condition(self, node) -> str:
         """Python that is true where C's would be: no need for a 1 or 0."""
         match node:
+            case c_ast.Assignment(op="="):
+                raise self.error("syntax", "= sets a number here. Two are compared with ==.", node)
             case c_ast.BinaryOp(op="&&" | "||"):
                 word = "and" if node.op == "&&" else "or"
                 return f"({self.condition(node.left)} {word} {self.condition(node.right)})"

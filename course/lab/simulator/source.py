@@ -38,6 +38,18 @@ UNSUPPORTED = (
     (r"\b(\w+)::", "{0}:: is more than the simulator knows"),
     (r"[\"']", "text in quotes is more than the simulator knows"),
 )
+# What one writes who comes from Python. The words and, or, not are C++, too.
+FROM_PYTHON = (
+    (r"\b(if|while|for)\b(?!\s*\()", "C wants brackets around what follows {0}, and no colon: {0} (...) {{ ... }}"),
+    (r"\b(elif)\b", "in C this is: else if (...) {{ ... }}"),
+    (r"\b(True|False)\b", "C writes true and false without a capital"),
+    (
+        r"\b(?:np|cp|math)\s*\.\s*(\w+)",
+        "functions of C stand alone, and those of a float end in f: expf(x), not np.exp(x)",
+    ),
+)
+WORDS = {"and": "&&", "or": "||", "not": "!"}
+DIRECTIVES = ("if", "ifdef", "ifndef", "elif", "else", "endif", "error", "warning", "line", "include")
 CASTS = r"float|double|int|unsigned|bool|uint|size_t|real"
 
 
@@ -76,6 +88,10 @@ def prepare(source: str) -> Prepared:
     for pattern, message in UNSUPPORTED:
         if found := re.search(pattern, text):
             raise state.error("unsupported", message.format(*found.groups()) + ".", _line_of(text, found.start()))
+    for pattern, message in FROM_PYTHON:
+        if found := re.search(pattern, text):
+            raise state.error("syntax", message.format(*found.groups()) + ".", _line_of(text, found.start()))
+    text = re.sub(rf"\b({'|'.join(WORDS)})\b", lambda found: WORDS[found[0]], text)
     return Prepared(state.lines, _plain_c(text), kernels, uses_grid_sync)
 
 
@@ -154,6 +170,8 @@ def _directives(text: str, state: Prepared) -> list[tuple[str, dict[str, str]]]:
         elif word == "include" and re.fullmatch(rf'[<"]({HEADERS})[>"]', rest) or word == "pragma":
             continue
         else:
+            if word not in DIRECTIVES:
+                raise state.error("syntax", "# speaks to the compiler. A comment begins with // in C.", number)
             raise state.error("unsupported", f"#{word} {rest} is more than the simulator knows.", number)
     return out
 

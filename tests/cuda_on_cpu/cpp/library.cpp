@@ -3,6 +3,10 @@
 
 #include "block.hpp"
 
+#ifdef HOST_CUDA_PTX
+#include "ptx_memory.hpp"
+#endif
+
 extern "C" __attribute__((visibility("default"))) int host_cuda_launch(
     void (*call)(void**), void** args, const unsigned* extents, size_t dynamic_bytes, int thread_order,
     int block_order, unsigned long long seed, int cooperative, int late_block, unsigned long long spin_limit,
@@ -11,6 +15,9 @@ extern "C" __attribute__((visibility("default"))) int host_cuda_launch(
                                    dim3(extents[3], extents[4], extents[5]), dynamic_bytes,
                                    thread_order, block_order, seed,
                                    cooperative != 0, late_block, spin_limit, cluster};
+#ifdef HOST_CUDA_PTX
+    ptx::begin_launch();
+#endif
     const std::string what = host_cuda::run_grid(launch);
     if (what.empty()) return 0;
     snprintf(message, message_bytes, "%s", what.c_str());

@@ -1,0 +1,16 @@
+// Numbers of which the compiler knows nothing. Kernels that keep weights in registers have none to spare, and a
+// compiler that sees how numbers come about keeps what it makes of them in registers from step to step.
+#pragma once
+
+// The number itself: what is made of it is made where it stands, and made again in each step.
+__device__ __forceinline__ int afresh(int number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
+// Zero. `words` is a pointer to words, whose place is a multiple of four bytes. Loads whose place depends, by way of
+// `&` with it, on what was loaded before are not all on their way at once: they, or their addresses, would take more
+// registers than there are.
+__device__ __forceinline__ unsigned unknown_zero(const void* words) { return (size_t)words % 4; }
