@@ -37,8 +37,8 @@ def cupy_on_cpu(
 ) -> Iterator[ModuleType]:
     """``import cupy`` gives the stand-in, until the end; gives the stand-in module.
 
-    ``mode`` is "fibers", "asan" or "tsan" (see compilation.py). ``thread_order`` and ``block_order`` (the same, if not
-    given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
+    ``mode`` is "fibers", "asan", "tsan" or "ptx" (see compilation.py). ``thread_order`` and ``block_order`` (the same,
+    if not given) are "ascending", "descending" or "random", which ``seed`` determines. What was counted is in
     ``module.on_cpu.launches`` and ``.gemms``. A real cupy that was imported before is back afterwards.
 
     In cooperative launches and in those with clusters, the threads of block ``late_block`` (its number: x first) run
