@@ -1,6 +1,5 @@
 """`gpulstm.cuda.packed`: launches whose arguments are laid out here reach the kernel as RawKernel's do, by value."""
 
-import sys
 import threading
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import gpulstm as gl
 from gpulstm.cuda import modules, planner
 from gpulstm.cuda.packed import NULL, Kernel, Repeated, Series
-from tests import backends, problems
+from tests import at_once, backends, problems
 from tests.cuda_on_cpu import InvalidMemory, cupy_on_cpu
 
 BACKENDS = backends.KERNELS
@@ -199,32 +198,18 @@ def test_a_kernel_without_an_address_is_cupys(backend):
 
 def test_threads_do_not_meet(backend):
     """Each has its own room: with the interpreter's switches as close as they come, all launches are right."""
-    function, rounds, wrong = kernel(backend, "pointers_and_ints"), 40, []
+    function, rounds = kernel(backend, "pointers_and_ints"), 40
     together = threading.Barrier(3)
 
     def work(number: int) -> None:
-        try:
-            with backend.xp.cuda.Device(0):
-                a, out = ints(backend, *[number] * 8), ints(backend, *[0] * 8)
-                together.wait(timeout=20)
-                for i in range(rounds):
-                    function.launch(ONE, THREADS, (a, None, out), (i, number, 0))
-                    if (found := backend.numpy(out)).tolist() != [number + 100 * i + 10000 * number] * 8:
-                        wrong.append((number, i, found))
-        except Exception as error:  # noqa: BLE001 - else lost with its thread, and the test would pass
-            wrong.append(error)
+        with backend.xp.cuda.Device(0):
+            a, out = ints(backend, *[number] * 8), ints(backend, *[0] * 8)
+            together.wait(timeout=20)
+            for i in range(rounds):
+                function.launch(ONE, THREADS, (a, None, out), (i, number, 0))
+                assert backend.numpy(out).tolist() == [number + 100 * i + 10000 * number] * 8
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert not wrong
+    at_once.run(work, range(1, 4))
     if backend.name == backends.CUPY_ON_CPU:
         assert packed(backend) == {"pointers_and_ints": 3 * (rounds - 1)}, "each thread's first is CuPy's"
 

@@ -3,7 +3,6 @@
 import copy
 import gc
 import pickle
-import sys
 import threading
 import weakref
 
@@ -15,18 +14,11 @@ from gpulstm.cuda import modules, planner
 from gpulstm.engines import cupy_engine
 from gpulstm.parameters import State
 from gpulstm.warm_steps import WarmSteps
-from tests import backends
+from tests import at_once, backends
+from tests.test_schedule_step import step_or_loop  # noqa: F401 - a fixture of all tests here too
 
 BACKENDS = backends.KERNELS
 LOOP, STEP = "lstm_forward_step", "lstm_one_step_forward"
-
-
-@pytest.fixture(autouse=True)
-def step_or_loop(request):
-    if "backend" in request.fixturenames:
-        request.getfixturevalue("backend")  # which has schedules of its own
-    with planner.only("step", "loop"):
-        yield
 
 
 @pytest.fixture
@@ -277,37 +269,24 @@ def test_what_is_merely_unusual_is_right(backend):
 
 
 def test_two_threads(backend):
-    case, wrong, rounds = Case(backend, num_layers=2), [], 15
+    case, rounds = Case(backend, num_layers=2), 15
     case.warm()
     together = threading.Barrier(2)
 
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
-        try:
-            with backend.xp.cuda.Device(0):
-                inputs = [[rng.normal(size=shape) for shape in (case.shapes[0], *case.shapes[1:] * 2)] for _ in "123"]
-                expected = [case.flat(case.twin(x, (h, c))) for x, h, c in inputs]
-                ours = [backend.array(tuple(each)) for each in inputs]
-                together.wait(timeout=20)
-                for number in range(rounds):
-                    x, *state = ours[number % 3]
-                    found = case.flat(case.ours(x, tuple(state)))
-                    for a, b in zip(found, expected[number % 3], strict=True):
-                        np.testing.assert_allclose(backend.numpy(a), b, rtol=0, atol=1e-13)
-        except BaseException as error:  # noqa: BLE001 - else lost with its thread, and the test would pass
-            wrong.append(error)
+        with backend.xp.cuda.Device(0):
+            inputs = [[rng.normal(size=shape) for shape in (case.shapes[0], *case.shapes[1:] * 2)] for _ in "123"]
+            expected = [case.flat(case.twin(x, (h, c))) for x, h, c in inputs]
+            ours = [backend.array(tuple(each)) for each in inputs]
+            together.wait(timeout=20)
+            for number in range(rounds):
+                x, *state = ours[number % 3]
+                found = case.flat(case.ours(x, tuple(state)))
+                for a, b in zip(found, expected[number % 3], strict=True):
+                    np.testing.assert_allclose(backend.numpy(a), b, rtol=0, atol=1e-13)
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert not wrong
+    at_once.run(work, (1, 2))
 
 
 class TestTheStandIn:  # counts, and has two devices
