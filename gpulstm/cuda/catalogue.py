@@ -93,7 +93,7 @@ CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layo
 # of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
-    "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
+    "lstm_resident_backward": (("QUADS",), ((2,), (4,))),
     "lstm_persistent_forward": (
         ("MTILES", "KTILES", "NTILES"),
         (
@@ -111,11 +111,12 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_cluster_forward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
     "lstm_cluster_backward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
 }
-TILES |= {  # the kernels with layer norm are laid out as those without are
+TILES |= {  # the kernels with layer norm are laid out as those without are, but for one
     re.sub("resident|persistent", r"\g<0>_layer_norm", name): choices
     for name, choices in TILES.items()
     if name not in CLUSTERED
 }
+TILES["lstm_resident_layer_norm_backward"] = (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2)))
 TILES["lstm_persistent_layer_norm_once_forward"] = layer_norm_layouts.ONCE_NAMES, layer_norm_layouts.ONCE_TILES
 
 # The same for kernels of 16 bits alone.
@@ -150,7 +151,6 @@ WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ON
 # The same with OPTIONS too: registers are shorter there.
 _TOO_TIGHT = {
     "lstm_resident_forward": ((8, 2),),
-    "lstm_resident_backward": ((8, 2),),
     "lstm_persistent_half_forward": ((8, 4, 4, 2, 2, 4),),
 }
 BIDIRECTIONAL_OPTIONS = {
@@ -246,6 +246,8 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
     if entry in HALF_TILES or entry in CLUSTER_HALF_TILES:
         return tuple(SWITCH_OF_DTYPE)
+    if entry == "lstm_resident_backward":
+        return ("float32", *SWITCH_OF_DTYPE)
     if entry in TILED:
         return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)

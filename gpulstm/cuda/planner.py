@@ -261,13 +261,15 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
 
 def _resident(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
     kernel = f"lstm_resident_{direction}"
-    quads = min(quads for quads, _ in TILES[kernel][1] if 8 * quads >= hidden)
+    units = 16 if direction == BACKWARD else 8  # for each of QUADS
+    quads = min(quads for quads, *_ in TILES[kernel][1] if units * quads >= hidden)
     found = []
-    for _, share in (tiles for tiles in TILES[kernel][1] if tiles[0] == quads):
+    for tiles in (tiles for tiles in TILES[kernel][1] if tiles[0] == quads):
+        share = 1 if direction == BACKWARD else tiles[1]
         groups = _up(batch, share)
         rounds = _up(groups, device.multiprocessors)  # a block has a multiprocessor to itself
         cost = rounds * (0.2 + 0.1 * share)
-        found.append(Choice("resident", _predicted(cost), kernel, (quads, share), 1, groups, share, cost, "float32"))
+        found.append(Choice("resident", _predicted(cost), kernel, tiles, 1, groups, share, cost, "float32"))
     return found
 
 

@@ -241,7 +241,8 @@ def _launch(
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
-        threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
+        lanes = 4 if choice.kernel == "lstm_resident_backward" else 8  # for each hidden unit
+        threads = 32 * -(-sizes[2] * lanes // 32)
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
