@@ -24,40 +24,59 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+//
+// FLOAT16, BFLOAT16  (storage.cuh) gates, weights, bias, h and y have 16 bits, each rounded once to the nearest; with
+//          OPTIONS h is rounded again where its mask is on it. Sums and the cell state are float32, and weights are
+//          in registers as float32: two of them in one would take an instruction more for each product.
 #include "own_gate.cuh"
 #include "persistent_options.cuh"
 #include "quarter_products.cuh"
 #include "registers.cuh"
+#include "storage.cuh"
 
 #define AHEAD 4  // even, since two buffers take turns, and as many steps as lanes draw for
 
 // What follows `of_0`, which is step 0's, by `bytes` for each step.
-__device__ __forceinline__ float* at_step(float* of_0, unsigned step, unsigned bytes) {
-    return in_global_memory((float*)((char*)of_0 + (unsigned long long)step * bytes));
+template <class Item>
+__device__ __forceinline__ Item* at_step(Item* of_0, unsigned step, unsigned bytes) {
+    return in_global_memory((Item*)((char*)of_0 + (unsigned long long)step * bytes));
+}
+
+// As it is once it has been stored: the products read what y has.
+__device__ __forceinline__ float rounded(float h) { return real_of(stored(h)); }
+
+// A cell state, which is float32, or something else, if this lane writes at all.
+__device__ __forceinline__ void write_real(char* place, float value, bool writes, bool is_cell) {
+#if FLOAT16 || BFLOAT16
+    if (writes && !is_cell) *(store*)place = stored(value);
+    if (writes && is_cell) *(float*)place = value;
+#else
+    if (writes) *(float*)place = value;
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(64 * QUADS, BLOCKS_TOGETHER) lstm_resident_forward(
-    float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
-    const float* __restrict__ weight, // (4*hidden, hidden) W_hh
-    const float* __restrict__ bias,   // (4*hidden,) or null
+    store* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    const store* __restrict__ weight, // (4*hidden, hidden) W_hh
+    const store* __restrict__ bias,   // (4*hidden,) or null
     float* cells,                     // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
-    float* hiddens,                   // the same of h
-    float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    store* hiddens,                   // the same of h
+    store* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
 #if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
-    float* gates_2,
-    const float* weight_2,
-    const float* bias_2,
+    store* gates_2,
+    const store* weight_2,
+    const store* bias_2,
     float* cells_2,
-    float* hiddens_2,
+    store* hiddens_2,
 #endif
 #if OPTIONS
-    float* state,                     // (batch, hidden) the initial h; becomes the final one
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    store* state,                     // (batch, hidden) the initial h; becomes the final one
+    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
     Options options,
 #if BIDIRECTIONAL
-    float* state_2,
-    const float* peephole_2,
+    store* state_2,
+    const store* peephole_2,
     unsigned stream_2,
 #endif
 #endif
@@ -84,15 +103,15 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, BLOCKS_TOGETHER) lstm_r
 #endif
     __shared__ __align__(16) float h_now[2][4 * PITCH];
     const int thread = threadIdx.x, unit = thread / 4, part = thread % 4, gate = part;
-    const int first_lane = thread % 32 & ~3;
     const bool exists = unit < hidden;
     const long long units = (long long)batch * hidden, own = (long long)sequence * hidden + unit;
 
     float w[4][PART];
     quarters_of_rows(w, weight, unit, part, hidden);
-    const float b = bias && exists ? bias[(gate ^ 2) * hidden + unit] : 0.0f;  // of the gate of sum number 2
+    const float b = bias && exists ? real_of(bias[(gate ^ 2) * hidden + unit]) : 0.0f;  // of the gate of sum 2
 #if OPTIONS
-    const float peep = peephole && exists && gate != 2 ? peephole[(gate < 2 ? gate : 2) * hidden + unit] : 0.0f;
+    const bool peeps = peephole && exists && gate != 2;
+    const float peep = peeps ? real_of(peephole[(gate < 2 ? gate : 2) * hidden + unit]) : 0.0f;
     // Of h, on its way to the products.
     const float mask = hidden_mask(options, draw_for_sequence(options, unit, sequence));
     unsigned drawn = 0;  // for one of four steps, each lane its own
@@ -101,39 +120,43 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, BLOCKS_TOGETHER) lstm_r
     const long long first_slot = keep && reverse ? steps * units : 0;
     float c = exists ? cells[first_slot + own] : 0.0f;
 #if OPTIONS
-    float h = exists ? state[own] : 0.0f;
+    float h = exists ? real_of(state[own]) : 0.0f;
 #else
-    float h = exists ? hiddens[first_slot + own] : 0.0f;
+    float h = exists ? real_of(hiddens[first_slot + own]) : 0.0f;
 #endif
     for (int i = thread; i < 2 * 4 * PITCH; i += blockDim.x) (&h_now[0][0])[i] = 0.0f;
     __syncthreads();
     float* const handed = &h_now[0][place_of(unit)];
     const float* const quarter = &h_now[0][part * PITCH];
 #if OPTIONS
-    if (part == 0 && exists) *handed = h * mask;
+    if (part == 0 && exists) *handed = rounded(h * mask);
 #else
     if (part == 0 && exists) *handed = h;
 #endif
 
     // What a lane reads and writes of a step is this many bytes times the step behind where that of step 0 is. Lanes
     // without a unit read what the last unit reads, and write nothing.
-    const unsigned gate_bytes = 4u * batch * hidden * sizeof(float);
-    float* const gate_of_0 =
+    const unsigned gate_bytes = 4u * batch * hidden * sizeof(store);
+    store* const gate_of_0 =
         made_once(gates + (long long)sequence * 4 * hidden + gate * hidden + (exists ? unit : hidden - 1));
 
     // Four lanes have the same h and c: each writes it somewhere else, if anywhere.
     const bool to_y = part == 1, to_cells = part == 3;
     const bool hands = exists && part == 0, writes = exists && (to_y || (part > 1 && keep)), keeps = exists && keep;
-    const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * (unsigned)sizeof(float));
-    float* const slot_of_0 = (to_cells ? cells : hiddens) + own + (1 - reverse) * units;  // of what follows step 0
-    float* const out_of_0 = made_once(to_y ? y + (long long)sequence * y_width + y_offset + unit : slot_of_0);
+    const unsigned out_size = to_cells ? sizeof(float) : sizeof(store);
+    const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * out_size);
+    const long long slot_of_0 = own + (1 - reverse) * units;  // of what follows step 0
+    char* const of_0 = to_cells ? (char*)(cells + slot_of_0) : (char*)(hiddens + slot_of_0);
+    char* const out_of_0 = made_once(to_y ? (char*)(y + (long long)sequence * y_width + y_offset + unit) : of_0);
 
     const int direction = made_once(reverse ? -1 : 1), ahead = made_once(AHEAD * direction);
     int step = reverse ? steps - 1 : 0;
     const int length = lengths ? lengths[sequence] - first_time : steps;
-    float next[AHEAD];
+    store next[AHEAD];
 #pragma unroll
-    for (int i = 0; i < AHEAD; ++i) next[i] = i < steps ? *at_step(gate_of_0, step + direction * i, gate_bytes) : 0.0f;
+    for (int i = 0; i < AHEAD; ++i) {
+        next[i] = i < steps ? *at_step(gate_of_0, step + direction * i, gate_bytes) : stored(0.0f);
+    }
     __syncthreads();
 
     for (int left = steps; left > 0; left -= AHEAD) {
@@ -144,56 +167,57 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, BLOCKS_TOGETHER) lstm_r
         for (int i = 0; i < AHEAD; ++i) {
             if (left <= i) break;
             const bool runs = step < length;
-            float a = own_sum(next[i], b, w, quarter + i % 2 * 4 * PITCH);
+            float a = own_sum(real_of(next[i]), b, w, quarter + i % 2 * 4 * PITCH);
             if (left > i + AHEAD) next[i] = *at_step(gate_of_0, step + ahead, gate_bytes);
 #if OPTIONS
             if (peephole && gate < 2) a += peep * c;
 #endif
             float activated = activated_gate(gate, a);
-            const float in = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
-            const float forget = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
-            const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+            const float in = __shfl_sync(0xFFFFFFFFu, activated, 0, 4);
+            const float forget = __shfl_sync(0xFFFFFFFFu, activated, 1, 4);
+            const float candidate = __shfl_sync(0xFFFFFFFFu, activated, 2, 4);
 #if OPTIONS
-            const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn, first_lane + i);
+            const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn, i, 4);
             const float kept = options.coupled ? 1.0f - in : forget;
             const float c_star = fmaf(kept, c, in * (candidate * candidate_mask(options, now)));
             if (gate == 1) activated = kept;
             if (peephole && gate == 3) activated = sigmoid_of(a + peep * c_star);
 #endif
-            const float out = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
+            const float out = __shfl_sync(0xFFFFFFFFu, activated, 3, 4);
             float shown;
             if (runs) {
 #if OPTIONS
                 c = zoned_c(options, now, c, c_star);
-                h = zoned_h(options, now, h, out * tanhf(c_star));
+                h = rounded(zoned_h(options, now, h, out * tanhf(c_star)));
 #else
                 c = fmaf(forget, c, in * candidate);
-                h = out * tanhf(c);
+                h = rounded(out * tanhf(c));
 #endif
                 shown = to_cells ? c : h;
-                if (keeps) *at_step(gate_of_0, step, gate_bytes) = activated;
+                if (keeps) *at_step(gate_of_0, step, gate_bytes) = stored(activated);
             } else {
                 shown = to_cells ? c : to_y ? 0.0f : h;
             }
 #if OPTIONS
-            const float masked = h * mask;
+            const float masked = rounded(h * mask);
             if (part == 2) shown = step + direction < length ? masked : 0.0f;
 #else
             const float masked = h;
 #endif
             if (hands) handed[(i + 1) % 2 * 4 * PITCH] = masked;
-            if (writes) *at_step(out_of_0, step, out_bytes) = shown;
+            char* const out_at = at_step(out_of_0, step, out_bytes);
+            write_real(out_at, shown, writes, to_cells);
             step += direction;
             __syncthreads();
         }
     }
     if (!exists) return;
 #if OPTIONS
-    if (part == 0) state[own] = h;
+    if (part == 0) state[own] = stored(h);
 #endif
     if (keep) return;
 #if !OPTIONS
-    if (part == 0) hiddens[own] = h;
+    if (part == 0) hiddens[own] = stored(h);
 #endif
     if (part == 1) cells[own] = c;
 }

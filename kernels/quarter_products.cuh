@@ -2,6 +2,7 @@
 // 0 to 3, has the hidden states from PART * part on. Its sum number j is for gate j ^ part, so that what the others
 // need of it has the same number in each lane, and adding up takes no choice: number 0 is its own gate's.
 #pragma once
+#include "storage.cuh"
 
 #define PART (4 * QUADS)   // hidden states in a quarter
 #define PITCH (PART + 4)   // from one quarter to the next in shared memory: those that a warp reads at once are in
@@ -14,14 +15,14 @@ __device__ __forceinline__ int place_of(int unit) { return unit + unit / PART * 
 
 // The lane's weights, of W_hh (4*hidden, hidden); zero where there are none.
 __device__ __forceinline__ void quarters_of_rows(
-    float (&w)[4][PART], const float* weight, int unit, int part, int hidden) {
+    float (&w)[4][PART], const store* weight, int unit, int part, int hidden) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        const float* row = weight + ((j ^ part) * hidden + unit) * hidden;  // below 2^16
+        const store* row = weight + ((j ^ part) * hidden + unit) * hidden;  // below 2^16
 #pragma unroll
         for (int k = 0; k < PART; ++k) {
             const int column = part * PART + k;
-            w[j][k] = unit < hidden && column < hidden ? row[column] : 0.0f;
+            w[j][k] = unit < hidden && column < hidden ? real_of(row[column]) : 0.0f;
         }
     }
 }

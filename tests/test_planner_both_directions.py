@@ -158,7 +158,8 @@ class TestPlanOfALayer:
         plan = self.plan(monkeypatch, **settings)
         for choice in plan:
             assert choice.directions == 1
-            assert "predicted; directions one after the other: side by side " in str(choice) and why in str(choice)
+            assert "predicted; directions one after the other: side by side " in str(choice)
+        assert why in str(next(iter(plan)))  # of the forward pass
 
     @pytest.mark.parametrize("settings", [{}, {"hidden": 256}, {"hidden": 64, "dtype": "bfloat16"}], ids=str)
     def test_with_options(self, settings, monkeypatch):

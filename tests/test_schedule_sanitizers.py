@@ -141,14 +141,14 @@ class TestRaces:
 
     @pytest.mark.parametrize(
         ("direction", "line"),
-        [(FORWARD, "handed[(i + 1) % 2 * 4 * PITCH]"), (BACKWARD, "da[i % 2][s][r + r / EIGHTH * 4]")],
+        [(FORWARD, "handed[(i + 1) % 2 * 4 * PITCH]"), (BACKWARD, "da[i % 2][thread]")],
     )
     def test_one_buffer_instead_of_two_in_resident(self, monkeypatch, direction, line):
         file = f"lstm_resident_{direction}.cu"
-        same = "handed[i % 2 * 4 * PITCH]" if direction == FORWARD else "da[0][s][r + r / EIGHTH * 4]"
+        same = "handed[i % 2 * 4 * PITCH]" if direction == FORWARD else "da[0][thread]"
         without(monkeypatch, file, line, 1, same)
         if direction == BACKWARD:
-            without(monkeypatch, file, "&da[i % 2][s][role * (EIGHTH + 4)]", 1, "&da[0][s][role * (EIGHTH + 4)]")
+            without(monkeypatch, file, "(const float4*)da[i % 2]", 1, "(const float4*)da[0]")
         noticed(RESIDENT, direction, "tsan", rf"data race[\s\S]*{file}")
 
     @pytest.mark.parametrize("which", [0, 1])
@@ -192,7 +192,7 @@ class TestAddresses:
             (FORWARD, "const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
             (FORWARD, "left > i + AHEAD", "left >= i + AHEAD"),
             (BACKWARD, "const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
-            (BACKWARD, "count + AHEAD < steps", "count + AHEAD <= steps"),
+            (BACKWARD, "ahead < running", "ahead <= running"),
         ],
     )
     def test_in_resident(self, monkeypatch, direction, line, wrong):

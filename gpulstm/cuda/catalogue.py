@@ -88,12 +88,13 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 # Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
 CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layouts.TILES)
 
-# kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 16 * QUADS
+# kernel -> (names of its tile sizes, every choice of them). These are float32 alone but for the
+# resident ones without layer norm. A thread holds 16 * QUADS
 # registers of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, resident with layer norm, 4 * QUADS.
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     **{
         kernel: (resident_layouts.names_of(kernel), resident_layouts.tiles_of(kernel))
-        for kernel in (*resident_layouts.TILES_OF, *resident_layouts.LAYER_NORM_KERNELS)
+        for kernel in (*resident_layouts.KERNELS, *resident_layouts.LAYER_NORM_KERNELS)
     },
     "lstm_persistent_forward": (
         ("MTILES", "KTILES", "NTILES"),
@@ -245,6 +246,8 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
     if entry in HALF_TILES or entry in CLUSTER_HALF_TILES:
         return tuple(SWITCH_OF_DTYPE)
+    if entry in resident_layouts.KERNELS:
+        return resident_layouts.DTYPES
     if entry in TILED:
         return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)

@@ -19,8 +19,9 @@ The backward kernel's steps are taken to be as long.
 from collections.abc import Iterator
 
 NAMES = ("QUADS",)
-TILES = ((2,), (4,))
-TILES_OF = {"lstm_resident_forward": TILES, "lstm_resident_backward": ((4, 1), (8, 1))}
+TILES = ((2,), (4,), (6,))
+KERNELS = ("lstm_resident_forward", "lstm_resident_backward")
+DTYPES = ("float32", "float16", "bfloat16")  # of the arrays that these take
 
 LAYER_NORM_NAMES = ("QUADS", "SEQUENCES")
 LAYER_NORM_TILES = ((4, 1), (4, 2), (8, 1), (8, 2))
@@ -37,7 +38,7 @@ def kernel_of(direction: str, *, layer_norm: bool = False) -> str:
 
 def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
     """Every choice of tiles that there is a kernel for."""
-    return LAYER_NORM_TILES if kernel in LAYER_NORM_KERNELS else TILES_OF[kernel]
+    return LAYER_NORM_TILES if kernel in LAYER_NORM_KERNELS else TILES
 
 
 def names_of(kernel: str) -> tuple[str, ...]:
