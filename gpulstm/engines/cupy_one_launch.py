@@ -240,7 +240,7 @@ def _launch(
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
+        function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
         lanes = 4 if choice.kernel == "lstm_resident_backward" else 8  # for each hidden unit
         threads = 32 * -(-sizes[2] * lanes // 32)
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
