@@ -25,7 +25,7 @@
 // 128, share a multiprocessor.
 //
 // FLOAT16, BFLOAT16  (storage.cuh) gates, weights and dy have 16 bits; cells, dc, dh and all sums are float32. da is
-//          not rounded on its way through shared memory; in the schedules that hand it over between blocks it is.
+//          rounded before the product, as in the other schedules: dh is made of what the weights' gradients are.
 //
 // OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. What
 //          is prepared is what was fetched and what was drawn. Each lane makes all four gradients of its unit. c[t] is
@@ -191,8 +191,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
         d_cell = d_c * cell_now.y;
 #endif
         if (exists) {
-            da[i % 2][thread] = d_gate;
-            *gate_at = stored(d_gate);
+            const store written = stored(d_gate);
+            da[i % 2][thread] = real_of(written);
+            *gate_at = written;
         }
         gate_at += gate_move;
         __syncthreads();

@@ -241,7 +241,7 @@ def _launch(
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
+        function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
         threads = resident_layouts.threads(choice.kernel, sizes[2])
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
