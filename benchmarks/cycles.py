@@ -1,7 +1,7 @@
 """How many cycles a time step takes in a block, by a model of the multiprocessor that runs its machine code.
 
     python benchmarks/cycles.py
-    python benchmarks/cycles.py --kernel lstm_resident_backward --tiles 4,1 --hidden 64 --timeline
+    python benchmarks/cycles.py --kernel lstm_resident_backward --tiles 4 --hidden 64 --timeline
 
 It needs no GPU, but CuPy, NVRTC and nvdisasm: pip install "gpulstm[kernelcheck]" nvidia-cuda-nvdisasm. The model is
 `multiprocessor.py`, and says what it leaves out. It is for kernels whose blocks wait for nobody. It is no measurement:
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import machine_code, multiprocessor  # noqa: E402 - the repository need not be installed
-from gpulstm.cuda import catalogue  # noqa: E402
+from gpulstm.cuda import catalogue, resident_layouts  # noqa: E402
 from gpulstm.cuda.catalogue import Specialisation  # noqa: E402
 
 KERNELS = ("lstm_resident_forward", "lstm_resident_backward")  # whose step has one barrier
@@ -26,10 +26,10 @@ KERNELS = ("lstm_resident_forward", "lstm_resident_backward")  # whose step has 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kernel", choices=KERNELS, nargs="+", default=list(KERNELS))
-    parser.add_argument("--tiles", type=_tiles, help="such as 4,1; all of the kernel's unless told otherwise")
+    parser.add_argument("--tiles", type=_tiles, help="such as 4; all of the kernel's unless told otherwise")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--options", action="store_true", help="with the switch OPTIONS")
-    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--hidden", type=int, help="as many as the tiles are for, unless told otherwise")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1], help="that share a multiprocessor")
     parser.add_argument("--architecture", type=int, default=90)
     parser.add_argument("--timeline", action="store_true", help="when the first warp issues each instruction of a pass")
@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             instructions, used = machine_code.of(specialisation, chosen.architecture)
             loop = machine_code.time_loop(instructions)
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
-            warps = threads(specialisation, chosen.hidden) // 32
+            hidden = chosen.hidden or resident_layouts.units(specialisation.entry, specialisation.tiles)
+            warps = resident_layouts.threads(specialisation.entry, hidden) // 32
             for blocks in chosen.blocks:
                 found = multiprocessor.run(loop, warps, blocks)
                 cycles = found.cycles / steps
@@ -61,11 +62,6 @@ def timeline(loop: list[machine_code.Instruction], issued_at: list[int]) -> Iter
         waited = cycle - free
         yield f"{cycle:6d} {f'+{waited}' if waited > 0 else '':>5}  {one.text}"
         free = cycle + max(1, one.stall)
-
-
-def threads(specialisation: Specialisation, hidden: int) -> int:
-    """Of a block: eight for each hidden unit, in whole warps."""
-    return 32 * -(-hidden // 4)
 
 
 def _specialisations(chosen: argparse.Namespace) -> Iterator[Specialisation]:
