@@ -47,12 +47,8 @@ __device__ __forceinline__ float rounded(float h) { return real_of(stored(h)); }
 
 // A cell state, which is float32, or something else, if this lane writes at all.
 __device__ __forceinline__ void write_real(char* place, float value, bool writes, bool is_cell) {
-#if FLOAT16 || BFLOAT16
-    if (writes && !is_cell) *(store*)place = stored(value);
-    if (writes && is_cell) *(float*)place = value;
-#else
-    if (writes) *(float*)place = value;
-#endif
+    if (writes && (is_cell || sizeof(store) == sizeof(float))) *(float*)place = value;
+    if (writes && !is_cell && sizeof(store) != sizeof(float)) *(store*)place = stored(value);
 }
 
 extern "C" __global__ void __launch_bounds__(64 * QUADS, BLOCKS_TOGETHER) lstm_resident_forward(

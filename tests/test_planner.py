@@ -121,7 +121,9 @@ class TestWhichOne:
             (1, 1, "resident"),
             (37, 8, "resident"),
             (64, 64, "resident"),
-            (66, 8, "loop"),
+            (66, 8, "resident"),
+            (96, 300, "resident"),
+            (98, 8, "loop"),
             (100, 8, "persistent"),
             (256, 64, "persistent"),
             (1024, 8, "persistent"),
@@ -136,10 +138,8 @@ class TestWhichOne:
     def test_float64_takes_the_loop(self, hidden):
         for choice in planner.plan(3, hidden, "float64", H200):
             assert choice.schedule == "loop"
-            others = "TF32, float16 and bfloat16"
-            assert choice.reason == (
-                f"resident is for float32, not float64; persistent is for float32, {others}, not float64"
-            )
+            others = "float16 and bfloat16, not float64"
+            assert choice.reason == f"resident is for float32, {others}; persistent is for float32, TF32, {others}"
 
     def test_an_empty_batch_takes_the_loop(self):
         for choice in planner.plan(0, 100, "float32", H200):
@@ -167,8 +167,8 @@ class TestReasons:
     @pytest.mark.parametrize(
         ("hidden", "device", "words"),
         [
-            (65, "H200", "resident is for hidden_size up to 64, not 65"),
-            (65, "H200", "persistent reads four hidden units at a time, and 65 is not a multiple of 4"),
+            (97, "H200", "resident is for hidden_size up to 96, not 97"),
+            (97, "H200", "persistent reads four hidden units at a time, and 97 is not a multiple of 4"),
             (100, "capability 7.5", "persistent needs compute capability 8.0, and this device has 7.5"),
             (100, "not cooperative", "persistent needs all blocks of a launch to run at the same time"),
             (2112, "H200", "hidden_size 2112"),
@@ -236,7 +236,7 @@ class TestOnly:
     @pytest.mark.parametrize(
         ("schedule", "hidden", "dtype", "why"),
         [
-            ("resident", 65, "float32", "resident is for hidden_size up to 64, not 65; persistent is not allowed here"),
+            ("resident", 97, "float32", "resident is for hidden_size up to 96, not 97; persistent is not allowed here"),
             ("persistent", 37, "float32", "resident is not allowed here; persistent reads four hidden units at a time"),
             ("persistent", 36, "float64", "persistent is for float32, TF32, float16 and bfloat16, not float64"),
             ("persistent", 2112, "float32", "132 multiprocessors"),

@@ -246,11 +246,9 @@ def _obstacle(
 ) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
     in_half = dtype in half_layouts.DTYPES
-    if schedule not in ("persistent", "cluster") and in_half:
-        return f"is for float32, not {dtype}"
     if dtype not in ("float32", "tf32") and not in_half:
-        others = {"persistent": ", TF32, float16 and bfloat16", "cluster": ", float16 and bfloat16"}
-        return f"is for float32{others.get(schedule, '')}, not {dtype}"
+        tf32 = " TF32," if schedule == "persistent" else ""
+        return f"is for float32,{tf32} float16 and bfloat16, not {dtype}"
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
@@ -274,10 +272,11 @@ def _resident(
     direction: str, batch: int, hidden: int, dtype: str, device: Device, *, layer_norm: bool = False
 ) -> list[Choice]:
     kernel = resident_layouts.kernel_of(direction, layer_norm=layer_norm)
+    arithmetic, what = (dtype, dtype) if dtype in half_layouts.DTYPES else ("float32", "")  # no product is in TF32
     found = []
     for tiles, share, cost in resident_layouts.layouts(kernel, batch, hidden, device.multiprocessors):
         groups = _up(batch, share)
-        found.append(Choice("resident", _predicted(cost), kernel, tiles, 1, groups, share, cost, "float32"))
+        found.append(Choice("resident", _predicted(cost, what), kernel, tiles, 1, groups, share, cost, arithmetic))
     return found
 
 
