@@ -35,6 +35,7 @@
 //          way; nobody waits for a block of the other direction.
 #include "lane_sums.cuh"
 #include "persistent_options.cuh"
+#include "registers.cuh"
 #include "storage.cuh"
 
 #define UNITS (16 * QUADS)    // that a block can have
@@ -93,18 +94,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     // write of a step each has banks of its own.
     __shared__ float4 of_gates[2][4][UNITS + 2];  // what gives each gate's gradient from dc, the output gate's from dh
     __shared__ float4 of_cell[2][4][UNITS + 2];   // what of dh is added to dc, what of dc goes to the step before, dy
+#if OPTIONS  // and what zoneout keeps of dc (in `of_cell`) and of dh for the step before; c[t-1] and c*
+    __shared__ float4 of_zone[2][4][UNITS + 2];
+#endif
     const int thread = threadIdx.x, unit = thread / 4, gate = thread % 4, part = thread % 16;
     const bool exists = unit < hidden;
     const long long at = (long long)sequence * hidden + unit, units = (long long)batch * hidden;
 
     float w[4][4 * QUADS];
+#if OPTIONS
+    const float mask_of_own = hidden_mask(options, draw_for_sequence(options, unit, sequence));
+#endif
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
         const int output = unit ^ j;
+#if OPTIONS  // the mask of h stands in the weights
+        const float mask = __shfl_xor_sync(ALL_LANES, mask_of_own, 4 * j);
+#else
+        const float mask = 1.0f;
+#endif
 #pragma unroll
         for (int k = 0; k < 4 * QUADS; ++k) {
             const int source = k / 4 * 16 + part, row = k % 4 * hidden + source;
-            w[j][k] = output < hidden && source < hidden ? real_of(weight[row * hidden + output]) : 0.0f;
+            w[j][k] = output < hidden && source < hidden ? mask * real_of(weight[row * hidden + output]) : 0.0f;
         }
     }
     for (int i = thread; i < 2 * THREADS; i += blockDim.x) (&da[0][0])[i] = 0.0f;  // also of units that there are not
@@ -120,12 +132,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
 #endif
 #if OPTIONS
     float d_peep = 0.0f;  // of the three of a unit's lanes that have a peephole
-    const float mask = hidden_mask(options, draw_for_sequence(options, unit, sequence));
 #endif
 
-    // What this lane fetches and prepares, of the step that is number `ahead`: as many as its gate, and four further on
-    // each time.
-    int ahead = gate;
+    // What this lane fetches and prepares is of step number first + gate, and four steps further on each time.
     const long long move = (long long)direction * batch, own_row = first_row + gate * move;
     const store* gates_ahead = gates + own_row * 4 * hidden + unit;
     const float* cell_ahead = cells + (own_row + reverse * batch) * hidden + unit;
@@ -133,23 +142,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     const long long gate_move = 4 * hidden * move, dy_move = 4 * dy_width * move;
     store fetched[4], fetched_dy;
     float before, after;
-    const auto fetch = [&] {
-        const bool there = exists && ahead < running;
+    const auto fetch = [&](int first) {
+        const bool there = exists && first + gate < running;
 #pragma unroll
         for (int k = 0; k < 4; ++k) fetched[k] = there ? gates_ahead[k * hidden] : stored(0.0f);
         before = there ? cell_ahead[0] : 0.0f;
         after = there && !OPTIONS ? cell_ahead[-direction * units] : 0.0f;
         fetched_dy = there && dy ? dy_ahead[0] : stored(0.0f);
-        ahead += 4;
         gates_ahead += 4 * gate_move, cell_ahead += gate_move, dy_ahead += dy_move;
     };
+#if OPTIONS
+    unsigned drawn;
+    const auto draw = [&](int first) {
+        drawn = draw_for_step(options, unit, sequence, first_step + direction * (first + gate));
+    };
+#endif
     const auto prepare = [&](int buffer) {
         const float in = real_of(fetched[0]), forget = real_of(fetched[1]);
         const float candidate = real_of(fetched[2]), out = real_of(fetched[3]), d_output = real_of(fetched_dy);
 #if OPTIONS
-        const unsigned drawn = draw_for_step(options, unit, sequence, first_step + direction * (ahead - 4));
-        of_gates[buffer][gate][unit] = make_float4(in, forget, candidate, out);
-        of_cell[buffer][gate][unit] = make_float4(before, __uint_as_float(drawn), d_output, 0.0f);
+        const float h_stays = kept_of_h(options, drawn), c_stays = kept_of_c(options, drawn);
+        const float mask_now = candidate_mask(options, drawn), written = candidate * mask_now;
+        const float c_star = forget * before + in * written, tanh_c = tanhf(c_star);
+        const float of_i = (options.coupled ? written - before : written) * (in * (1.0f - in));
+        const float of_f = options.coupled ? 0.0f : before * (forget * (1.0f - forget));
+        const float of_g = in * mask_now * (1.0f - candidate * candidate);
+        const float of_o = (1.0f - h_stays) * tanh_c * (out * (1.0f - out));
+        float to_c = (1.0f - h_stays) * out * (1.0f - tanh_c * tanh_c), to_before = forget;
+        if (peephole && exists) {
+            const store* of_unit = peephole + afresh(unit);
+            to_c += of_o * weight_of(of_unit[2 * hidden]);
+            to_before += of_i * weight_of(of_unit[0]) + of_f * weight_of(of_unit[hidden]);
+        }
+        of_gates[buffer][gate][unit] = make_float4(of_i, of_f, of_g, of_o);
+        of_cell[buffer][gate][unit] = make_float4(to_c, to_before, d_output, c_stays);
+        of_zone[buffer][gate][unit] = make_float4(h_stays, before, c_star, 0.0f);
 #else
         const float tanh_c = tanhf(after);
         of_gates[buffer][gate][unit] =
@@ -159,33 +186,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
 #endif
     };
     store* gate_at = gates + (first_row * 4 + gate) * hidden + unit;
-    fetch();
+    fetch(0);
+#if OPTIONS
+    draw(0);
+#endif
     prepare(0);
-    fetch();
+    fetch(4);
     __syncthreads();
 
-#if !OPTIONS
     float4 cell_now;
     float slope;
     const auto take = [&](int buffer, int i) {
         cell_now = of_cell[buffer][i][unit], slope = ((const float*)of_gates[buffer][i])[thread];
     };
     take(0, 0);
-#endif
-    // Step number i of the four that were prepared in `buffer`. Before its product it takes what the next one needs.
-    const auto run_step = [&](int i, int buffer, bool prepares) {
-#if OPTIONS
-        const float4 prepared = of_cell[buffer][i][unit], four = of_gates[buffer][i][unit];
-        const float gates_now[4] = {four.x, four.y, four.z, four.w}, c_before = prepared.x;
-        float d_gates[4];
-        const int own = exists ? unit : 0;
-        d_hidden += prepared.z;
-        const float c_star = step_back(options, __float_as_uint(prepared.y), gates_now, c_before, peephole, own, hidden,
-                                       d_hidden, d_cell, d_gates);
-        const float d_gate = gate == 0 ? d_gates[0] : gate == 1 ? d_gates[1] : gate == 2 ? d_gates[2] : d_gates[3];
-        d_peep += d_gate * (gate == 3 ? c_star : c_before);
-#else
+    // Step number first + i, of four that were prepared together. Before its product it takes what the next one needs.
+    const auto run_step = [&](int first, int i, bool prepares) {
+        const int buffer = first / 4 % 2;
         d_hidden += cell_now.z;
+#if OPTIONS  // what does not stay is left out: 0 times infinity is NaN
+        const float d_c = (1.0f - cell_now.w) * d_cell + d_hidden * cell_now.x;
+        const float d_gate = (gate == 3 ? d_hidden : d_c) * slope;
+        const float4 zone = of_zone[buffer][i][unit];
+        const float h_stayed = zone.x == 0.0f ? 0.0f : zone.x * d_hidden;
+        d_cell = d_c * cell_now.y + (cell_now.w == 0.0f ? 0.0f : cell_now.w * d_cell);
+        d_peep += d_gate * (gate == 3 ? zone.z : zone.y);
+#else
         const float d_c = d_cell + d_hidden * cell_now.x;
         const float d_gate = (gate == 3 ? d_hidden : d_c) * slope;
         d_cell = d_c * cell_now.y;
@@ -197,12 +223,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
         }
         gate_at += gate_move;
         __syncthreads();
-#if !OPTIONS
         if (i < 3) take(buffer, i + 1);
         if (i == 3 && prepares) take(buffer ^ 1, 0);
+#if OPTIONS
+        if (i == 1 && prepares) draw(first + 4);
 #endif
-        if (i == 2 && prepares) prepare(buffer ^ 1);
-        if (i == 3 && prepares) fetch();
+        if (i == 2 && prepares) {
+            prepare(buffer ^ 1);
+            fetch(first + 8);
+        }
         float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
         for (int q = 0; q < QUADS; ++q) {
@@ -219,25 +248,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
         const float by_12 = __shfl_xor_sync(ALL_LANES, sums[3], 12);
         const float sum = sum_of_four_lanes<1>((sums[0] + by_4) + (by_8 + by_12));
 #if OPTIONS
-        d_hidden += sum * mask;
+        d_hidden = h_stayed + sum;
 #else
         d_hidden = sum;
 #endif
     };
     for (int first = 0; first < running; first += 4) {
-        const int buffer = first / 4 % 2;
-#if OPTIONS
-#pragma unroll 1
-        for (int i = 0; i < 4 && first + i < running; ++i) run_step(i, buffer, true);
-#else
         if (first + 4 <= running) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) run_step(i, buffer, true);
+            for (int i = 0; i < 4; ++i) run_step(first, i, true);
         } else {
 #pragma unroll 1
-            for (int i = 0; i < running - first; ++i) run_step(i, buffer, false);
+            for (int i = 0; i < running - first; ++i) run_step(first, i, false);
         }
-#endif
     }
 #if BIDIRECTIONAL  // found out only here: registers are short in between
     if (second) {
@@ -248,8 +271,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     }
 #endif
     if (exists) {
-        if (gate == 0) dh[at] = d_hidden;
-        if (gate == 1) dc[at] = d_cell;
+        const long long end = (long long)afresh(sequence) * hidden + unit;
+        if (gate == 0) dh[end] = d_hidden;
+        if (gate == 1) dc[end] = d_cell;
 #if OPTIONS
         if (peephole && gate != 2) d_peephole[(3ll * sequence + (gate == 3 ? 2 : gate)) * hidden + unit] += d_peep;
 #endif
