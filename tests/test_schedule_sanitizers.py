@@ -190,7 +190,7 @@ class TestAddresses:
             (FORWARD, "mine[s] = exists && sequence < batch;", "mine[s] = exists && sequence <= batch;"),
             *((d, "const bool exists = unit < hidden;", "const bool exists = unit <= hidden;") for d in DIRECTIONS),
             (FORWARD, "count + AHEAD < steps", "count + AHEAD <= steps"),
-            (BACKWARD, "ahead < running", "ahead <= running"),
+            (BACKWARD, "first + gate < running", "first + gate <= running"),
         ],
     )
     def test_in_resident(self, monkeypatch, direction, line, wrong):
