@@ -7,7 +7,7 @@ sequences, and a block's sequences take more than one pass, the last of which is
 import numpy as np
 import pytest
 
-from gpulstm.cuda import catalogue, planner
+from gpulstm.cuda import catalogue, planner, resident_layouts
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
 from tests import backends
 from tests.problems import infer, solve
@@ -23,8 +23,8 @@ STEPS = 6  # each of the two slots through which gradients are handed over is us
 def laid_out(kernel: str, tiles: tuple[int, ...]) -> tuple[Choice, int, int]:
     """(a layout, how many hidden units, how many sequences)"""
     if "resident" in kernel:
-        (units, share) = (8 * tiles[0], tiles[1]) if kernel.endswith(FORWARD) else (16 * tiles[0], 1)
-        return Choice("resident", "by hand", kernel, tiles, 1, 4, share), units - 3, 4 * share - share // 2
+        units, share = resident_layouts.units(kernel, tiles), (*tiles, 1)[1]
+        return Choice("resident", "by hand", kernel, tiles, 1, 3, share), units - 3, 3 * share - share // 2
     if "cluster" in kernel:
         size, quads, share = tiles
         hidden = 64 * quads - 64 // size * quads - 3  # the last block has no unit at all, the one before it few
@@ -57,13 +57,13 @@ def test_every_choice_of_tiles(backend, kernel, tiles):
 
 
 def test_the_layouts_are_what_they_claim():
-    assert len(ALL) == len(set(ALL)) == 6 + 39 + 32
+    assert len(ALL) == len(set(ALL)) == 4 + 39 + 32
     for kernel, tiles in ALL:
         choice, hidden, batch = laid_out(kernel, tiles)
         assert choice.groups * choice.share >= batch > (choice.groups - 1) * choice.share
         if choice.schedule == "resident":
-            units = (8 if kernel.endswith(FORWARD) else 16) * tiles[0]
-            assert units / 2 < hidden <= units and hidden % 4
+            units = resident_layouts.units(kernel, tiles)
+            assert units // 2 < hidden <= units and hidden % 4
             assert choice.share == 1 or batch % choice.share
             continue
         if choice.schedule == "cluster":

@@ -1,7 +1,8 @@
 """How a layer with layer norm may be laid out where all its time steps run in one launch. Pure arithmetic.
 
-A layer is laid out as the plain one is, in kernels of its own (`kernels/lstm_resident_layer_norm_forward.cu` and its
-neighbours). Each step's norms are sums over all hidden units, that of the cell state after that of the products:
+A layer is laid out as the plain one is, in kernels of its own (`kernels/lstm_persistent_layer_norm_forward.cu` and its
+neighbours), but for small ones (`gpulstm.cuda.resident_layouts`). Each step's norms are sums over all hidden units,
+that of the cell state after that of the products:
 
 - in a block of its own (resident) each costs a barrier and some shuffles, in many blocks a hand-over: two more than
   without layer norm forward. Backward one is enough, since what the second one adds to the first is known beforehand;
@@ -56,11 +57,8 @@ def hand_overs(kernel: str) -> int:
 
 def with_layer_norm(choice: Any) -> Any:
     """A choice of the plain layer as one of the layer with layer norm, with hand-overs of sums."""
-    kernel = choice.kernel.replace(choice.schedule, f"{choice.schedule}_layer_norm")
-    tiles = choice.tiles
-    if kernel == "lstm_resident_layer_norm_backward":  # which has eight lanes for a hidden unit, not four
-        tiles = 2 * tiles[0], 1
-    return _changed(choice, kernel, tiles, (hand_overs(kernel) - 1) * _microseconds_of_a_sum(choice))
+    kernel = choice.kernel.replace("persistent", "persistent_layer_norm")  # the resident ones have layouts of their own
+    return _changed(choice, kernel, choice.tiles, (hand_overs(kernel) - 1) * _microseconds_of_a_sum(choice))
 
 
 def once(choice: Any, hidden: int) -> Any:

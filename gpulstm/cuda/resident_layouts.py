@@ -1,0 +1,108 @@
+"""How a small layer may be laid out where every block holds all of its recurrent weights, and runs for itself.
+
+The plain kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`) have four lanes for a hidden unit
+and one sequence for a block; as many blocks share a multiprocessor as its registers hold. Those with layer norm have
+eight lanes for a hidden unit, one or two sequences for a block, and one block on a multiprocessor. Pure arithmetic.
+
+The predictions are counted, not measured. Of a step of the plain forward kernel, in cycles, with QUADS float4 of h for
+each lane:
+
+- on the way of one block alone: shared memory and the barrier 70, six shuffles of which three wait for each other 75,
+  two tanh 160, 25 for what is left, and the products, whose issuing it waits for: 16 * QUADS instructions for each of
+  the QUADS / 2 warps that a scheduler has;
+- issued by a scheduler for each block: 71 + 16 * QUADS instructions for each of its warps. Blocks that share a
+  multiprocessor take the longer one of a block's way and of what is issued for all of them.
+
+The backward kernel's steps are taken to be as long.
+"""
+
+from collections.abc import Iterator
+
+NAMES = ("QUADS",)
+TILES = ((2,), (4,), (6,))
+KERNELS = ("lstm_resident_forward", "lstm_resident_backward")
+DTYPES = ("float32", "float16", "bfloat16")  # of the arrays that these take
+
+LAYER_NORM_NAMES = ("QUADS", "SEQUENCES")
+LAYER_NORM_TILES = ((4, 1), (4, 2), (8, 1), (8, 2))
+LAYER_NORM_KERNELS = ("lstm_resident_layer_norm_forward", "lstm_resident_layer_norm_backward")
+
+CYCLES = 1900  # of a microsecond: a little less than the 1980 of an H200 that has nothing else to do
+MOST_UNITS = 2**28  # of a step of all sequences: a kernel counts the bytes of its gates in 32 bits
+
+
+def kernel_of(direction: str, *, layer_norm: bool = False) -> str:
+    """The kernel of a pass, "forward" or "backward"."""
+    return f"lstm_resident_{'layer_norm_' if layer_norm else ''}{direction}"
+
+
+def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
+    """Every choice of tiles that there is a kernel for."""
+    return LAYER_NORM_TILES if kernel in LAYER_NORM_KERNELS else TILES
+
+
+def names_of(kernel: str) -> tuple[str, ...]:
+    """What the tiles stand for."""
+    return LAYER_NORM_NAMES if len(tiles_of(kernel)[0]) > 1 else NAMES
+
+
+def lanes(kernel: str) -> int:
+    """Of a hidden unit."""
+    return 8 if len(tiles_of(kernel)[0]) > 1 else 4
+
+
+def threads(kernel: str, hidden: int) -> int:
+    """Of a block: whole warps."""
+    return 32 * -(-hidden * lanes(kernel) // 32)
+
+
+def most_threads(kernel: str, tiles: tuple[int, ...]) -> int:
+    """The same of the largest layer that these tiles are for."""
+    return 64 * tiles[0]
+
+
+def units(kernel: str, tiles: tuple[int, ...]) -> int:
+    """Hidden units that these tiles are for, at most."""
+    return most_threads(kernel, tiles) // lanes(kernel)
+
+
+def largest_hidden(kernel: str) -> int:
+    """Hidden units for which there are tiles."""
+    return max(units(kernel, tiles) for tiles in tiles_of(kernel))
+
+
+def obstacle(kernel: str, batch: int, hidden: int) -> str:
+    """Why there is no layout; empty if there is one."""
+    if hidden > largest_hidden(kernel):
+        return f"is for hidden_size up to {largest_hidden(kernel)}, not {hidden}"
+    return "" if batch * hidden < MOST_UNITS else f"counts the bytes of a step in 32 bits, too few for batch {batch}"
+
+
+def together(tiles: tuple[int, ...]) -> int:
+    """Blocks of a plain kernel that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
+    (quads,) = tiles
+    return max(1, 8 // quads)
+
+
+def step_microseconds(tiles: tuple[int, ...], blocks: int) -> float:
+    """Predicted, of a plain kernel with so many blocks on a multiprocessor."""
+    (quads,) = tiles
+    warps = quads / 2  # of a block, for each of the four schedulers
+    way, issued = 330 + 16 * quads * warps, (71 + 16 * quads) * warps
+    return max(way, blocks * issued) / CYCLES
+
+
+def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int) -> Iterator[tuple[tuple[int, ...], int, float]]:
+    """(tiles, sequences of a block, predicted microseconds of a step of all sequences) of every layout whose tiles are
+    the smallest ones that hold the layer."""
+    fitting = [tiles for tiles in tiles_of(kernel) if units(kernel, tiles) >= hidden]
+    for tiles in fitting:
+        if tiles[0] != fitting[0][0]:
+            continue
+        if len(tiles) > 1:
+            share = tiles[1]
+            yield tiles, share, -(-batch // (share * multiprocessors)) * (0.2 + 0.1 * share)
+            continue
+        full, rest = divmod(-(-batch // multiprocessors), together(tiles))
+        cost = full * step_microseconds(tiles, together(tiles))
+        yield tiles, 1, cost + (step_microseconds(tiles, rest) if rest else 0.0)
