@@ -123,9 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     const float mask = hidden_mask(options, draw_for_sequence(options, unit, sequence));
 #endif
 
-    // What this lane fetches and prepares, of the step that is number `ahead`: as many as its gate, and four further on
-    // each time.
-    int ahead = gate;
+    // What this lane fetches and prepares is of step number first + gate, and four steps further on each time.
     const long long move = (long long)direction * batch, own_row = first_row + gate * move;
     const store* gates_ahead = gates + own_row * 4 * hidden + unit;
     const float* cell_ahead = cells + (own_row + reverse * batch) * hidden + unit;
@@ -133,21 +131,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     const long long gate_move = 4 * hidden * move, dy_move = 4 * dy_width * move;
     store fetched[4], fetched_dy;
     float before, after;
-    const auto fetch = [&] {
-        const bool there = exists && ahead < running;
+    const auto fetch = [&](int first) {
+        const bool there = exists && first + gate < running;
 #pragma unroll
         for (int k = 0; k < 4; ++k) fetched[k] = there ? gates_ahead[k * hidden] : stored(0.0f);
         before = there ? cell_ahead[0] : 0.0f;
         after = there && !OPTIONS ? cell_ahead[-direction * units] : 0.0f;
         fetched_dy = there && dy ? dy_ahead[0] : stored(0.0f);
-        ahead += 4;
         gates_ahead += 4 * gate_move, cell_ahead += gate_move, dy_ahead += dy_move;
     };
-    const auto prepare = [&](int buffer) {
+    const auto prepare = [&](int buffer, int first) {
         const float in = real_of(fetched[0]), forget = real_of(fetched[1]);
         const float candidate = real_of(fetched[2]), out = real_of(fetched[3]), d_output = real_of(fetched_dy);
 #if OPTIONS
-        const unsigned drawn = draw_for_step(options, unit, sequence, first_step + direction * (ahead - 4));
+        const unsigned drawn = draw_for_step(options, unit, sequence, first_step + direction * (first + gate));
         of_gates[buffer][gate][unit] = make_float4(in, forget, candidate, out);
         of_cell[buffer][gate][unit] = make_float4(before, __uint_as_float(drawn), d_output, 0.0f);
 #else
@@ -159,9 +156,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
 #endif
     };
     store* gate_at = gates + (first_row * 4 + gate) * hidden + unit;
-    fetch();
-    prepare(0);
-    fetch();
+    fetch(0);
+    prepare(0, 0);
+    fetch(4);
     __syncthreads();
 
 #if !OPTIONS
@@ -172,8 +169,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     };
     take(0, 0);
 #endif
-    // Step number i of the four that were prepared in `buffer`. Before its product it takes what the next one needs.
-    const auto run_step = [&](int i, int buffer, bool prepares) {
+    // Step number first + i, of four that were prepared together. Before its product it takes what the next one needs.
+    const auto run_step = [&](int first, int i, bool prepares) {
+        const int buffer = first / 4 % 2;
 #if OPTIONS
         const float4 prepared = of_cell[buffer][i][unit], four = of_gates[buffer][i][unit];
         const float gates_now[4] = {four.x, four.y, four.z, four.w}, c_before = prepared.x;
@@ -201,8 +199,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
         if (i < 3) take(buffer, i + 1);
         if (i == 3 && prepares) take(buffer ^ 1, 0);
 #endif
-        if (i == 2 && prepares) prepare(buffer ^ 1);
-        if (i == 3 && prepares) fetch();
+        if (i == 2 && prepares) {
+            prepare(buffer ^ 1, first + 4);
+            fetch(first + 8);
+        }
         float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
         for (int q = 0; q < QUADS; ++q) {
@@ -225,17 +225,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
 #endif
     };
     for (int first = 0; first < running; first += 4) {
-        const int buffer = first / 4 % 2;
 #if OPTIONS
 #pragma unroll 1
-        for (int i = 0; i < 4 && first + i < running; ++i) run_step(i, buffer, true);
+        for (int i = 0; i < 4 && first + i < running; ++i) run_step(first, i, true);
 #else
         if (first + 4 <= running) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) run_step(i, buffer, true);
+            for (int i = 0; i < 4; ++i) run_step(first, i, true);
         } else {
 #pragma unroll 1
-            for (int i = 0; i < running - first; ++i) run_step(i, buffer, false);
+            for (int i = 0; i < running - first; ++i) run_step(first, i, false);
         }
 #endif
     }
