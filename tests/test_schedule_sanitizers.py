@@ -192,7 +192,7 @@ class TestAddresses:
             (FORWARD, "const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
             (FORWARD, "left > i + AHEAD", "left >= i + AHEAD"),
             (BACKWARD, "const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
-            (BACKWARD, "ahead < running", "ahead <= running"),
+            (BACKWARD, "first + gate < running", "first + gate <= running"),
         ],
     )
     def test_in_resident(self, monkeypatch, direction, line, wrong):

@@ -57,7 +57,7 @@ def test_every_choice_of_tiles(backend, kernel, tiles):
 
 
 def test_the_layouts_are_what_they_claim():
-    assert len(ALL) == len(set(ALL)) == 4 + 39 + 32
+    assert len(ALL) == len(set(ALL)) == 6 + 39 + 32
     for kernel, tiles in ALL:
         choice, hidden, batch = laid_out(kernel, tiles)
         assert choice.groups * choice.share >= batch > (choice.groups - 1) * choice.share
