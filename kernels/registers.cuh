@@ -40,3 +40,9 @@ __device__ __forceinline__ Item* in_global_memory(Item* address) {
 #endif
     return address;
 }
+
+// The same of what follows `of_0`, which is step 0's, by `bytes` for each step.
+template <class Item>
+__device__ __forceinline__ Item* at_step(Item* of_0, unsigned step, unsigned bytes) {
+    return in_global_memory((Item*)((char*)of_0 + (unsigned long long)step * bytes));
+}
