@@ -1,32 +1,41 @@
 """How a small layer may be laid out where every block holds all of its recurrent weights, and runs for itself.
 
-The plain kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`) have four lanes for a hidden unit
-and one sequence for a block; as many blocks share a multiprocessor as its registers hold. Those with layer norm have
-eight lanes for a hidden unit, one or two sequences for a block, and one block on a multiprocessor. Pure arithmetic.
+The kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`, and forward with layer norm) have four
+lanes for a hidden unit and one sequence for a block; as many blocks share a multiprocessor as its registers hold. The
+one that goes back with layer norm has eight lanes for a hidden unit, one or two sequences for a block, and one block on
+a multiprocessor. Pure arithmetic.
 
-The predictions are counted, not measured. Of a step of the plain forward kernel, in cycles, with QUADS float4 of h for
-each lane:
+The predictions of those with four lanes are counted, not measured. Of a step, in cycles, with QUADS float4 for each lane to
+read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
 
-- on the way of one block alone: shared memory and the barrier 70, six shuffles of which three wait for each other 75,
-  two tanh 160, 25 for what is left, and the products, whose issuing it waits for: 16 * QUADS instructions for each of
-  the QUADS / 2 warps that a scheduler has;
-- issued by a scheduler for each block: 71 + 16 * QUADS instructions for each of its warps. Blocks that share a
-  multiprocessor take the longer one of a block's way and of what is issued for all of them.
+- on the way of one block alone: shared memory and the barrier 70; forward six shuffles, three of which wait for each
+  other, 75, two tanh 160 and 25 for what is left; back two such shuffles 50 and 30 for what is left; and the products,
+  whose issuing all else waits for: 16 * QUADS instructions for each warp;
+- with layer norm, forward, two sums over the block 485: two ways through shared memory with a barrier 140, six shuffles
+  one after the other 150, the rest adding up and two square roots;
+- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 58.
 
-The backward kernel's steps are taken to be as long.
+Blocks that share a multiprocessor take the longer one of a block's way and of what is issued for all of them. In 16
+bits a warp has some ten instructions more forward, which is not counted.
 """
 
 from collections.abc import Iterator
 
-NAMES = ("QUADS",)
 TILES = ((2,), (4,), (6,))
 KERNELS = ("lstm_resident_forward", "lstm_resident_backward")
 DTYPES = ("float32", "float16", "bfloat16")  # of the arrays that these take
 
-LAYER_NORM_NAMES = ("QUADS", "SEQUENCES")
-LAYER_NORM_TILES = ((4, 1), (4, 2), (8, 1), (8, 2))
-LAYER_NORM_KERNELS = ("lstm_resident_layer_norm_forward", "lstm_resident_layer_norm_backward")
+LAYER_NORM_TILES = {
+    "lstm_resident_layer_norm_forward": ((2,), (4,)),
+    "lstm_resident_layer_norm_backward": ((4, 1), (4, 2), (8, 1), (8, 2)),
+}
 
+CYCLES_OF_A_STEP = {
+    "lstm_resident_forward": (330, 71),
+    "lstm_resident_backward": (150, 58),
+    "lstm_resident_layer_norm_forward": (815, 194),
+}
+"""Beside the products: that a block waits, and that a scheduler needs to issue a warp's instructions."""
 CYCLES = 1900  # of a microsecond: a little less than the 1980 of an H200 that has nothing else to do
 MOST_UNITS = 2**28  # of a step of all sequences: a kernel counts the bytes of its gates in 32 bits
 
@@ -38,12 +47,12 @@ def kernel_of(direction: str, *, layer_norm: bool = False) -> str:
 
 def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
     """Every choice of tiles that there is a kernel for."""
-    return LAYER_NORM_TILES if kernel in LAYER_NORM_KERNELS else TILES
+    return LAYER_NORM_TILES.get(kernel, TILES)
 
 
 def names_of(kernel: str) -> tuple[str, ...]:
     """What the tiles stand for."""
-    return LAYER_NORM_NAMES if len(tiles_of(kernel)[0]) > 1 else NAMES
+    return ("QUADS", "SEQUENCES")[: len(tiles_of(kernel)[0])]
 
 
 def lanes(kernel: str) -> int:
@@ -79,17 +88,17 @@ def obstacle(kernel: str, batch: int, hidden: int) -> str:
 
 
 def together(tiles: tuple[int, ...]) -> int:
-    """Blocks of a plain kernel that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
+    """Blocks of a kernel with four lanes that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
     (quads,) = tiles
     return max(1, 8 // quads)
 
 
-def step_microseconds(tiles: tuple[int, ...], blocks: int) -> float:
-    """Predicted, of a plain kernel with so many blocks on a multiprocessor."""
+def step_microseconds(kernel: str, tiles: tuple[int, ...], blocks: int) -> float:
+    """Predicted, of a kernel with four lanes, with so many blocks on a multiprocessor."""
     (quads,) = tiles
-    warps = quads / 2  # of a block, for each of the four schedulers
-    way, issued = 330 + 16 * quads * warps, (71 + 16 * quads) * warps
-    return max(way, blocks * issued) / CYCLES
+    products, warps = 16 * quads, quads / 2
+    waits, instructions = CYCLES_OF_A_STEP[kernel]
+    return max(waits + products * warps, blocks * (instructions + products) * warps) / CYCLES
 
 
 def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int) -> Iterator[tuple[tuple[int, ...], int, float]]:
@@ -104,5 +113,5 @@ def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int) -> Itera
             yield tiles, share, -(-batch // (share * multiprocessors)) * (0.2 + 0.1 * share)
             continue
         full, rest = divmod(-(-batch // multiprocessors), together(tiles))
-        cost = full * step_microseconds(tiles, together(tiles))
-        yield tiles, 1, cost + (step_microseconds(tiles, rest) if rest else 0.0)
+        cost = full * step_microseconds(kernel, tiles, together(tiles))
+        yield tiles, 1, cost + (step_microseconds(kernel, tiles, rest) if rest else 0.0)
