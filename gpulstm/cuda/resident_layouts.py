@@ -5,15 +5,15 @@ lanes for a hidden unit and one sequence for a block; as many blocks share a mul
 one that goes back with layer norm has eight lanes for a hidden unit, one or two sequences for a block, and one block on
 a multiprocessor. Pure arithmetic.
 
-The predictions of those with four lanes are counted, not measured. Of a step, in cycles, with QUADS float4 for each lane to
-read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
+The predictions of those with four lanes are counted, not measured. Of a step, in cycles, with QUADS float4 for each
+lane to read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
 
 - on the way of one block alone: shared memory and the barrier 70; forward six shuffles, three of which wait for each
   other, 75, two tanh 160 and 25 for what is left; back two such shuffles 50 and 30 for what is left; and the products,
   whose issuing all else waits for: 16 * QUADS instructions for each warp;
 - with layer norm, forward, two sums over the block 485: two ways through shared memory with a barrier 140, six shuffles
   one after the other 150, the rest adding up and two square roots;
-- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 58.
+- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 54.
 
 Blocks that share a multiprocessor take the longer one of a block's way and of what is issued for all of them. In 16
 bits a warp has some ten instructions more forward, which is not counted.
@@ -32,7 +32,7 @@ LAYER_NORM_TILES = {
 
 CYCLES_OF_A_STEP = {
     "lstm_resident_forward": (330, 71),
-    "lstm_resident_backward": (150, 58),
+    "lstm_resident_backward": (150, 54),
     "lstm_resident_layer_norm_forward": (815, 194),
 }
 """Beside the products: that a block waits, and that a scheduler needs to issue a warp's instructions."""
