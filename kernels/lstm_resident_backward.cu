@@ -21,8 +21,8 @@
 //
 // Bytes per hidden unit and step, in float32: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates.
 //
-// hidden is at most 16 * QUADS; a block has 32 threads for every 8 hidden units. Two blocks of 256 threads, or four of
-// 128, share a multiprocessor.
+// hidden is at most 16 * QUADS, and batch * hidden below 2^28; a block has 32 threads for every 8 hidden units. Two
+// blocks of 256 threads, or four of 128, share a multiprocessor; one of 384 has it for itself.
 //
 // FLOAT16, BFLOAT16  (storage.cuh) gates, weights and dy have 16 bits; cells, dc, dh and all sums are float32. da is
 //          rounded before the product, as in the other schedules: dh is made of what the weights' gradients are.
@@ -99,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
 #endif
     const int thread = threadIdx.x, unit = thread / 4, gate = thread % 4, part = thread % 16;
     const bool exists = unit < hidden;
-    const long long at = (long long)sequence * hidden + unit, units = (long long)batch * hidden;
+    const long long at = (long long)sequence * hidden + unit;
 
     float w[4][4 * QUADS];
 #if OPTIONS
@@ -124,7 +124,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     int running = steps;
     if (lengths) running = min(max(lengths[sequence], 0), steps);
     const int direction = reverse ? 1 : -1, first_step = reverse ? 0 : running - 1;
-    const long long first_row = (long long)first_step * batch + sequence;
 #if BIDIRECTIONAL
     float d_hidden = exists ? (second ? dh_2 : dh)[at] : 0.0f, d_cell = exists ? (second ? dc_2 : dc)[at] : 0.0f;
 #else
@@ -134,22 +133,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     float d_peep = 0.0f;  // of the three of a unit's lanes that have a peephole
 #endif
 
+    // What is read and written of a step is this many bytes times the step behind where that of step 0 is.
+    const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 4u * batch * hidden * sizeof(store);
+    const unsigned dy_bytes = (unsigned)batch * dy_width * sizeof(store);
+    store* const gates_of_0 = made_once(gates + 4 * at - 3 * unit);  // of the unit's first gate
+    store* const gate_of_0 = made_once(gates_of_0 + gate * hidden);
+    const float* const cell_of_0 = made_once(cells + at);
+    const store* const dy_of_0 = made_once(dy + (dy ? (long long)sequence * dy_width + dy_offset + unit : 0));
+
     // What this lane fetches and prepares is of step number first + gate, and four steps further on each time.
-    const long long move = (long long)direction * batch, own_row = first_row + gate * move;
-    const store* gates_ahead = gates + own_row * 4 * hidden + unit;
-    const float* cell_ahead = cells + (own_row + reverse * batch) * hidden + unit;
-    const store* dy_ahead = dy ? dy + own_row * dy_width + dy_offset + unit : 0;
-    const long long gate_move = 4 * hidden * move, dy_move = 4 * dy_width * move;
     store fetched[4], fetched_dy;
-    float before, after;
+    float lower, upper;  // the cell states that are before and after the step in time
     const auto fetch = [&](int first) {
+        const int step = first_step + direction * (first + gate);
         const bool there = exists && first + gate < running;
+        const store* const gates_there = at_step(gates_of_0, step, gate_bytes);
+        const float* const cell_there = at_step(cell_of_0, step, cell_bytes);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) fetched[k] = there ? gates_ahead[k * hidden] : stored(0.0f);
-        before = there ? cell_ahead[0] : 0.0f;
-        after = there && !OPTIONS ? cell_ahead[-direction * units] : 0.0f;
-        fetched_dy = there && dy ? dy_ahead[0] : stored(0.0f);
-        gates_ahead += 4 * gate_move, cell_ahead += gate_move, dy_ahead += dy_move;
+        for (int k = 0; k < 4; ++k) fetched[k] = there ? gates_there[k * hidden] : stored(0.0f);
+        lower = there && !(OPTIONS && reverse) ? cell_there[0] : 0.0f;
+        upper = there && !(OPTIONS && !reverse) ? cell_there[batch * hidden] : 0.0f;
+        fetched_dy = there && dy ? *at_step(dy_of_0, step, dy_bytes) : stored(0.0f);
     };
 #if OPTIONS
     unsigned drawn;
@@ -160,6 +164,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     const auto prepare = [&](int buffer) {
         const float in = real_of(fetched[0]), forget = real_of(fetched[1]);
         const float candidate = real_of(fetched[2]), out = real_of(fetched[3]), d_output = real_of(fetched_dy);
+        const float before = reverse ? upper : lower;
 #if OPTIONS
         const float h_stays = kept_of_h(options, drawn), c_stays = kept_of_c(options, drawn);
         const float mask_now = candidate_mask(options, drawn), written = candidate * mask_now;
@@ -178,14 +183,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
         of_cell[buffer][gate][unit] = make_float4(to_c, to_before, d_output, c_stays);
         of_zone[buffer][gate][unit] = make_float4(h_stays, before, c_star, 0.0f);
 #else
-        const float tanh_c = tanhf(after);
+        const float tanh_c = tanhf(reverse ? lower : upper);
         of_gates[buffer][gate][unit] =
             make_float4(candidate * (in * (1.0f - in)), before * (forget * (1.0f - forget)),
                         in * (1.0f - candidate * candidate), tanh_c * (out * (1.0f - out)));
         of_cell[buffer][gate][unit] = make_float4(out * (1.0f - tanh_c * tanh_c), forget, d_output, 0.0f);
 #endif
     };
-    store* gate_at = gates + (first_row * 4 + gate) * hidden + unit;
+    int step = first_step;
     fetch(0);
 #if OPTIONS
     draw(0);
@@ -219,9 +224,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
         if (exists) {
             const store written = stored(d_gate);
             da[i % 2][thread] = real_of(written);
-            *gate_at = written;
+            *at_step(gate_of_0, step, gate_bytes) = written;
         }
-        gate_at += gate_move;
+        step += direction;
         __syncthreads();
         if (i < 3) take(buffer, i + 1);
         if (i == 3 && prepares) take(buffer ^ 1, 0);
@@ -277,8 +282,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
 #if OPTIONS
         if (peephole && gate != 2) d_peephole[(3ll * sequence + (gate == 3 ? 2 : gate)) * hidden + unit] += d_peep;
 #endif
-        for (int step = running; step < steps; ++step) {
-            gates[(((long long)step * batch + sequence) * 4 + gate) * hidden + unit] = stored(0.0f);
-        }
+        for (step = running; step < steps; ++step) *at_step(gate_of_0, step, gate_bytes) = stored(0.0f);
     }
 }

@@ -36,12 +36,6 @@
 
 #define AHEAD 4  // even, since two buffers take turns, and as many steps as lanes draw for
 
-// What follows `of_0`, which is step 0's, by `bytes` for each step.
-template <class Item>
-__device__ __forceinline__ Item* at_step(Item* of_0, unsigned step, unsigned bytes) {
-    return in_global_memory((Item*)((char*)of_0 + (unsigned long long)step * bytes));
-}
-
 // As it is once it has been stored: the products read what y has.
 __device__ __forceinline__ float rounded(float h) { return real_of(stored(h)); }
 

@@ -40,3 +40,9 @@ __device__ __forceinline__ Item* in_global_memory(Item* address) {
 #endif
     return address;
 }
+
+// What follows `of_0`, which is step 0's and has been through made_once, by `bytes` for each step: one instruction.
+template <class Item>
+__device__ __forceinline__ Item* at_step(Item* of_0, unsigned step, unsigned bytes) {
+    return in_global_memory((Item*)((char*)of_0 + (unsigned long long)step * bytes));
+}

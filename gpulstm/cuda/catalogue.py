@@ -94,7 +94,7 @@ CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layo
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     **{
         kernel: (resident_layouts.names_of(kernel), resident_layouts.tiles_of(kernel))
-        for kernel in (*resident_layouts.KERNELS, *resident_layouts.LAYER_NORM_KERNELS)
+        for kernel in (*resident_layouts.KERNELS, *resident_layouts.LAYER_NORM_TILES)
     },
     "lstm_persistent_forward": (
         ("MTILES", "KTILES", "NTILES"),

@@ -1,16 +1,19 @@
 """How a small layer may be laid out where every block holds all of its recurrent weights, and runs for itself.
 
-The plain kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`) have four lanes for a hidden unit
-and one sequence for a block; as many blocks share a multiprocessor as its registers hold. Those with layer norm have
-eight lanes for a hidden unit, one or two sequences for a block, and one block on a multiprocessor. Pure arithmetic.
+The kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`, and forward with layer norm) have four
+lanes for a hidden unit and one sequence for a block; as many blocks share a multiprocessor as its registers hold. The
+one that goes back with layer norm has eight lanes for a hidden unit, one or two sequences for a block, and one block on
+a multiprocessor. Pure arithmetic.
 
-The predictions of the plain ones are counted, not measured. Of a step, in cycles, with QUADS float4 for each lane to
-read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
+The predictions of those with four lanes are counted, not measured. Of a step, in cycles, with QUADS float4 for each
+lane to read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
 
 - on the way of one block alone: shared memory and the barrier 70; forward six shuffles, three of which wait for each
   other, 75, two tanh 160 and 25 for what is left; back two such shuffles 50 and 30 for what is left; and the products,
   whose issuing all else waits for: 16 * QUADS instructions for each warp;
-- issued by a scheduler: these and, forward, 71 more for each warp, back 58.
+- with layer norm, forward, two sums over the block 485: two ways through shared memory with a barrier 140, six shuffles
+  one after the other 150, the rest adding up and two square roots;
+- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 54.
 
 Blocks that share a multiprocessor take the longer one of a block's way and of what is issued for all of them. In 16
 bits a warp has some ten instructions more forward, which is not counted.
@@ -18,16 +21,20 @@ bits a warp has some ten instructions more forward, which is not counted.
 
 from collections.abc import Iterator
 
-NAMES = ("QUADS",)
 TILES = ((2,), (4,), (6,))
 KERNELS = ("lstm_resident_forward", "lstm_resident_backward")
 DTYPES = ("float32", "float16", "bfloat16")  # of the arrays that these take
 
-LAYER_NORM_NAMES = ("QUADS", "SEQUENCES")
-LAYER_NORM_TILES = ((4, 1), (4, 2), (8, 1), (8, 2))
-LAYER_NORM_KERNELS = ("lstm_resident_layer_norm_forward", "lstm_resident_layer_norm_backward")
+LAYER_NORM_TILES = {
+    "lstm_resident_layer_norm_forward": ((2,), (4,)),
+    "lstm_resident_layer_norm_backward": ((4, 1), (4, 2), (8, 1), (8, 2)),
+}
 
-CYCLES_OF_A_STEP = {"lstm_resident_forward": (330, 71), "lstm_resident_backward": (150, 58)}
+CYCLES_OF_A_STEP = {
+    "lstm_resident_forward": (330, 71),
+    "lstm_resident_backward": (150, 54),
+    "lstm_resident_layer_norm_forward": (815, 194),
+}
 """Beside the products: that a block waits, and that a scheduler needs to issue a warp's instructions."""
 CYCLES = 1900  # of a microsecond: a little less than the 1980 of an H200 that has nothing else to do
 MOST_UNITS = 2**28  # of a step of all sequences: a kernel counts the bytes of its gates in 32 bits
@@ -40,12 +47,12 @@ def kernel_of(direction: str, *, layer_norm: bool = False) -> str:
 
 def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
     """Every choice of tiles that there is a kernel for."""
-    return LAYER_NORM_TILES if kernel in LAYER_NORM_KERNELS else TILES
+    return LAYER_NORM_TILES.get(kernel, TILES)
 
 
 def names_of(kernel: str) -> tuple[str, ...]:
     """What the tiles stand for."""
-    return LAYER_NORM_NAMES if len(tiles_of(kernel)[0]) > 1 else NAMES
+    return ("QUADS", "SEQUENCES")[: len(tiles_of(kernel)[0])]
 
 
 def lanes(kernel: str) -> int:
@@ -81,13 +88,13 @@ def obstacle(kernel: str, batch: int, hidden: int) -> str:
 
 
 def together(tiles: tuple[int, ...]) -> int:
-    """Blocks of a plain kernel that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
+    """Blocks of a kernel with four lanes that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
     (quads,) = tiles
     return max(1, 8 // quads)
 
 
 def step_microseconds(kernel: str, tiles: tuple[int, ...], blocks: int) -> float:
-    """Predicted, of a plain kernel with so many blocks on a multiprocessor."""
+    """Predicted, of a kernel with four lanes, with so many blocks on a multiprocessor."""
     (quads,) = tiles
     products, warps = 16 * quads, quads / 2
     waits, instructions = CYCLES_OF_A_STEP[kernel]
