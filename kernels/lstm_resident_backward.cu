@@ -27,9 +27,11 @@
 // FLOAT16, BFLOAT16  (storage.cuh) gates, weights and dy have 16 bits; cells, dc, dh and all sums are float32. da is
 //          rounded before the product, as in the other schedules: dh is made of what the weights' gradients are.
 //
-// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. What
-//          is prepared is what was fetched and what was drawn. Each lane makes all four gradients of its unit. c[t] is
-//          not read: c* comes from the gates. The steps are not unrolled: registers are short.
+// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. All of
+//          them are linear in dh and dc, with peepholes and zoneout too: what was drawn, peepholes' weights and coupled
+//          gates end up in the same prepared numbers, and in three more. The mask of h is in the weights. c[t] is not
+//          read: c* comes from the gates. Registers are short: a block has its multiprocessor to itself from 256
+//          threads on.
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
@@ -45,7 +47,7 @@
 __device__ __forceinline__ float weight_of(store weight) { return real_of(weight); }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, OPTIONS && QUADS >= 4 ? 1 : 8 / QUADS) lstm_resident_backward(
     store* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
     const float* __restrict__ cells,   // (steps + 1, batch, hidden)
@@ -139,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / QUADS) lstm_resident_b
     store* const gates_of_0 = made_once(gates + 4 * at - 3 * unit);  // of the unit's first gate
     store* const gate_of_0 = made_once(gates_of_0 + gate * hidden);
     const float* const cell_of_0 = made_once(cells + at);
-    const store* const dy_of_0 = made_once(dy + (dy ? (long long)sequence * dy_width + dy_offset + unit : 0));
+    const store* const dy_of_0 = dy + (dy ? (long long)sequence * dy_width + dy_offset + unit : 0);
 
     // What this lane fetches and prepares is of step number first + gate, and four steps further on each time.
     store fetched[4], fetched_dy;

@@ -93,6 +93,11 @@ def together(tiles: tuple[int, ...]) -> int:
     return max(1, 8 // quads)
 
 
+ALONE_WITH_OPTIONS = ("lstm_resident_backward",)
+"""Kernels whose blocks of 256 threads do not share a multiprocessor where the layer has options: a thread needs more
+registers. Predictions are those of the plain kernels."""
+
+
 def step_microseconds(kernel: str, tiles: tuple[int, ...], blocks: int) -> float:
     """Predicted, of a kernel with four lanes, with so many blocks on a multiprocessor."""
     (quads,) = tiles
