@@ -29,8 +29,6 @@ SMALLER: dict[str, dict[str, str]] = {
     "15": {"(100_000_000, 4096)": "(1000, 32)", "rows, units = 16384, 1024": "rows, units = 4, 32"},
     "16": {"steps = 1000": "steps = 20"},
     "17": {"epochs=150": "epochs=1", '"epochs": 30': '"epochs": 2', "seed in (0, 1)": "seed in (0,)"},
-    "20": {"epochs=epochs, opt": "epochs=1, opt", "(20, 60)": "(20,)", "range(2)": "range(1)", "range(4)": "range(2)"},
-    "21": {"epochs=epochs, opt": "epochs=1, opt", "SEEDS = range(3)": "SEEDS = range(1)"},
     "22": {
         "else 512": "else 16",
         "steps = len(pieces(train)[0]) // 16 // 12 * 12": "steps = 12",

@@ -285,7 +285,11 @@ print(f"In balance at {speed / bandwidth:.0f} operations for each byte.")
 # seconds say nothing.
 
 # %% tags=["nbval-ignore-output"]
-if xp is not np and counts:
+if xp is np:
+    print("No GPU here, so there is nothing to time: the simulator counts, it does not hurry.")
+elif not counts:
+    print("There is nothing to time yet: your kernel is not ready.")
+else:
     from cupyx.profiler import benchmark
 
     rows, units = 16384, 1024
@@ -307,8 +311,6 @@ if xp is not np and counts:
     for run in (run_four, run_one):
         taken = np.median(benchmark(run, n_repeat=50).gpu_times)  # in seconds
         print(f"{run.__name__}: {taken * 1e6:.0f} µs on the GPU")
-else:
-    print("No GPU here, or no kernel yet: nothing to time.")
 
 # %% [markdown]
 # `cupyx.profiler.benchmark` comes with CuPy. It repeats, warms up first, and gives the processor's time and the GPU's
