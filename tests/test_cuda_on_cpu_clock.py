@@ -1,4 +1,4 @@
-"""The stand-in's events and its ``cupyx.profiler``: they tell this machine's time, as strictly as CUDA tells a GPU's."""
+"""The stand-in's events and its ``cupyx.profiler``: they tell this machine's time, as strictly as CUDA does a GPU's."""
 
 import numpy as np
 import pytest
