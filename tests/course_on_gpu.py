@@ -26,7 +26,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "random(1_000_000": "random(10_000",
         "race_of_atomics(3907,": "race_of_atomics(40,",
     },
-    "15": {"(100_000_000, 4096)": "(1000, 32)", "rows, units = 16384, 1024": "rows, units = 4, 32"},
+    "15": {"(64_000_000, 4096)": "(1000, 32)", "rows, units = 16384, 1024": "rows, units = 4, 32"},
     "16": {"steps = 1000": "steps = 20"},
     "17": {"epochs=150": "epochs=1", '"epochs": 30': '"epochs": 2', "seed in (0, 1)": "seed in (0,)"},
     "22": {

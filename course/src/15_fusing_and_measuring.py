@@ -272,7 +272,7 @@ for rows in (1, 32, 1024):
 # about its memory. The outputs stored in this notebook are those of the processor that built it.
 
 # %% tags=["nbval-ignore-output"]
-elements, side = (8_000_000, 1024) if xp is np else (100_000_000, 4096)
+elements, side = (8_000_000, 1024) if xp is np else (64_000_000, 4096)
 big, target = xp.ones(elements, dtype="float32"), xp.zeros(elements, dtype="float32")
 bandwidth = 2 * big.nbytes / seconds(lambda: xp.copyto(target, big), xp, times=5)
 square = xp.ones((side, side), dtype="float32")
