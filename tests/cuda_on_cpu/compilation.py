@@ -110,7 +110,7 @@ def _compile_ptx(source: str, options: tuple[str, ...], architecture: str, targe
 @cache
 def _build(source: str, options: tuple[str, ...], mode: str) -> Built:
     flags = _host_options(options)
-    text = _run(["-E", "-x", "c++", *flags, "-"], source)
+    text = _run(["-E", "-x", "c++", *flags, f"-I{CPP}", "-"], source)
     target = _cached(mode + "-" + _digest(text, flags, mode), lambda to: _compile(text, flags, mode, to))
     return Built(target, {kernel.name: kernel for kernel in kernels(text)})
 

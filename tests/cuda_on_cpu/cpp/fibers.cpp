@@ -173,6 +173,7 @@ void fail(const char* what, int line) {
     abort();  // nobody goes on after an error
 }
 
+bool is_cooperative() { return here.launch->cooperative; }
 void changed() { ++changes; }
 long long tick() {
     static long long ticks;
@@ -189,6 +190,7 @@ std::string run_grid(const Launch& launch) {
     here.launch = &launch;
     here.together = launch.cooperative || launch.cluster > 1;
     changes = 0;
+    grid_arrivals = 0;
     return here.together ? run_together(launch) : run_in_turn(launch);
 }
 
