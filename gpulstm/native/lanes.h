@@ -167,7 +167,8 @@ INLINE void fraction(vec x, vec* numerator, vec* denominator) {
 }
 #else
 // tanh(x) = x P(x^2) / Q(x^2), with coefficients that make the largest relative error for |x| <= 9 as small as such
-// fractions can have it, 1.3e-9: what is left is rounding, at most half a dozen units in the last place.
+// fractions can have it, 1.3e-9: what is left is rounding, at most half a dozen units in the last place. At 9 it would
+// leave less than 1, and so a gradient to a cell that has none; what x has beyond 9 makes up for it.
 INLINE void fraction(vec x, vec* numerator, vec* denominator) {
     const vec y = within(x, 9.0f), z = y * y;  // from 9 on tanh is 1
     vec p = z * -1.23369090396e-11f + 3.07646725528e-08f;
@@ -179,7 +180,7 @@ INLINE void fraction(vec x, vec* numerator, vec* denominator) {
     q = q * z + 2.72593730343e-02f;
     q = q * z + 0.470161983741f;
     q = q * z + 1.0f;
-    *numerator = y * p;
+    *numerator = y * p - (y - x) * 1000.0f;  // -0.0 stays what it is
     *denominator = q;
 }
 #endif
