@@ -189,17 +189,19 @@ def test_tanh_is_exact_to_a_few_units_in_the_last_place(native, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_saturated_cells_and_gates_pass_no_gradient_on(native, dtype):
-    """tanh is 1 there and its slope 0: the last unit of a slope that is not would be multiplied by the cell."""
-    given = problem(11, steps=9, batch=2, hidden=18, inputs=3, dtype=dtype)
-    h, c = given.state
-    c[..., ::3], c[..., 1::3] = 1e30, -1e6
-    x = given.x.copy()
-    x[4, 1] = 1e9  # closes and opens gates to the last bit
-    x[5, 1] = np.inf
-    found = solve(NUMPY, given.but(x=x, state=(h, c), dstate=None))
+@pytest.mark.parametrize("what", ["cells", "gates"])
+def test_what_is_saturated_passes_no_gradient_on(native, dtype, what):
+    """tanh is 1 there and its slope 0: the last unit of a slope that is not would be multiplied by what is large."""
+    given = problem(11, steps=9, batch=2, hidden=18, inputs=3, dtype=dtype).but(dstate=None)
+    if what == "cells":
+        h, c = given.state
+        c[..., ::3], c[..., 1::3] = 1e30, -1e6
+        given.x[4, 1], given.x[5, 1] = 1e9, np.inf
+    else:
+        given.params["weight_ih_l0"][36:54] *= 1e25  # of the candidate
+    found = solve(NUMPY, given)
     with native_library.without():
-        expected = solve(NUMPY, given.but(x=x, state=(h, c), dstate=None))
+        expected = solve(NUMPY, given)
     for name, wanted in expected.items():
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-5, err_msg=name)
 
