@@ -88,7 +88,7 @@ def obstacle(kernel: str, batch: int, hidden: int) -> str:
 
 
 def together(tiles: tuple[int, ...]) -> int:
-    """Blocks of a kernel with four lanes that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
+    """Blocks with four lanes a unit that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
     (quads,) = tiles
     return max(1, 8 // quads)
 
