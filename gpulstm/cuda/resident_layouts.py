@@ -1,9 +1,8 @@
 """How a small layer may be laid out where every block holds all of its recurrent weights, and runs for itself.
 
-The kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`, and forward with layer norm) have four
-lanes for a hidden unit and one sequence for a block; as many blocks share a multiprocessor as its registers hold. The
-one that goes back with layer norm has eight lanes for a hidden unit, one or two sequences for a block, and one block on
-a multiprocessor. Pure arithmetic.
+The kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`, and those with layer norm) have four lanes
+for a hidden unit and one sequence for a block; as many blocks share a multiprocessor as its registers hold. Pure
+arithmetic.
 
 The predictions of those with four lanes are counted, not measured. Of a step, in cycles, with QUADS float4 for each lane to
 read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
@@ -12,8 +11,8 @@ read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedul
   other, 75, two tanh 160 and 25 for what is left; back two such shuffles 50 and 30 for what is left; and the products,
   whose issuing all else waits for: 16 * QUADS instructions for each warp;
 - with layer norm, forward, two sums over the block 485: two ways through shared memory with a barrier 140, six shuffles
-  one after the other 150, the rest adding up and two square roots;
-- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 58.
+  one after the other 150, the rest adding up and two square roots; back one 255, with five shuffles one after the other;
+- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 58, with layer norm 230.
 
 Blocks that share a multiprocessor take the longer one of a block's way and of what is issued for all of them. In 16
 bits a warp has some ten instructions more forward, which is not counted.
@@ -27,13 +26,14 @@ DTYPES = ("float32", "float16", "bfloat16")  # of the arrays that these take
 
 LAYER_NORM_TILES = {
     "lstm_resident_layer_norm_forward": ((2,), (4,)),
-    "lstm_resident_layer_norm_backward": ((4, 1), (4, 2), (8, 1), (8, 2)),
+    "lstm_resident_layer_norm_backward": ((2,), (4,)),
 }
 
 CYCLES_OF_A_STEP = {
     "lstm_resident_forward": (330, 71),
     "lstm_resident_backward": (150, 58),
     "lstm_resident_layer_norm_forward": (815, 194),
+    "lstm_resident_layer_norm_backward": (405, 230),
 }
 """Beside the products: that a block waits, and that a scheduler needs to issue a warp's instructions."""
 CYCLES = 1900  # of a microsecond: a little less than the 1980 of an H200 that has nothing else to do
