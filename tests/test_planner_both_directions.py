@@ -144,7 +144,7 @@ class TestPlanOfALayer:
     def test_side_by_side(self, monkeypatch):
         assert str(self.plan(monkeypatch)) == (
             "forward  resident: 2 directions x 3 x 1 block, 1 sequence each; 0.2 us a step predicted\n"
-            "backward resident: 2 directions x 3 x 1 block, 1 sequence each; 0.2 us a step predicted"
+            "backward resident: 2 directions x 3 x 1 block, 1 sequence each; 0.1 us a step predicted"
         )
 
     @pytest.mark.parametrize(
