@@ -6,12 +6,8 @@
 // makes one gate's gradient, and all of them have its dh and dc, with the same bits.
 //
 // The product: what a multiprocessor reads from shared memory in a step has to be used more than once. So sixteen lanes
-// make the dh of their four units together. Each takes a sixteenth of the sum over all 4*hidden pre-activations, the
-// gates of every sixteenth unit, for all four units: 16 * QUADS weights in registers, QUADS float4 from shared memory.
-// A lane's sum number j is for unit j ^ (its own one), so what others have for its own unit comes by three shuffles
-// that choose no register, and three more add up over the four lanes of a unit. None of either three waits for another.
-// A thread writes da[thread], and sixteen lanes read sixteen float4 in a row, so no bank is asked twice at a time. da
-// is there twice, so that one barrier per step is enough.
+// make the dh of their four units together, each with 16 * QUADS weights in registers and QUADS float4 from shared
+// memory (sixteenth_products.cuh). da is there twice, so that one barrier per step is enough.
 //
 // What the gradients are multiplied by does not depend on them. It is prepared ahead, for four steps at once: each of a
 // unit's four lanes does so for a step of its own, from what it fetched four steps before that. It lies in shared
@@ -35,12 +31,11 @@
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
-#include "lane_sums.cuh"
 #include "persistent_options.cuh"
 #include "registers.cuh"
+#include "sixteenth_products.cuh"
 #include "storage.cuh"
 
-#define UNITS (16 * QUADS)    // that a block can have
 #define THREADS (4 * UNITS)
 
 #if OPTIONS && (FLOAT16 || BFLOAT16)
@@ -104,23 +99,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, OPTIONS && QUADS >= 4 ? 1 
     const long long at = (long long)sequence * hidden + unit;
 
     float w[4][4 * QUADS];
-#if OPTIONS
-    const float mask_of_own = hidden_mask(options, draw_for_sequence(options, unit, sequence));
-#endif
+    sixteenths_of_columns(w, weight, unit, part, hidden);
+#if OPTIONS  // what masks h is in the weights that made use of it
+    const float own_mask = hidden_mask(options, draw_for_sequence(options, unit, sequence));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        const int output = unit ^ j;
-#if OPTIONS  // the mask of h stands in the weights
-        const float mask = __shfl_xor_sync(ALL_LANES, mask_of_own, 4 * j);
-#else
-        const float mask = 1.0f;
-#endif
+        const float mask = __shfl_xor_sync(ALL_LANES, own_mask, 4 * j);
 #pragma unroll
-        for (int k = 0; k < 4 * QUADS; ++k) {
-            const int source = k / 4 * 16 + part, row = k % 4 * hidden + source;
-            w[j][k] = output < hidden && source < hidden ? mask * real_of(weight[row * hidden + output]) : 0.0f;
-        }
+        for (int k = 0; k < 4 * QUADS; ++k) w[j][k] *= mask;
     }
+#endif
     for (int i = thread; i < 2 * THREADS; i += blockDim.x) (&da[0][0])[i] = 0.0f;  // also of units that there are not
 
     int running = steps;
@@ -239,21 +227,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, OPTIONS && QUADS >= 4 ? 1 
             prepare(buffer ^ 1);
             fetch(first + 8);
         }
-        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-        for (int q = 0; q < QUADS; ++q) {
-            const float4 of_source = ((const float4*)da[i % 2])[16 * q + part];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                sums[j] += w[j][4 * q] * of_source.x;
-                sums[j] += w[j][4 * q + 1] * of_source.y;
-                sums[j] += w[j][4 * q + 2] * of_source.z;
-                sums[j] += w[j][4 * q + 3] * of_source.w;
-            }
-        }
-        const float by_4 = __shfl_xor_sync(ALL_LANES, sums[1], 4), by_8 = __shfl_xor_sync(ALL_LANES, sums[2], 8);
-        const float by_12 = __shfl_xor_sync(ALL_LANES, sums[3], 12);
-        const float sum = sum_of_four_lanes<1>((sums[0] + by_4) + (by_8 + by_12));
+        const float sum = sum_of_sixteenths(w, da[i % 2], part);
 #if OPTIONS
         d_hidden = h_stayed + sum;
 #else

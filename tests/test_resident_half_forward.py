@@ -1,5 +1,7 @@
 """The resident forward kernel in 16 bits, by itself, against the recurrence in NumPy, rounded where it rounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,20 @@ def test_in_inference(name):
     for name in ("hiddens", "cells"):
         np.testing.assert_array_equal(alone[name], kept[name][last])
     check({"y": alone["y"]}, forward_in_numpy(case), case.dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_second_launch_goes_on_with_the_same_bits(dtype):
+    """What the products read within a launch is h as it is stored, and c is not rounded."""
+    case, choice = usual(dtype, "lengths")
+    with cupy_on_cpu() as cupy:
+        whole = run_forward(cupy, case, choice, keep=False)
+        first = run_forward(cupy, replace(case, inputs=case.inputs[:5]), choice, keep=False)
+        rest = replace(case, inputs=case.inputs[5:], first_time=5, h=first["hiddens"], c=first["cells"])
+        second = run_forward(cupy, rest, choice, keep=False)
+    np.testing.assert_array_equal(np.concatenate([first["y"], second["y"]]), whole["y"])
+    for name in ("hiddens", "cells"):
+        np.testing.assert_array_equal(second[name], whole[name])
 
 
 @pytest.mark.parametrize("mode", ["asan", "tsan", "ptx"])

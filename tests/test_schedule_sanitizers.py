@@ -148,7 +148,7 @@ class TestRaces:
         same = "handed[i % 2 * 4 * PITCH]" if direction == FORWARD else "da[0][thread]"
         without(monkeypatch, file, line, 1, same)
         if direction == BACKWARD:
-            without(monkeypatch, file, "(const float4*)da[i % 2]", 1, "(const float4*)da[0]")
+            without(monkeypatch, file, "(w, da[i % 2], part)", 1, "(w, da[0], part)")
         noticed(RESIDENT, direction, "tsan", rf"data race[\s\S]*{file}")
 
     @pytest.mark.parametrize("which", [0, 1])

@@ -1,19 +1,18 @@
 """How a small layer may be laid out where every block holds all of its recurrent weights, and runs for itself.
 
-The kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`, and forward with layer norm) have four
-lanes for a hidden unit and one sequence for a block; as many blocks share a multiprocessor as its registers hold. The
-one that goes back with layer norm has eight lanes for a hidden unit, one or two sequences for a block, and one block on
-a multiprocessor. Pure arithmetic.
+The kernels (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`, and those with layer norm) have four lanes
+for a hidden unit and one sequence for a block; as many blocks share a multiprocessor as its registers hold. Pure
+arithmetic.
 
-The predictions of those with four lanes are counted, not measured. Of a step, in cycles, with QUADS float4 for each
-lane to read, and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
+The predictions are counted, not measured. Of a step, in cycles, with QUADS float4 for each lane to read, and QUADS / 2
+warps of a block for each of a multiprocessor's four schedulers:
 
 - on the way of one block alone: shared memory and the barrier 70; forward six shuffles, three of which wait for each
   other, 75, two tanh 160 and 25 for what is left; back two such shuffles 50 and 30 for what is left; and the products,
   whose issuing all else waits for: 16 * QUADS instructions for each warp;
 - with layer norm, forward, two sums over the block 485: two ways through shared memory with a barrier 140, six shuffles
-  one after the other 150, the rest adding up and two square roots;
-- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 54.
+  one after the other 150, the rest adding up and two square roots; back one such sum 255, with five shuffles;
+- issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 54, with layer norm 230.
 
 Blocks that share a multiprocessor take the longer one of a block's way and of what is issued for all of them. In 16
 bits a warp has some ten instructions more forward, which is not counted.
@@ -27,13 +26,14 @@ DTYPES = ("float32", "float16", "bfloat16")  # of the arrays that these take
 
 LAYER_NORM_TILES = {
     "lstm_resident_layer_norm_forward": ((2,), (4,)),
-    "lstm_resident_layer_norm_backward": ((4, 1), (4, 2), (8, 1), (8, 2)),
+    "lstm_resident_layer_norm_backward": ((2,), (4,)),
 }
 
 CYCLES_OF_A_STEP = {
     "lstm_resident_forward": (330, 71),
     "lstm_resident_backward": (150, 54),
     "lstm_resident_layer_norm_forward": (815, 194),
+    "lstm_resident_layer_norm_backward": (405, 230),
 }
 """Beside the products: that a block waits, and that a scheduler needs to issue a warp's instructions."""
 CYCLES = 1900  # of a microsecond: a little less than the 1980 of an H200 that has nothing else to do
@@ -52,12 +52,12 @@ def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
 
 def names_of(kernel: str) -> tuple[str, ...]:
     """What the tiles stand for."""
-    return ("QUADS", "SEQUENCES")[: len(tiles_of(kernel)[0])]
+    return ("QUADS",)
 
 
 def lanes(kernel: str) -> int:
-    """Of a hidden unit."""
-    return 8 if len(tiles_of(kernel)[0]) > 1 else 4
+    """Of a hidden unit: one for each gate."""
+    return 4
 
 
 def threads(kernel: str, hidden: int) -> int:
@@ -88,7 +88,7 @@ def obstacle(kernel: str, batch: int, hidden: int) -> str:
 
 
 def together(tiles: tuple[int, ...]) -> int:
-    """Blocks of a kernel with four lanes that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
+    """Blocks of a kernel that share a multiprocessor: BLOCKS_TOGETHER of `kernels/quarter_products.cuh`."""
     (quads,) = tiles
     return max(1, 8 // quads)
 
@@ -99,7 +99,7 @@ registers. Predictions are those of the plain kernels."""
 
 
 def step_microseconds(kernel: str, tiles: tuple[int, ...], blocks: int) -> float:
-    """Predicted, of a kernel with four lanes, with so many blocks on a multiprocessor."""
+    """Predicted, of a kernel with so many blocks on a multiprocessor."""
     (quads,) = tiles
     products, warps = 16 * quads, quads / 2
     waits, instructions = CYCLES_OF_A_STEP[kernel]
@@ -110,13 +110,7 @@ def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int) -> Itera
     """(tiles, sequences of a block, predicted microseconds of a step of all sequences) of every layout whose tiles are
     the smallest ones that hold the layer."""
     fitting = [tiles for tiles in tiles_of(kernel) if units(kernel, tiles) >= hidden]
-    for tiles in fitting:
-        if tiles[0] != fitting[0][0]:
-            continue
-        if len(tiles) > 1:
-            share = tiles[1]
-            yield tiles, share, -(-batch // (share * multiprocessors)) * (0.2 + 0.1 * share)
-            continue
+    for tiles in fitting[:1]:
         full, rest = divmod(-(-batch // multiprocessors), together(tiles))
         cost = full * step_microseconds(kernel, tiles, together(tiles))
         yield tiles, 1, cost + (step_microseconds(kernel, tiles, rest) if rest else 0.0)
