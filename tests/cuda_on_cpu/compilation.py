@@ -126,9 +126,15 @@ def _link(unit: str, flags: list[str], mode: str, target: Path) -> None:
     kernel_object = target.with_suffix(".o")
     try:
         _run(["-c", "-x", "c++", *flags, *_COMMON, *_FLAGS[mode], *header, "-", "-o", str(kernel_object)], unit)
-        _run([*_LINK[mode], str(kernel_object), *objects, "-o", str(target)])
+        _run([*_LINK[mode], *_quick_linker(), str(kernel_object), *objects, "-o", str(target)])
     finally:
         kernel_object.unlink(missing_ok=True)
+
+
+@cache
+def _quick_linker() -> list[str]:
+    """Where binutils brings gold, it links a kernel in a third of the time: most of it goes into reading libstdc++."""
+    return ["-fuse-ld=gold"] if shutil.which("ld.gold") else []
 
 
 @cache
