@@ -65,11 +65,14 @@ void begin(Fiber& fiber, void (*entry)()) {
 }
 #endif
 
-void give_stack(Fiber& fiber, char* memory, size_t stack_bytes) {
+void guard(char* memory) {
     if (mprotect(memory, fiber_guard_bytes, PROT_NONE)) {
         perror("host_cuda: no guard page for a fiber's stack");
         abort();
     }
+}
+
+void give_stack(Fiber& fiber, char* memory, size_t stack_bytes) {
     fiber.stack = memory + fiber_guard_bytes;
     fiber.stack_bytes = stack_bytes;
 }
