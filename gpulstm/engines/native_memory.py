@@ -16,8 +16,10 @@ LINE = 64  # bytes of a cache line: vectors that lie across two are read twice, 
 class _Kept(threading.local):
     def __init__(self) -> None:
         self.scratch = np.empty(0, np.uint8)
-        self.free: list[np.ndarray] = []  # of bytes, the latest last
-        self.within_limit = 0  # so many of the first ones are known to be
+        self.free: dict[int, list[np.ndarray]] = {}  # by bytes of an array; sizes that came the longest ago first
+        self.free_bytes = 0
+        self.left: list[np.ndarray] = []  # by destructors, and not among the free ones yet
+        self.left_bytes = 0
 
 
 _kept = _Kept()
@@ -37,30 +39,57 @@ def scratch(count: int, dtype: np.dtype) -> np.ndarray:
 def take(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array with any contents."""
     size = math.prod(shape) * dtype.itemsize
-    if len(_kept.free) > _kept.within_limit:  # a destructor left some
-        _keep_to_the_limit()
-    for index, array in enumerate(_kept.free):
-        if array.size == size:
-            _kept.within_limit -= 1
-            return _kept.free.pop(index).view(dtype).reshape(shape)
-    return _aligned(size).view(dtype).reshape(shape)
+    kept = _kept
+    if kept.left:
+        _gather(kept)
+    if size not in kept.free:
+        return _aligned(size).view(dtype).reshape(shape)
+    return _free_one(kept, size, -1).view(dtype).reshape(shape)
 
 
 def give_back(*arrays: np.ndarray) -> None:
     """Arrays that `take` gave and nobody reads any more."""
     leave(*arrays)
-    _keep_to_the_limit()
+    _gather(_kept)
 
 
 def leave(*arrays: np.ndarray) -> None:
-    """The same in a destructor. It may come in the middle of `take`, so it only appends."""
-    _kept.free += [array.reshape(-1).view(np.uint8) for array in arrays]
+    """The same in a destructor. It may come in the middle of any other function here, so it only appends.
+
+    A thread that does nothing else must not hold on to more and more: what goes beyond `LIMIT` goes to the system.
+    """
+    kept = _kept
+    for array in arrays:
+        if kept.left_bytes + array.nbytes <= LIMIT:
+            kept.left_bytes += array.nbytes
+            kept.left.append(array.reshape(-1).view(np.uint8))
 
 
-def _keep_to_the_limit() -> None:
-    while sum(array.nbytes for array in _kept.free) > LIMIT:
-        _kept.free.pop(0)
-    _kept.within_limit = len(_kept.free)
+def kept_bytes() -> int:
+    """Of the calling thread, scratch memory included."""
+    arrays = [*_kept.left, *(array for alike in _kept.free.values() for array in alike), _kept.scratch]
+    return sum(array.nbytes for array in arrays)
+
+
+def _gather(kept: _Kept) -> None:
+    """What was left becomes free. Beyond the limit, sizes that came the longest ago go to the system."""
+    left, kept.left, kept.left_bytes = kept.left, [], 0
+    for array in left:
+        alike = kept.free.pop(array.size, [])
+        alike.append(array)
+        kept.free[array.size] = alike  # the last one now
+        kept.free_bytes += array.size
+    while kept.free_bytes > LIMIT:
+        _free_one(kept, next(iter(kept.free)), 0)
+
+
+def _free_one(kept: _Kept, size: int, index: int) -> np.ndarray:
+    alike = kept.free[size]
+    found = alike.pop(index)
+    kept.free_bytes -= size
+    if not alike:
+        del kept.free[size]
+    return found
 
 
 def _aligned(size: int) -> np.ndarray:
