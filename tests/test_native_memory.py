@@ -34,6 +34,11 @@ def kept_arrays() -> set[int]:
     return places
 
 
+def limit_to(monkeypatch, limit: int, most: int | None = None) -> None:
+    monkeypatch.setattr(native_memory, "LIMIT", limit)
+    monkeypatch.setattr(native_memory, "MOST", most or limit)
+
+
 @pytest.mark.parametrize("options, arrays", LAYERS.values(), ids=LAYERS)
 def test_memory_of_a_forward_pass_without_a_backward_one_is_used_again(native, options, arrays):
     lstm = gl.LSTM(3, 6, rng=0, **options)
@@ -78,7 +83,7 @@ def test_a_cache_that_is_held_keeps_its_own_memory(native):
 
 
 def test_memory_never_grows_beyond_the_limit(native, monkeypatch):
-    monkeypatch.setattr(native_memory, "LIMIT", 64 * 1024)
+    limit_to(monkeypatch, 64 * 1024)
     lstm, largest = gl.LSTM(3, 6, rng=0), 0
     for steps in range(9, 120, 3):  # every call with another size
         lstm.forward(np.resize(X, (steps, 4, 3)))
@@ -89,7 +94,7 @@ def test_memory_never_grows_beyond_the_limit(native, monkeypatch):
 
 
 def test_sizes_that_came_the_longest_ago_go_first(native, monkeypatch):
-    monkeypatch.setattr(native_memory, "LIMIT", 1000)
+    limit_to(monkeypatch, 1000)
     byte = np.dtype(np.uint8)
     a, b, c = (native_memory.take((size,), byte) for size in (400, 401, 402))
     native_memory.give_back(a)
@@ -102,11 +107,24 @@ def test_sizes_that_came_the_longest_ago_go_first(native, monkeypatch):
     assert set(native_memory._kept.free) == {400, 401}
 
 
+def test_as_much_is_kept_as_was_in_use_at_the_same_time(native, monkeypatch):
+    limit_to(monkeypatch, 100, most=1000)
+    byte = np.dtype(np.uint8)
+    for _ in range(2):
+        native_memory.give_back(native_memory.take((201,), byte), native_memory.take((202,), byte))
+    assert set(native_memory._kept.free) == {201, 202}
+    native_memory.give_back(native_memory.take((199,), byte))  # one at a time
+    assert set(native_memory._kept.free) == {199, 202}
+    native_memory.give_back(*(native_memory.take((size,), byte) for size in (501, 1000)))  # more than may be
+    assert set(native_memory._kept.free) == {199, 202, 501}
+    assert native_memory._kept.in_use == 0
+
+
 def test_a_thread_that_only_drops_caches_stays_within_the_limit(native, monkeypatch):
     lstm = gl.LSTM(3, 6, rng=0)
     caches = [lstm.forward(X)[2] for _ in range(20)]
     one = sum(array.nbytes for array in (caches[0].saved.runs[0].gates, caches[0].saved.runs[0].cells))
-    monkeypatch.setattr(native_memory, "LIMIT", 5 * one)
+    limit_to(monkeypatch, 5 * one)
     kept = []
 
     def drop() -> None:
