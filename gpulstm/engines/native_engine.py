@@ -25,7 +25,7 @@ start_gradient, finish_gradient = numpy_engine.start_gradient, numpy_engine.fini
 __all__ = ["backward", "contiguous", "dropped", "empty", "finish_gradient", "forward", "inference", "start_gradient"]
 __all__ += ["window", "without_padding", "zeros", "wide_zeros", "assign", "rounded", "GATE_BUFFER_BYTES"]
 
-GATE_BUFFER_BYTES = 32 * 2**20  # address space: of it, the compiled loop uses what fits into the cache
+GATE_BUFFER_BYTES = 128 * 2**20  # address space: the compiled loop has its own, of the cache's size
 ROWS_THAT_PAY = 8  # time steps times sequences from which on laying the weights out is made up for
 
 
@@ -70,7 +70,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Any:
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
     steps, batch, _ = x.shape
     if pays(first_time + steps, batch):
-        call_forward(x, weights, gates, c, h, y, lane, lengths, first_time, keep=False)
+        call_forward(x, weights, None, c, h, y, lane, lengths, first_time, keep=False)
     else:
         numpy_engine.inference(x, weights, h, c, y, lane, gates, lengths, first_time)
 

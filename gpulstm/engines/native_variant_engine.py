@@ -141,7 +141,7 @@ class NativeVariantEngine:
         steps, batch, _ = x.shape
         if pays(first_time + steps, batch):
             options = self._options(weights, None, None, None, lane)
-            call_forward(x, weights, gates, c, h, y, lane, lengths, first_time, keep=False, options=options)
+            call_forward(x, weights, None, c, h, y, lane, lengths, first_time, keep=False, options=options)
         else:
             self.small.inference(x, weights, h, c, y, lane, gates, lengths, first_time)
 
