@@ -1,5 +1,6 @@
 """Memory of the LSTM compiled for the CPU: used again, whatever becomes of a cache, and never more than the limit."""
 
+import mmap
 import threading
 
 import numpy as np
@@ -118,6 +119,25 @@ def test_as_much_is_kept_as_was_in_use_at_the_same_time(native, monkeypatch):
     native_memory.give_back(*(native_memory.take((size,), byte) for size in (501, 1000)))  # more than may be
     assert set(native_memory._kept.free) == {199, 202, 501}
     assert native_memory._kept.in_use == 0
+
+
+@pytest.mark.parametrize("size", [100, native_memory.HUGE_PAGE - 1, native_memory.HUGE_PAGE, 5 * 2**20 + 7])
+def test_an_array_begins_with_a_page_that_it_fills(native, size):
+    boundary = native_memory.HUGE_PAGE if size >= native_memory.HUGE_PAGE else native_memory.LINE
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        boundary = native_memory.LINE
+    array = native_memory.take((size,), np.dtype(np.uint8))
+    array[:] = 1
+    assert array.size == size and array.ctypes.data % boundary == 0
+
+
+def test_inference_works_in_kept_memory(native):
+    lstm = gl.LSTM(3, 6, rng=0)
+    expected = lstm(X)[0].copy()
+    scratch = native_memory._kept.scratch
+    scratch[:] = 255  # gates and weights of before are not read
+    assert np.array_equal(lstm(X)[0], expected)
+    assert native_memory._kept.scratch is scratch
 
 
 def test_a_thread_that_only_drops_caches_stays_within_the_limit(native, monkeypatch):
