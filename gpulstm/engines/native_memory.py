@@ -55,8 +55,9 @@ def take(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     kept = _kept
     if kept.left:
         _gather(kept)
-    kept.in_use += size
-    kept.most_in_use = max(kept.most_in_use, kept.in_use)
+    in_use = kept.in_use = kept.in_use + size
+    if in_use > kept.most_in_use:
+        kept.most_in_use = in_use
     if size not in kept.free:
         return _aligned(size).view(dtype).reshape(shape)
     return _free_one(kept, size, -1).view(dtype).reshape(shape)
@@ -74,8 +75,9 @@ def leave(*arrays: np.ndarray) -> None:
     A thread that does nothing else must not hold on to more and more: what goes beyond the limit goes to the system.
     """
     kept = _kept
+    limit = kept.limit
     for array in arrays:
-        if kept.left_bytes + array.nbytes <= kept.limit:
+        if kept.left_bytes + array.nbytes <= limit:
             kept.left_bytes += array.nbytes
             kept.left.append(array.reshape(-1).view(np.uint8))
         else:
@@ -98,7 +100,8 @@ def _gather(kept: _Kept) -> None:
         alike.append(array)
         kept.free[array.size] = alike  # the last one now
         kept.free_bytes += array.size
-    while kept.free_bytes > kept.limit:
+    limit = kept.limit
+    while kept.free_bytes > limit:
         _free_one(kept, next(iter(kept.free)), 0)
 
 
