@@ -103,6 +103,17 @@ def test_one_direction_from_the_end(native, reverse):
             assert np.linalg.norm(found - wanted) <= tolerance * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("lengths", [None, [3, 0, 2] * 20], ids=["equal", "lengths"])
+@pytest.mark.parametrize("hidden", [19, 128])
+def test_many_sequences_agree_with_numpy(native, hidden, lengths):
+    """Their groups of rows ask for the next weights in turn, and the later ones for none; 19 inputs are four at a time,
+    and three."""
+    for inputs in (19, 65):
+        given = small_problem(2, hidden=hidden, inputs=inputs, steps=3, batch=60, directions=2, lengths=lengths)
+        for dtype in TOLERANCES:
+            assert_like_numpy(given, dtype)
+
+
 class TestBits:
     @pytest.mark.parametrize("dtype", TOLERANCES)
     @pytest.mark.parametrize(("batch", "hidden"), [(1, 40), (13, 33), (4, 100), (2, 128)])
