@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             instructions, used = machine_code.of(specialisation, chosen.architecture)
             loop = machine_code.time_loop(instructions)
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
-            hidden = chosen.hidden or resident_layouts.units(specialisation.entry, specialisation.tiles)
-            warps = resident_layouts.threads(specialisation.entry, hidden) // 32
+            hidden = chosen.hidden or resident_layouts.units(specialisation.tiles)
+            warps = resident_layouts.threads(hidden) // 32
             for blocks in chosen.blocks:
                 found = multiprocessor.run(loop, warps, blocks)
                 cycles = found.cycles / steps

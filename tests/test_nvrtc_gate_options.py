@@ -37,9 +37,9 @@ def most_registers(one: catalogue.Specialisation) -> int:
     """Of a thread, so that a block starts, or as many as are to share a multiprocessor."""
     if "resident" not in one.entry:
         return min(255, 65536 // (32 * planner.WARPS))
-    alone = len(one.tiles) > 1 or one.entry in resident_layouts.ALONE_WITH_OPTIONS and one.tiles[0] >= 4
+    alone = one.entry in resident_layouts.ALONE_WITH_OPTIONS and one.tiles[0] >= 4
     together = 1 if alone else resident_layouts.together(one.tiles)
-    return min(255, 65536 // (resident_layouts.most_threads(one.entry, one.tiles) * together) // 8 * 8)
+    return min(255, 65536 // (resident_layouts.threads(resident_layouts.units(one.tiles)) * together) // 8 * 8)
 
 
 def of(architecture: int) -> list[catalogue.Specialisation]:

@@ -351,9 +351,9 @@ else:
 # [`lstm_persistent_forward`](../kernels/lstm_persistent_forward.cu) does what yours does, with three differences. The
 # 16 warps of a block share out each unit's sum, so that many more weights fit. It takes many sequences at once. And it has no grid
 # barrier: each number of $h$ [says itself](../kernels/handover.cuh) whether it has arrived, and a block waits only
-# for numbers that it needs. Between two blocks that took 0.27 µs in the notes, between all of them more. Up to 64
-# units, [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) gives every block *all* weights and its own
-# sequences. Then no block waits for another.
+# for numbers that it needs. Between two blocks that took 0.27 µs in the notes, between all of them more. Up to 96
+# units, [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) gives every block *all* weights and a sequence of
+# its own. Then no block waits for another.
 #
 # ## Three questions
 

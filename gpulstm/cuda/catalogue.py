@@ -93,7 +93,7 @@ CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layo
 # registers of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, resident with layer norm, 4 * QUADS.
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     **{
-        kernel: (resident_layouts.names_of(kernel), resident_layouts.tiles_of(kernel))
+        kernel: (resident_layouts.NAMES, resident_layouts.tiles_of(kernel))
         for kernel in (*resident_layouts.KERNELS, *resident_layouts.LAYER_NORM_TILES)
     },
     "lstm_persistent_forward": (

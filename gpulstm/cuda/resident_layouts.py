@@ -20,10 +20,12 @@ bits a warp has some ten instructions more forward, which is not counted.
 
 from collections.abc import Iterator
 
+NAMES = ("QUADS",)
 TILES = ((2,), (4,), (6,))
 KERNELS = ("lstm_resident_forward", "lstm_resident_backward")
 DTYPES = ("float32", "float16", "bfloat16")  # of the arrays that these take
 
+LANES = 4  # of a hidden unit: one for each gate
 LAYER_NORM_TILES = {
     "lstm_resident_layer_norm_forward": ((2,), (4,)),
     "lstm_resident_layer_norm_backward": ((2,), (4,)),
@@ -50,34 +52,19 @@ def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
     return LAYER_NORM_TILES.get(kernel, TILES)
 
 
-def names_of(kernel: str) -> tuple[str, ...]:
-    """What the tiles stand for."""
-    return ("QUADS",)
-
-
-def lanes(kernel: str) -> int:
-    """Of a hidden unit: one for each gate."""
-    return 4
-
-
-def threads(kernel: str, hidden: int) -> int:
+def threads(hidden: int) -> int:
     """Of a block: whole warps."""
-    return 32 * -(-hidden * lanes(kernel) // 32)
+    return 32 * -(-hidden * LANES // 32)
 
 
-def most_threads(kernel: str, tiles: tuple[int, ...]) -> int:
-    """The same of the largest layer that these tiles are for."""
-    return 64 * tiles[0]
-
-
-def units(kernel: str, tiles: tuple[int, ...]) -> int:
+def units(tiles: tuple[int, ...]) -> int:
     """Hidden units that these tiles are for, at most."""
-    return most_threads(kernel, tiles) // lanes(kernel)
+    return 16 * tiles[0]
 
 
 def largest_hidden(kernel: str) -> int:
     """Hidden units for which there are tiles."""
-    return max(units(kernel, tiles) for tiles in tiles_of(kernel))
+    return max(units(tiles) for tiles in tiles_of(kernel))
 
 
 def obstacle(kernel: str, batch: int, hidden: int) -> str:
@@ -109,7 +96,7 @@ def step_microseconds(kernel: str, tiles: tuple[int, ...], blocks: int) -> float
 def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int) -> Iterator[tuple[tuple[int, ...], int, float]]:
     """(tiles, sequences of a block, predicted microseconds of a step of all sequences) of every layout whose tiles are
     the smallest ones that hold the layer."""
-    fitting = [tiles for tiles in tiles_of(kernel) if units(kernel, tiles) >= hidden]
+    fitting = [tiles for tiles in tiles_of(kernel) if units(tiles) >= hidden]
     for tiles in fitting[:1]:
         full, rest = divmod(-(-batch // multiprocessors), together(tiles))
         cost = full * step_microseconds(kernel, tiles, together(tiles))
