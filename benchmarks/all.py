@@ -47,6 +47,7 @@ class Step(NamedTuple):
 LAYOUTS = (
     ("float32", "persistent"),
     ("float32", "resident"),
+    ("bfloat16", "resident"),
     ("float32", "cluster"),
     ("tf32", "persistent"),
     ("float16", "persistent"),

@@ -72,7 +72,7 @@ def main() -> None:
 
 def layouts(direction: str, batch: int, hidden: int, dtype: str, device: planner.Device, schedules: tuple) -> list:
     """All of those of ``schedules`` that there is no obstacle to."""
-    fitting = [name for name in schedules if not planner._obstacle(name, batch, hidden, dtype, device)]
+    fitting = [name for name in schedules if not planner._obstacle(name, direction, batch, hidden, dtype, device)]
     return [choice for name in fitting for choice in LAYOUTS[name](direction, batch, hidden, dtype, device)]
 
 

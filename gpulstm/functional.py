@@ -54,7 +54,10 @@ class _Call(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        return 0 in self.x.shape[:2]
+        """Whether there is nothing to compute. Other libraries run their operations on no sequence as well: their
+        automatic differentiation must find a way from the results to the parameters."""
+        steps, batch, _ = self.x.shape
+        return not steps or (not batch and (arrays.is_numpy(self.x) or arrays.is_cupy(self.x)))
 
 
 def lstm_forward(

@@ -205,7 +205,7 @@ def _converter(dtype: Any, xp: ModuleType, *, half: bool = False) -> Any:
 def floating_name(dtype: Any, allowed: tuple[str, ...]) -> str:
     """The plain name of a dtype given as a string, a NumPy dtype or any library's own dtype object."""
     try:
-        name = np.dtype(dtype).name
+        name = "None" if dtype is None else np.dtype(dtype).name  # to NumPy None is float64, to PyTorch float32
     except TypeError:
         name = str(dtype).rpartition(".")[2]
     if name not in allowed:

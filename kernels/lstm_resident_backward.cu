@@ -2,54 +2,67 @@
 //
 // The formulas are those of lstm_backward_step.cu, and dh[t-1] = W_hh^T da[t].
 //
-// Who owns what: a block owns SEQUENCES sequences, and waits for no other block. Eight neighbouring lanes own a hidden
-// unit: its dh is a sum over all 4*hidden pre-activations, of which each lane takes an eighth, with 4 * QUADS weights
-// in registers. The first four then make one gate's gradient each. The gradients are in shared memory, twice, so that
-// one barrier per step is enough.
+// Who owns what: a block owns a sequence, and waits for no other block. Four neighbouring lanes own a hidden unit: each
+// makes one gate's gradient, and all of them have its dh and dc, with the same bits.
 //
-// What a step reads from memory is one number per lane (the four gates, the cell state before and after, dy), and is
-// fetched AHEAD steps before it is used. All of it comes through one pointer, to gates in some lanes and to cells or dy
-// in others; so none of them is __restrict__ const, which the compiler would take as a promise about gates as well.
+// The product: what a multiprocessor reads from shared memory in a step has to be used more than once. So sixteen lanes
+// make the dh of their four units together, each with 16 * QUADS weights in registers and QUADS float4 from shared
+// memory (sixteenth_products.cuh). da is there twice, so that one barrier per step is enough.
 //
-// Bytes per hidden unit and step: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates.
+// What the gradients are multiplied by does not depend on them. It is prepared ahead, for four steps at once: each of a
+// unit's four lanes does so for a step of its own, from what it fetched four steps before that. It lies in shared
+// memory until its step comes. So from dh to the barrier there are an addition, two multiply-adds at most and a store.
 //
-// hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
+// Steps that a sequence does not have are none here: they get zeros at the end.
 //
-// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. The
-//          unit's eight lanes draw for eight steps at once, one step each. c[t] is not read: c* comes from the gates.
+// Bytes per hidden unit and step, in float32: reads 4 gates + 2 cells (+ 1 dy), writes 4 gates.
+//
+// hidden is at most 16 * QUADS, and batch * hidden below 2^28; a block has 32 threads for every 8 hidden units. Two
+// blocks of 256 threads, or four of 128, share a multiprocessor; one of 384 has it for itself.
+//
+// FLOAT16, BFLOAT16  (storage.cuh) gates, weights and dy have 16 bits; cells, dc, dh and all sums are float32. da is
+//          rounded before the product, as in the other schedules: dh is made of what the weights' gradients are.
+//
+// OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_variant_cell_backward.cu. All of
+//          them are linear in dh and dc, with peepholes and zoneout too: what was drawn, peepholes' weights and coupled
+//          gates end up in the same prepared numbers, and in three more. The mask of h is in the weights. c[t] is not
+//          read: c* comes from the gates. Registers are short: a block has its multiprocessor to itself from 256
+//          threads on.
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
-#include "lane_sums.cuh"
 #include "persistent_options.cuh"
-#include "resident_product.cuh"
+#include "registers.cuh"
+#include "sixteenth_products.cuh"
+#include "storage.cuh"
 
-// Even, since two buffers take turns; more would not fit into the registers.
-#define AHEAD (SEQUENCES == 1 ? 8 - 4 * OPTIONS : 2)
-#define EIGHTH (4 * QUADS)        // pre-activations in a lane's part of the sum
-#define STRIDE (8 * EIGHTH + 32)  // of a sequence's; each part begins 4 further on, in banks of its own
+#define THREADS (4 * UNITS)
 
-extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backward(
-    float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
-    const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
-    const float* cells,                // (steps + 1, batch, hidden)
-    const float* dy,                   // (steps, batch, dy_width), or null
+#if OPTIONS && (FLOAT16 || BFLOAT16)
+__device__ __forceinline__ float weight_of(store weight) { return real_of(weight); }
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, OPTIONS && QUADS >= 4 ? 1 : 8 / QUADS) lstm_resident_backward(
+    store* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
+    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const float* __restrict__ cells,   // (steps + 1, batch, hidden)
+    const store* __restrict__ dy,      // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
 #if BIDIRECTIONAL  // the same of the second direction, whose columns of dy are behind those of the first
-    float* gates_2,
-    const float* weight_2,
+    store* gates_2,
+    const store* weight_2,
     const float* cells_2,
     float* dh_2,
     float* dc_2,
 #endif
 #if OPTIONS
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
     float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
     Options options,
 #if BIDIRECTIONAL
-    const float* peephole_2,
+    const store* peephole_2,
     float* d_peephole_2,
     unsigned stream_2,
 #endif
@@ -61,163 +74,190 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_backwa
     int dy_offset,
     int reverse) {                     // 1: the forward pass went from the last step to the first
 #if BIDIRECTIONAL
-    const unsigned of_one = (batch + SEQUENCES - 1) / SEQUENCES;  // blocks of a direction
-    const bool second = blockIdx.x >= of_one;
-    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
+    const bool second = blockIdx.x >= batch;
+    const int sequence = second ? blockIdx.x - batch : blockIdx.x;
     if (second) {
 #if OPTIONS
-        peephole = peephole_2, d_peephole = d_peephole_2, options.stream = stream_2;
+        peephole = peephole_2, options.stream = stream_2;
 #endif
-        gates = gates_2, weight = weight_2, cells = cells_2, dh = dh_2, dc = dc_2;
+        gates = gates_2, weight = weight_2, cells = cells_2;
         dy_offset += hidden, reverse = !reverse;
     }
 #else
-    const unsigned number = blockIdx.x;  // of this block in its direction
+    const int sequence = blockIdx.x;
 #endif
-    __shared__ __align__(16) float da[2][SEQUENCES][STRIDE];
-    const int thread = threadIdx.x, unit = thread / 8, role = thread % 8, first_lane = thread % 32 & ~7;
+    __shared__ __align__(16) float da[2][THREADS];
+    // What is prepared of four steps and the four after them. Two units more than there can be, so that what four lanes
+    // write of a step each has banks of its own.
+    __shared__ float4 of_gates[2][4][UNITS + 2];  // what gives each gate's gradient from dc, the output gate's from dh
+    __shared__ float4 of_cell[2][4][UNITS + 2];   // what of dh is added to dc, what of dc goes to the step before, dy
+#if OPTIONS  // and what zoneout keeps of dc (in `of_cell`) and of dh for the step before; c[t-1] and c*
+    __shared__ float4 of_zone[2][4][UNITS + 2];
+#endif
+    const int thread = threadIdx.x, unit = thread / 4, gate = thread % 4, part = thread % 16;
     const bool exists = unit < hidden;
-    const long long units = (long long)batch * hidden;
+    const long long at = (long long)sequence * hidden + unit;
 
-    float w[EIGHTH];  // of output `unit`; pre-activation number r is gate r % 4 of unit r / 4
+    float w[4][4 * QUADS];
+    sixteenths_of_columns(w, weight, unit, part, hidden);
+#if OPTIONS  // what masks h is in the weights that made use of it
+    const float own_mask = hidden_mask(options, draw_for_sequence(options, unit, sequence));
 #pragma unroll
-    for (int k = 0; k < EIGHTH; ++k) {
-        const int r = role * EIGHTH + k, row = r % 4 * hidden + r / 4;
-        w[k] = exists && r / 4 < hidden ? weight[(long long)row * hidden + unit] : 0.0f;
+    for (int j = 0; j < 4; ++j) {
+        const float mask = __shfl_xor_sync(ALL_LANES, own_mask, 4 * j);
+#pragma unroll
+        for (int k = 0; k < 4 * QUADS; ++k) w[j][k] *= mask;
     }
-
-    const int first_sequence = number * SEQUENCES;
-    float d_cell[SEQUENCES], d_hidden[SEQUENCES];
-    int length[SEQUENCES];
-    bool mine[SEQUENCES];  // the last block may have fewer sequences
-#if OPTIONS
-    float d_peep[SEQUENCES];    // of the three of a unit's lanes that have a peephole
-    unsigned drawn[SEQUENCES];  // for the sequence and one of eight steps, each lane its own
 #endif
-    for (int i = thread; i < 2 * SEQUENCES * STRIDE; i += blockDim.x) (&da[0][0][0])[i] = 0.0f;
-#pragma unroll
-    for (int s = 0; s < SEQUENCES; ++s) {
-        const int sequence = first_sequence + s;
-        mine[s] = exists && sequence < batch;
-        d_hidden[s] = mine[s] ? dh[(long long)sequence * hidden + unit] : 0.0f;
-        d_cell[s] = mine[s] ? dc[(long long)sequence * hidden + unit] : 0.0f;
-        length[s] = lengths && mine[s] ? lengths[sequence] : steps;
-#if OPTIONS
-        d_peep[s] = 0.0f;
-        drawn[s] = draw_for_sequence(options, unit, sequence);
+    for (int i = thread; i < 2 * THREADS; i += blockDim.x) (&da[0][0])[i] = 0.0f;  // also of units that there are not
+
+    int running = steps;
+    if (lengths) running = min(max(lengths[sequence], 0), steps);
+    const int direction = reverse ? 1 : -1, first_step = reverse ? 0 : running - 1;
+#if BIDIRECTIONAL
+    float d_hidden = exists ? (second ? dh_2 : dh)[at] : 0.0f, d_cell = exists ? (second ? dc_2 : dc)[at] : 0.0f;
+#else
+    float d_hidden = exists ? dh[at] : 0.0f, d_cell = exists ? dc[at] : 0.0f;
 #endif
-    }
+#if OPTIONS
+    float d_peep = 0.0f;  // of the three of a unit's lanes that have a peephole
+#endif
 
-    // What a lane reads for each step of a sequence: a gate, a cell state, or dy. One step further on, a pointer moves
-    // by its row's width times the batch, back in time unless `reverse`.
-    const int direction = reverse ? 1 : -1, first_step = reverse ? 0 : steps - 1;
-    const long long first_row = (long long)first_step * batch + first_sequence;
-    const bool reads = exists && (role < 6 || (role == 6 && dy));
-    const int row = role < 4 ? 4 * hidden : role < 6 ? hidden : dy_width;
-    const long long move = (long long)direction * batch * row;
-    const float* ahead = role < 4   ? gates + role * hidden + unit
-                         : role < 6 ? cells + (role == 4 ? reverse : 1 - reverse) * units + unit
-                         : dy       ? dy + dy_offset + unit
-                                    : gates;  // and not read
-    ahead += first_row * row;
-    float* gate_at = gates + first_row * 4 * hidden + role * hidden + unit;  // of the first four lanes
+    // What is read and written of a step is this many bytes times the step behind where that of step 0 is.
+    const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 4u * batch * hidden * sizeof(store);
+    const unsigned dy_bytes = (unsigned)batch * dy_width * sizeof(store);
+    store* const gates_of_0 = made_once(gates + 4 * at - 3 * unit);  // of the unit's first gate
+    store* const gate_of_0 = made_once(gates_of_0 + gate * hidden);
+    const float* const cell_of_0 = made_once(cells + at);
+    const store* const dy_of_0 = dy + (dy ? (long long)sequence * dy_width + dy_offset + unit : 0);
 
-    float next[AHEAD][SEQUENCES];
+    // What this lane fetches and prepares is of step number first + gate, and four steps further on each time.
+    store fetched[4], fetched_dy;
+    float lower, upper;  // the cell states that are before and after the step in time
+    const auto fetch = [&](int first) {
+        const int step = first_step + direction * (first + gate);
+        const bool there = exists && first + gate < running;
+        const store* const gates_there = at_step(gates_of_0, step, gate_bytes);
+        const float* const cell_there = at_step(cell_of_0, step, cell_bytes);
 #pragma unroll
-    for (int i = 0; i < AHEAD; ++i) {
-#pragma unroll
-        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = reads && mine[s] && i < steps ? ahead[s * row] : 0.0f;
-        ahead += move;
-    }
+        for (int k = 0; k < 4; ++k) fetched[k] = there ? gates_there[k * hidden] : stored(0.0f);
+        lower = there && !(OPTIONS && reverse) ? cell_there[0] : 0.0f;
+        upper = there && !(OPTIONS && !reverse) ? cell_there[batch * hidden] : 0.0f;
+        fetched_dy = there && dy ? *at_step(dy_of_0, step, dy_bytes) : stored(0.0f);
+    };
+#if OPTIONS
+    unsigned drawn;
+    const auto draw = [&](int first) {
+        drawn = draw_for_step(options, unit, sequence, first_step + direction * (first + gate));
+    };
+#endif
+    const auto prepare = [&](int buffer) {
+        const float in = real_of(fetched[0]), forget = real_of(fetched[1]);
+        const float candidate = real_of(fetched[2]), out = real_of(fetched[3]), d_output = real_of(fetched_dy);
+        const float before = reverse ? upper : lower;
+#if OPTIONS
+        const float h_stays = kept_of_h(options, drawn), c_stays = kept_of_c(options, drawn);
+        const float mask_now = candidate_mask(options, drawn), written = candidate * mask_now;
+        const float c_star = forget * before + in * written, tanh_c = tanhf(c_star);
+        const float of_i = (options.coupled ? written - before : written) * (in * (1.0f - in));
+        const float of_f = options.coupled ? 0.0f : before * (forget * (1.0f - forget));
+        const float of_g = in * mask_now * (1.0f - candidate * candidate);
+        const float of_o = (1.0f - h_stays) * tanh_c * (out * (1.0f - out));
+        float to_c = (1.0f - h_stays) * out * (1.0f - tanh_c * tanh_c), to_before = forget;
+        if (peephole && exists) {
+            const store* of_unit = peephole + afresh(unit);
+            to_c += of_o * weight_of(of_unit[2 * hidden]);
+            to_before += of_i * weight_of(of_unit[0]) + of_f * weight_of(of_unit[hidden]);
+        }
+        of_gates[buffer][gate][unit] = make_float4(of_i, of_f, of_g, of_o);
+        of_cell[buffer][gate][unit] = make_float4(to_c, to_before, d_output, c_stays);
+        of_zone[buffer][gate][unit] = make_float4(h_stays, before, c_star, 0.0f);
+#else
+        const float tanh_c = tanhf(reverse ? lower : upper);
+        of_gates[buffer][gate][unit] =
+            make_float4(candidate * (in * (1.0f - in)), before * (forget * (1.0f - forget)),
+                        in * (1.0f - candidate * candidate), tanh_c * (out * (1.0f - out)));
+        of_cell[buffer][gate][unit] = make_float4(out * (1.0f - tanh_c * tanh_c), forget, d_output, 0.0f);
+#endif
+    };
+    int step = first_step;
+    fetch(0);
+#if OPTIONS
+    draw(0);
+#endif
+    prepare(0);
+    fetch(4);
     __syncthreads();
 
-    for (int first = 0; first < steps; first += AHEAD) {
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            const int count = first + i;
-            if (count >= steps) break;
-            const int step = reverse ? count : steps - 1 - count;
-#if OPTIONS
-            if (count % 8 == 0) {
-#pragma unroll
-                for (int s = 0; s < SEQUENCES; ++s) {
-                    drawn[s] &= HIDDEN_DROPS;
-                    drawn[s] |= draw_for_step(options, unit, first_sequence + s, step + direction * role);
-                }
-            }
-#endif
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                const float item = next[i][s];
-                next[i][s] = reads && mine[s] && count + AHEAD < steps ? ahead[s * row] : 0.0f;
-                const float in = __shfl_sync(0xFFFFFFFFu, item, first_lane);
-                const float forget = __shfl_sync(0xFFFFFFFFu, item, first_lane + 1);
-                const float candidate = __shfl_sync(0xFFFFFFFFu, item, first_lane + 2);
-                const float out = __shfl_sync(0xFFFFFFFFu, item, first_lane + 3);
-                const float c_before = __shfl_sync(0xFFFFFFFFu, item, first_lane + 4);
-#if !OPTIONS
-                const float c_after = __shfl_sync(0xFFFFFFFFu, item, first_lane + 5);
-#endif
-                const float d_output = __shfl_sync(0xFFFFFFFFu, item, first_lane + 6);
-                float d_gate = 0.0f;
-#if OPTIONS
-                const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn[s], first_lane + count % 8);
-                if (step < length[s]) {
-                    const float of_gates[4] = {in, forget, candidate, out};
-                    float d_gates[4];
-                    d_hidden[s] += d_output;
-                    const int own = exists ? unit : 0;
-                    const float c_star = step_back(options, now, of_gates, c_before, peephole, own, hidden, d_hidden[s],
-                                                   d_cell[s], d_gates);
-                    d_gate = role == 0 ? d_gates[0] : role == 1 ? d_gates[1] : role == 2 ? d_gates[2] : d_gates[3];
-                    d_peep[s] += d_gate * (role == 3 ? c_star : c_before);
-                }
+    float4 cell_now;
+    float slope;
+    const auto take = [&](int buffer, int i) {
+        cell_now = of_cell[buffer][i][unit], slope = ((const float*)of_gates[buffer][i])[thread];
+    };
+    take(0, 0);
+    // Step number first + i, of four that were prepared together. Before its product it takes what the next one needs.
+    const auto run_step = [&](int first, int i, bool prepares) {
+        const int buffer = first / 4 % 2;
+        d_hidden += cell_now.z;
+#if OPTIONS  // what does not stay is left out: 0 times infinity is NaN
+        const float d_c = (1.0f - cell_now.w) * d_cell + d_hidden * cell_now.x;
+        const float d_gate = (gate == 3 ? d_hidden : d_c) * slope;
+        const float4 zone = of_zone[buffer][i][unit];
+        const float h_stayed = zone.x == 0.0f ? 0.0f : zone.x * d_hidden;
+        d_cell = d_c * cell_now.y + (cell_now.w == 0.0f ? 0.0f : cell_now.w * d_cell);
+        d_peep += d_gate * (gate == 3 ? zone.z : zone.y);
 #else
-                if (step < length[s]) {
-                    const float tanh_c = tanhf(c_after), d_h = d_hidden[s] + d_output;
-                    const float d_c = d_cell[s] + d_h * out * (1.0f - tanh_c * tanh_c);
-                    if (role == 0) d_gate = d_c * candidate * (in * (1.0f - in));
-                    if (role == 1) d_gate = d_c * c_before * (forget * (1.0f - forget));
-                    if (role == 2) d_gate = d_c * in * (1.0f - candidate * candidate);
-                    if (role == 3) d_gate = d_h * tanh_c * (out * (1.0f - out));
-                    d_cell[s] = d_c * forget;
-                    d_hidden[s] = 0.0f;
-                }
+        const float d_c = d_cell + d_hidden * cell_now.x;
+        const float d_gate = (gate == 3 ? d_hidden : d_c) * slope;
+        d_cell = d_c * cell_now.y;
 #endif
-                if (role < 4 && mine[s]) {
-                    const int r = 4 * unit + role;
-                    da[i % 2][s][r + r / EIGHTH * 4] = d_gate;
-#if OPTIONS  // an address more at each step, and two registers less
-                    gates[(((long long)step * batch + first_sequence + s) * 4 + role) * hidden + unit] = d_gate;
-#else
-                    gate_at[s * row] = d_gate;
-#endif
-                }
-            }
-            ahead += move;
-            gate_at += move;  // of the lanes that use it
-            __syncthreads();
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                const float sum = sum_over_lanes<1, 8>(add_product(sums, w, &da[i % 2][s][role * (EIGHTH + 4)]));
+        if (exists) {
+            const store written = stored(d_gate);
+            da[i % 2][thread] = real_of(written);
+            *at_step(gate_of_0, step, gate_bytes) = written;
+        }
+        step += direction;
+        __syncthreads();
+        if (i < 3) take(buffer, i + 1);
+        if (i == 3 && prepares) take(buffer ^ 1, 0);
 #if OPTIONS
-                if (step < length[s]) d_hidden[s] += sum * hidden_mask(options, drawn[s]);
-#else
-                d_hidden[s] += sum;
+        if (i == 1 && prepares) draw(first + 4);
 #endif
-            }
+        if (i == 2 && prepares) {
+            prepare(buffer ^ 1);
+            fetch(first + 8);
+        }
+        const float sum = sum_of_sixteenths(w, da[i % 2], part);
+#if OPTIONS
+        d_hidden = h_stayed + sum;
+#else
+        d_hidden = sum;
+#endif
+    };
+    for (int first = 0; first < running; first += 4) {
+        if (first + 4 <= running) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) run_step(first, i, true);
+        } else {
+#pragma unroll 1
+            for (int i = 0; i < running - first; ++i) run_step(first, i, false);
         }
     }
-#pragma unroll
-    for (int s = 0; s < SEQUENCES; ++s) {
-        const long long at = (long long)(first_sequence + s) * hidden + unit;
-        if (mine[s] && role == 0) dh[at] = d_hidden[s];
-        if (mine[s] && role == 1) dc[at] = d_cell[s];
+#if BIDIRECTIONAL  // found out only here: registers are short in between
+    if (second) {
+        dh = dh_2, dc = dc_2;
 #if OPTIONS
-        if (peephole && mine[s] && role < 4 && role != 2) {
-            d_peephole[(3ll * (first_sequence + s) + (role == 3 ? 2 : role)) * hidden + unit] += d_peep[s];
-        }
+        d_peephole = d_peephole_2;
 #endif
+    }
+#endif
+    if (exists) {
+        const long long end = (long long)afresh(sequence) * hidden + unit;
+        if (gate == 0) dh[end] = d_hidden;
+        if (gate == 1) dc[end] = d_cell;
+#if OPTIONS
+        if (peephole && gate != 2) d_peephole[(3ll * sequence + (gate == 3 ? 2 : gate)) * hidden + unit] += d_peep;
+#endif
+        for (step = running; step < steps; ++step) *at_step(gate_of_0, step, gate_bytes) = stored(0.0f);
     }
 }

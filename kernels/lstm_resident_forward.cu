@@ -3,53 +3,70 @@
 //     a = W_ih x + W_hh h[t-1] + b        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
 //     c[t] = f * c[t-1] + i * g           h[t] = o * tanh(c[t])
 //
-// Who owns what: a block owns SEQUENCES sequences, and waits for no other block. Eight neighbouring lanes own a hidden
-// unit: two for each of its gates, which halve the sum over h. The hidden states are in shared memory, twice, so that
-// one barrier per step is enough; a thread's 4 * QUADS weights and the cell states are in registers.
+// Who owns what: a block owns one sequence, and waits for no other block. Four neighbouring lanes own a hidden unit.
+// Each has a quarter of the sums over h, those of all four gates, so that what it reads of h serves four times; then
+// each is left with one gate (quarter_products.cuh), and all of them have c and h. The hidden states are in shared
+// memory, twice, so that one barrier per step is enough; a thread's 16 * QUADS weights are in registers.
 //
-// What a step reads from memory does not depend on h, and is fetched AHEAD steps before it is used.
+// As many blocks share a multiprocessor as its registers hold: while one waits for its barrier, its shuffles or its
+// shared memory, another one multiplies.
+//
+// What a step reads from memory is one number per lane, does not depend on h, and is fetched AHEAD steps before it is
+// used.
 //
 // Bytes per hidden unit and step: reads 4 gates, writes 1 h + 1 y, in training 4 gates + 1 cell too.
 //
-// hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
+// hidden is at most 16 * QUADS; a block has 32 threads for every 8 hidden units.
 //
-// OPTIONS  the equations are those of persistent_options.cuh. The unit's eight lanes draw for eight steps at once, one
+// OPTIONS  the equations are those of persistent_options.cuh. The unit's four lanes draw for four steps at once, one
 //          step each. With `keep` `hiddens` then receives what the products read, h with its mask and zero where a step
 //          does nothing; h itself is in `state`.
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
+//
+// FLOAT16, BFLOAT16  (storage.cuh) gates, weights, bias, h and y have 16 bits, each rounded once to the nearest; with
+//          OPTIONS h is rounded again where its mask is on it. Sums and the cell state are float32, and weights are
+//          in registers as float32: two of them in one would take an instruction more for each product.
 #include "own_gate.cuh"
 #include "persistent_options.cuh"
-#include "resident_product.cuh"
+#include "quarter_products.cuh"
+#include "registers.cuh"
+#include "storage.cuh"
 
-// Even, since two buffers take turns; more would not fit into the registers.
-#define AHEAD (SEQUENCES == 1 ? 8 - 4 * (OPTIONS && BIDIRECTIONAL) : 2)
-#define HALF (4 * QUADS)        // hidden states in one half of the sum
-#define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
+#define AHEAD 4  // even, since two buffers take turns, and as many steps as lanes draw for
 
-extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forward(
-    float* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
-    const float* __restrict__ weight, // (4*hidden, hidden) W_hh
-    const float* __restrict__ bias,   // (4*hidden,) or null
+// As it is once it has been stored: the products read what y has.
+__device__ __forceinline__ float rounded(float h) { return real_of(stored(h)); }
+
+// A cell state, which is float32, or something else, if this lane writes at all.
+__device__ __forceinline__ void write_real(char* place, float value, bool writes, bool is_cell) {
+    if (writes && (is_cell || sizeof(store) == sizeof(float))) *(float*)place = value;
+    if (writes && !is_cell && sizeof(store) != sizeof(float)) *(store*)place = stored(value);
+}
+
+extern "C" __global__ void __launch_bounds__(64 * QUADS, BLOCKS_TOGETHER) lstm_resident_forward(
+    store* gates,                     // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
+    const store* __restrict__ weight, // (4*hidden, hidden) W_hh
+    const store* __restrict__ bias,   // (4*hidden,) or null
     float* cells,                     // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
-    float* hiddens,                   // the same of h
-    float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
+    store* hiddens,                   // the same of h
+    store* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
 #if BIDIRECTIONAL  // the same of the second direction, which writes the columns of y behind those of the first
-    float* gates_2,
-    const float* weight_2,
-    const float* bias_2,
+    store* gates_2,
+    const store* weight_2,
+    const store* bias_2,
     float* cells_2,
-    float* hiddens_2,
+    store* hiddens_2,
 #endif
 #if OPTIONS
-    float* state,                     // (batch, hidden) the initial h; becomes the final one
-    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    store* state,                     // (batch, hidden) the initial h; becomes the final one
+    const store* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
     Options options,
 #if BIDIRECTIONAL
-    float* state_2,
-    const float* peephole_2,
+    store* state_2,
+    const store* peephole_2,
     unsigned stream_2,
 #endif
 #endif
@@ -62,13 +79,8 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
     int reverse,                      // 1: from the last step to the first
     int first_time) {                 // the time of step 0, to compare with lengths
 #if BIDIRECTIONAL
-    const unsigned of_one = (batch + SEQUENCES - 1) / SEQUENCES;  // blocks of a direction
-    const bool second = blockIdx.x >= of_one;
-    const unsigned number = second ? blockIdx.x - of_one : blockIdx.x;
-    float *const cells_1 = cells, *const hiddens_1 = hiddens;
-#if OPTIONS
-    float* const state_1 = state;
-#endif
+    const bool second = blockIdx.x >= batch;
+    const int sequence = second ? blockIdx.x - batch : blockIdx.x;
     if (second) {
 #if OPTIONS
         state = state_2, peephole = peephole_2, options.stream = stream_2;
@@ -77,173 +89,125 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_forwar
         y_offset += hidden, reverse = !reverse;
     }
 #else
-    const unsigned number = blockIdx.x;  // of this block in its direction
+    const int sequence = blockIdx.x;
 #endif
-    __shared__ __align__(16) float h_now[2][SEQUENCES][STRIDE];
-    const int thread = threadIdx.x, unit = thread / 8, gate = thread % 8 / 2, half = thread % 2;
-    const int first_lane = thread % 32 & ~7;
+    __shared__ __align__(16) float h_now[2][4 * PITCH];
+    const int thread = threadIdx.x, unit = thread / 4, part = thread % 4, gate = part;
     const bool exists = unit < hidden;
-    const long long units = (long long)batch * hidden;
+    const long long units = (long long)batch * hidden, own = (long long)sequence * hidden + unit;
 
-    float w[HALF];
-#pragma unroll
-    for (int k = 0; k < HALF; ++k) {
-        const int column = half * HALF + k;
-        w[k] = exists && column < hidden ? weight[((long long)gate * hidden + unit) * hidden + column] : 0.0f;
-    }
-    const float b = bias && exists && half == 0 ? bias[gate * hidden + unit] : 0.0f;
-
-    const int first_sequence = number * SEQUENCES;
-    const int first_slot = keep && reverse ? steps : 0;
-    float c[SEQUENCES], h[SEQUENCES];
-    int length[SEQUENCES];
-    bool mine[SEQUENCES];  // the last block may have fewer sequences
+    float w[4][PART];
+    quarters_of_rows(w, weight, unit, part, hidden);
+    const float b = bias && exists ? real_of(bias[(gate ^ 2) * hidden + unit]) : 0.0f;  // of the gate of sum 2
 #if OPTIONS
-    float mask[SEQUENCES];         // of h, on its way to the products
-    unsigned drawn[SEQUENCES];     // for one of eight steps, each lane its own
-    const float peep = peephole && exists && gate != 2 ? peephole[(gate < 2 ? gate : 2) * hidden + unit] : 0.0f;
+    const bool peeps = peephole && exists && gate != 2;
+    const float peep = peeps ? real_of(peephole[(gate < 2 ? gate : 2) * hidden + unit]) : 0.0f;
+    // Of h, on its way to the products.
+    const float mask = hidden_mask(options, draw_for_sequence(options, unit, sequence));
+    unsigned drawn = 0;  // for one of four steps, each lane its own
 #endif
-    for (int i = thread; i < 2 * SEQUENCES * STRIDE; i += blockDim.x) (&h_now[0][0][0])[i] = 0.0f;
+
+    const long long first_slot = keep && reverse ? steps * units : 0;
+    float c = exists ? cells[first_slot + own] : 0.0f;
+#if OPTIONS
+    float h = exists ? real_of(state[own]) : 0.0f;
+#else
+    float h = exists ? real_of(hiddens[first_slot + own]) : 0.0f;
+#endif
+    for (int i = thread; i < 2 * 4 * PITCH; i += blockDim.x) (&h_now[0][0])[i] = 0.0f;
     __syncthreads();
-#pragma unroll
-    for (int s = 0; s < SEQUENCES; ++s) {
-        const int sequence = first_sequence + s;
-        mine[s] = exists && sequence < batch;
-        const long long at = first_slot * units + (long long)sequence * hidden + unit;
-        c[s] = mine[s] ? cells[at] : 0.0f;
+    float* const handed = &h_now[0][place_of(unit)];
+    const float* const quarter = &h_now[0][part * PITCH];
 #if OPTIONS
-        h[s] = mine[s] ? state[(long long)sequence * hidden + unit] : 0.0f;
-        mask[s] = hidden_mask(options, draw_for_sequence(options, unit, sequence));
-        drawn[s] = 0;
+    if (part == 0 && exists) *handed = rounded(h * mask);
 #else
-        h[s] = mine[s] ? hiddens[at] : 0.0f;
+    if (part == 0 && exists) *handed = h;
 #endif
-        length[s] = lengths && mine[s] ? lengths[sequence] - first_time : steps;
-#if OPTIONS
-        const float masked = h[s] * mask[s];
-#else
-        const float masked = h[s];
-#endif
-        if (thread % 8 == 0 && mine[s]) h_now[0][s][unit + unit / HALF * 4] = masked;
-    }
 
-    // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
-    const int direction = reverse ? -1 : 1, first_step = reverse ? steps - 1 : 0;
-    const long long first_row = (long long)first_step * batch + first_sequence;
-    const int gate_row = 4 * hidden;
-    const long long gate_move = (long long)direction * batch * gate_row;
-    float* gate_at = gates + first_row * gate_row + gate * hidden + unit;  // of sequence 0, at the step that runs
-    const float* ahead = gate_at;                                          // and at the one that is fetched
+    // What a lane reads and writes of a step is this many bytes times the step behind where that of step 0 is. Lanes
+    // without a unit read what the last unit reads, and write nothing.
+    const unsigned gate_bytes = 4u * batch * hidden * sizeof(store);
+    store* const gate_of_0 =
+        made_once(gates + (long long)sequence * 4 * hidden + gate * hidden + (exists ? unit : hidden - 1));
 
-    // Eight lanes have the same h and c: each writes something else, if anything.
-    const int role = thread % 8;
-    const bool writes = role == 1 || (keep && (role == 3 || role == 5));
-    const int out_row = role == 1 ? y_width : hidden;
-    const long long out_move = (long long)direction * batch * out_row;
-    const long long after = (first_row + (1 - reverse) * (long long)batch) * hidden + unit;  // its slot
-    float* out_at = role == 1 ? y + first_row * y_width + y_offset + unit : (role == 3 ? hiddens : cells) + after;
+    // Four lanes have the same h and c: each writes it somewhere else, if anywhere.
+    const bool to_y = part == 1, to_cells = part == 3;
+    const bool hands = exists && part == 0, writes = exists && (to_y || (part > 1 && keep)), keeps = exists && keep;
+    const unsigned out_size = to_cells ? sizeof(float) : sizeof(store);
+    const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * out_size);
+    const long long slot_of_0 = own + (1 - reverse) * units;  // of what follows step 0
+    char* const of_0 = to_cells ? (char*)(cells + slot_of_0) : (char*)(hiddens + slot_of_0);
+    char* const out_of_0 = made_once(to_y ? (char*)(y + (long long)sequence * y_width + y_offset + unit) : of_0);
 
-    float next[AHEAD][SEQUENCES];
+    const int direction = made_once(reverse ? -1 : 1), ahead = made_once(AHEAD * direction);
+    int step = reverse ? steps - 1 : 0;
+    const int length = lengths ? lengths[sequence] - first_time : steps;
+    store next[AHEAD];
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
-#pragma unroll
-        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = mine[s] && i < steps && half == 0 ? ahead[s * gate_row] : 0.0f;
-        ahead += gate_move;
+        next[i] = i < steps ? *at_step(gate_of_0, step + direction * i, gate_bytes) : stored(0.0f);
     }
     __syncthreads();
 
-    for (int first = 0; first < steps; first += AHEAD) {
+    for (int left = steps; left > 0; left -= AHEAD) {
+#if OPTIONS
+        drawn = draw_for_step(options, unit, sequence, step + direction * part);
+#endif
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
-            const int count = first + i;
-            if (count >= steps) break;
-            const int step = reverse ? steps - 1 - count : count;
+            if (left <= i) break;
+            const bool runs = step < length;
+            float a = own_sum(real_of(next[i]), b, w, quarter + i % 2 * 4 * PITCH);
+            if (left > i + AHEAD) next[i] = *at_step(gate_of_0, step + ahead, gate_bytes);
 #if OPTIONS
-            if (count % 8 == 0) {
-#pragma unroll
-                for (int s = 0; s < SEQUENCES; ++s) {
-                    drawn[s] = draw_for_step(options, unit, first_sequence + s, step + direction * role);
-                }
-            }
+            if (peephole && gate < 2) a += peep * c;
 #endif
-            float a[SEQUENCES];
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                float sums[4] = {next[i][s], b, 0.0f, 0.0f};
-                next[i][s] = mine[s] && half == 0 && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
-                a[s] = add_product(sums, w, &h_now[i % 2][s][half * (HALF + 4)]);
-            }
-            ahead += gate_move;
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                a[s] += __shfl_xor_sync(0xFFFFFFFFu, a[s], 1);
+            float activated = activated_gate(gate, a);
+            const float in = __shfl_sync(0xFFFFFFFFu, activated, 0, 4);
+            const float forget = __shfl_sync(0xFFFFFFFFu, activated, 1, 4);
+            const float candidate = __shfl_sync(0xFFFFFFFFu, activated, 2, 4);
 #if OPTIONS
-                if (peephole && gate < 2) a[s] += peep * c[s];
+            const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn, i, 4);
+            const float kept = options.coupled ? 1.0f - in : forget;
+            const float c_star = fmaf(kept, c, in * (candidate * candidate_mask(options, now)));
+            if (gate == 1) activated = kept;
+            if (peephole && gate == 3) activated = sigmoid_of(a + peep * c_star);
 #endif
-                float activated = activated_gate(gate, a[s]);
-                const float in = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
-                const float forget = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
-                const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 4);
+            const float out = __shfl_sync(0xFFFFFFFFu, activated, 3, 4);
+            float shown;
+            if (runs) {
 #if OPTIONS
-                const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn[s], first_lane + count % 8);
-                const float kept = options.coupled ? 1.0f - in : forget;
-                const float c_star = fmaf(kept, c[s], in * (candidate * candidate_mask(options, now)));
-                if (gate == 1) activated = kept;
-                if (peephole && gate == 3) activated = sigmoid_of(a[s] + peep * c_star);
-#endif
-                const float out = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 6);
-                const bool runs = step < length[s];
-#if OPTIONS
-                if (runs) {
-                    c[s] = zoned_c(options, now, c[s], c_star);
-                    h[s] = zoned_h(options, now, h[s], out * tanhf(c_star));
-                }
-                const bool next_runs = step + direction < length[s];
+                c = zoned_c(options, now, c, c_star);
+                h = rounded(zoned_h(options, now, h, out * tanhf(c_star)));
 #else
-                if (runs) {
-                    c[s] = fmaf(forget, c[s], in * candidate);
-                    h[s] = out * tanhf(c[s]);
-                }
+                c = fmaf(forget, c, in * candidate);
+                h = rounded(out * tanhf(c));
 #endif
-                if (!mine[s]) continue;
-#if OPTIONS
-                const float masked = h[s] * mask[s], h_in = next_runs ? masked : 0.0f;
-#else
-                const float masked = h[s];
-#endif
-                if (role == 0) h_now[(i + 1) % 2][s][unit + unit / HALF * 4] = masked;
-#if OPTIONS
-                if (writes) out_at[s * out_row] = role == 5 ? c[s] : (role == 3 ? h_in : (runs ? h[s] : 0.0f));
-#else
-                if (writes) out_at[s * out_row] = role == 5 ? c[s] : (runs || role == 3 ? h[s] : 0.0f);
-#endif
-                if (keep && runs && half == 0) gate_at[s * gate_row] = activated;
+                shown = to_cells ? c : h;
+                if (keeps) *at_step(gate_of_0, step, gate_bytes) = stored(activated);
+            } else {
+                shown = to_cells ? c : to_y ? 0.0f : h;
             }
-            gate_at += gate_move;
-            out_at += out_move;
+#if OPTIONS
+            const float masked = rounded(h * mask);
+            if (part == 2) shown = step + direction < length ? masked : 0.0f;
+#else
+            const float masked = h;
+#endif
+            if (hands) handed[(i + 1) % 2 * 4 * PITCH] = masked;
+            char* const out_at = at_step(out_of_0, step, out_bytes);
+            write_real(out_at, shown, writes, to_cells);
+            step += direction;
             __syncthreads();
         }
     }
+    if (!exists) return;
 #if OPTIONS
-#if BIDIRECTIONAL  // where it is is found out again: registers are short in between
-    state = blockIdx.x < of_one ? state_1 : state_2;
-#endif
-#pragma unroll
-    for (int s = 0; s < SEQUENCES; ++s) {
-        if (mine[s] && thread % 8 == 0) state[(long long)(first_sequence + s) * hidden + unit] = h[s];
-    }
+    if (part == 0) state[own] = stored(h);
 #endif
     if (keep) return;
-#if BIDIRECTIONAL  // and so is where these are
-    cells = blockIdx.x < of_one ? cells_1 : cells_2;
-    hiddens = blockIdx.x < of_one ? hiddens_1 : hiddens_2;
-#endif
-#pragma unroll
-    for (int s = 0; s < SEQUENCES; ++s) {
-        const long long at = (long long)(first_sequence + s) * hidden + unit;
 #if !OPTIONS
-        if (mine[s] && thread % 8 == 0) hiddens[at] = h[s];
+    if (part == 0) hiddens[own] = stored(h);
 #endif
-        if (mine[s] && thread % 8 == 1) cells[at] = c[s];
-    }
+    if (part == 1) cells[own] = c;
 }

@@ -7,10 +7,10 @@
 // The part of p comes from lstm_layer_norm_inputs_forward. Of r no mean has to be taken: each column of W_hh has its
 // own taken off, and then the sum of r over its 4*hidden rows is zero for every h. What is left is the variance.
 //
-// Who owns what: as in lstm_resident_forward. A block owns SEQUENCES sequences, and waits for no other block. Eight
-// neighbouring lanes own a hidden unit: two for each of its gates, which halve the sum over h.
+// Who owns what: as in lstm_resident_forward. A block owns one sequence, and waits for no other block. Four neighbouring
+// lanes own a hidden unit: each has a quarter of the sums over h of all four gates, and then one gate.
 //
-// Both norms are sums over the block: over a warp's four units by shuffles, then over the warps through shared memory,
+// Both norms are sums over the block: over a warp's eight units by shuffles, then over the warps through shared memory,
 // in a fixed order. The variance of c is made of squared distances from a warp's first c, and the warps' are put
 // together with distances from the first mean (Chan, Golub and LeVeque 1983): of n numbers one of which is 0, the
 // squares' sum is at most n times what is left when their mean is taken off, so nothing large is taken off something
@@ -20,20 +20,19 @@
 //
 // Bytes per hidden unit and step: reads 4 gates, writes 1 y, in training 4 gates + 4 r + 1 h + 1 cell too.
 //
-// hidden is at most 8 * QUADS; a block has 32 threads for every 4 hidden units.
+// hidden is at most 16 * QUADS; a block has 32 threads for every 8 hidden units.
 #include "common.cuh"
 #include "lane_sums.cuh"
 #include "own_gate.cuh"
-#include "resident_product.cuh"
+#include "quarter_products.cuh"
+#include "registers.cuh"
 
-#define AHEAD (SEQUENCES == 1 ? QUADS == 4 ? 4 : 3 : 2)  // more would not fit into the registers
-#define HALF (4 * QUADS)        // hidden states in one half of the sum
-#define STRIDE (2 * HALF + 4)   // of a sequence's; the second half begins 4 further on, in banks of its own
+#define AHEAD 4
 #define WARPS (2 * QUADS)       // at most
 
 __device__ __forceinline__ float sum_of_four(const float4& v) { return (v.x + v.y) + (v.z + v.w); }
 
-extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_norm_forward(
+extern "C" __global__ void __launch_bounds__(64 * QUADS, BLOCKS_TOGETHER) lstm_resident_layer_norm_forward(
     float* gates,                          // (steps, batch, 4*hidden) gain_p * norm(p) + b; activated with `keep`
     const float* __restrict__ weight,      // (4*hidden, hidden) W_hh
     const float* __restrict__ weight_sums, // (hidden,) of its columns
@@ -57,169 +56,138 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 1) lstm_resident_layer_
     int keep,                              // 1: for the backward pass, everything is kept
     int reverse,                           // 1: from the last step to the first
     int first_time) {                      // the time of step 0, to compare with lengths
-    __shared__ __align__(16) float h_now[SEQUENCES][STRIDE];
-    __shared__ __align__(16) float squares[SEQUENCES][WARPS];  // of each warp's r
-    __shared__ __align__(16) float means[SEQUENCES][WARPS];    // of each warp's c
-    __shared__ __align__(16) float spreads[SEQUENCES][WARPS];  // and the sums of their squared distances from it
-    __shared__ __align__(16) float units_of[WARPS];            // that a warp has
-    __shared__ float shares[WARPS];                            // 1 / units_of, for a register less
-    const int thread = threadIdx.x, unit = thread / 8, gate = thread % 8 / 2, half = thread % 2;
-    const int lane = thread % 32, warp = thread / 32, first_lane = lane & ~7, role = thread % 8;
+    __shared__ __align__(16) float h_now[4 * PITCH];
+    __shared__ __align__(16) float squares[WARPS];  // of each warp's r
+    __shared__ __align__(16) float means[WARPS];    // of each warp's c
+    __shared__ __align__(16) float spreads[WARPS];  // and the sums of their squared distances from it
+    __shared__ __align__(16) float units_of[WARPS]; // that a warp has
+    __shared__ float shares[WARPS];                 // 1 / units_of, for a register less
+    const int sequence = blockIdx.x;
+    const int thread = threadIdx.x, unit = thread / 4, part = thread % 4, gate = part;
+    const int lane = thread % 32, warp = thread / 32;
     const bool exists = unit < hidden;
-    const long long units = (long long)batch * hidden;
+    const long long units = (long long)batch * hidden, own = (long long)sequence * hidden + unit;
     const float per_row = 1.0f / (4 * hidden), per_unit = 1.0f / hidden;
 
-    float w[HALF];
+    float w[4][PART];
+    quarters_of_rows(w, weight, unit, part, hidden);
 #pragma unroll
-    for (int k = 0; k < HALF; ++k) {
-        const int column = half * HALF + k;
-        const bool there = exists && column < hidden;
-        w[k] = there ? weight[((long long)gate * hidden + unit) * hidden + column] - weight_sums[column] * per_row
-                     : 0.0f;
+    for (int k = 0; k < PART; ++k) {
+        const int column = part * PART + k;
+        const float mean = exists && column < hidden ? weight_sums[column] * per_row : 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) w[j][k] -= mean;
     }
     const float gain_r = exists ? gain[gate * hidden + unit] : 0.0f;
     const float gain_c = exists ? gain_cell[unit] : 0.0f, bias_c = exists ? bias_cell[unit] : 0.0f;
 
-    const int first_sequence = blockIdx.x * SEQUENCES;
-    const int first_slot = keep && reverse ? steps : 0;
-    float c[SEQUENCES], h[SEQUENCES];
-    int length[SEQUENCES];
-    bool mine[SEQUENCES];  // the last block may have fewer sequences
-    for (int i = thread; i < SEQUENCES * STRIDE; i += blockDim.x) (&h_now[0][0])[i] = 0.0f;
-    for (int i = thread; i < SEQUENCES * WARPS; i += blockDim.x) {
-        (&squares[0][0])[i] = (&means[0][0])[i] = (&spreads[0][0])[i] = 0.0f;
-    }
+    float c = exists ? cells[(keep && reverse ? steps * units : 0) + own] : 0.0f;
+    float h = exists ? state[own] : 0.0f;
+    for (int i = thread; i < 4 * PITCH; i += blockDim.x) h_now[i] = 0.0f;
     for (int i = thread; i < WARPS; i += blockDim.x) {
-        const int left = hidden - 4 * i;
-        units_of[i] = left < 0 ? 0.0f : left < 4 ? (float)left : 4.0f;
+        const int left = hidden - 8 * i;
+        squares[i] = means[i] = spreads[i] = 0.0f;
+        units_of[i] = left < 0 ? 0.0f : left < 8 ? (float)left : 8.0f;
         shares[i] = left <= 0 ? 0.0f : 1.0f / units_of[i];
     }
     __syncthreads();
-#pragma unroll
-    for (int s = 0; s < SEQUENCES; ++s) {
-        const int sequence = first_sequence + s;
-        mine[s] = exists && sequence < batch;
-        c[s] = mine[s] ? cells[first_slot * units + (long long)sequence * hidden + unit] : 0.0f;
-        h[s] = mine[s] ? state[(long long)sequence * hidden + unit] : 0.0f;
-        length[s] = lengths && mine[s] ? lengths[sequence] - first_time : steps;
-        if (role == 0 && mine[s]) h_now[s][unit + unit / HALF * 4] = h[s];
-    }
+    const bool hands = exists && part == 0;
+    float* const handed = &h_now[place_of(unit)];
+    if (hands) *handed = h;
 
-    // One step further on, a pointer moves by its row's width times the batch, back in time if `reverse`.
-    const int direction = reverse ? -1 : 1, first_step = reverse ? steps - 1 : 0;
-    const long long first_row = (long long)first_step * batch + first_sequence;
-    const int gate_row = 4 * hidden;
-    const long long gate_move = (long long)direction * batch * gate_row;
-    const long long own_gate = first_row * gate_row + gate * hidden + unit;
-    const float* ahead = gates + own_gate;             // of sequence 0, at the step that is fetched
-    float* tape_at = (half == 0 ? gates : r) + own_gate;  // and at the one that runs
+    // What a lane reads and writes of a step is this many bytes times the step behind where that of step 0 is. Lanes
+    // without a unit read what the last unit reads, and write nothing.
+    const unsigned gate_bytes = 4u * batch * hidden * sizeof(float);
+    const long long own_gate = (long long)sequence * 4 * hidden + gate * hidden + (exists ? unit : hidden - 1);
+    float* const gate_of_0 = made_once(gates + own_gate);
+    float* const r_of_0 = made_once(r + own_gate);
 
-    // Eight lanes have the same h and c: each writes something else, if anything.
-    const bool writes = role == 1 || (keep && (role == 3 || role == 5));
-    const int out_row = role == 1 ? y_width : hidden;
-    const long long out_move = (long long)direction * batch * out_row;
-    const long long after = (first_row + (1 - reverse) * (long long)batch) * hidden + unit;  // its slot
-    float* out_at = role == 1 ? y + first_row * y_width + y_offset + unit : (role == 3 ? hiddens : cells) + after;
+    // Four lanes have the same h and c: each writes it somewhere else, if anywhere.
+    const bool to_y = part == 1, to_cells = part == 3;
+    const bool writes = exists && (to_y || (part > 1 && keep)), keeps = exists && keep;
+    const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * (unsigned)sizeof(float));
+    float* const slot_of_0 = (to_cells ? cells : hiddens) + own + (1 - reverse) * units;  // of what follows step 0
+    float* const out_of_0 = made_once(to_y ? y + (long long)sequence * y_width + y_offset + unit : slot_of_0);
 
-    float next[AHEAD][SEQUENCES];
+    const int direction = made_once(reverse ? -1 : 1), ahead = made_once(AHEAD * direction);
+    int step = reverse ? steps - 1 : 0;
+    const int length = lengths ? lengths[sequence] - first_time : steps;
+    float next[AHEAD];
 #pragma unroll
-    for (int i = 0; i < AHEAD; ++i) {
-#pragma unroll
-        for (int s = 0; s < SEQUENCES; ++s) next[i][s] = mine[s] && i < steps ? ahead[s * gate_row] : 0.0f;
-        ahead += gate_move;
-    }
+    for (int i = 0; i < AHEAD; ++i) next[i] = i < steps ? *at_step(gate_of_0, step + direction * i, gate_bytes) : 0.0f;
     __syncthreads();
 
-    for (int first = 0; first < steps; first += AHEAD) {
+    for (int left = steps; left > 0; left -= AHEAD) {
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
-            const int count = first + i;
-            if (count >= steps) break;
-            const int step = reverse ? steps - 1 - count : count;
-            float input[SEQUENCES], recurrent[SEQUENCES];
+            if (left <= i) break;
+            const float input = next[i];
+            float recurrent = own_sum(0.0f, 0.0f, w, h_now + part * PITCH);
+            if (left > i + AHEAD) next[i] = *at_step(gate_of_0, step + ahead, gate_bytes);
+            // Over a unit's gates, then over the warp's eight units.
+            const float of_four = sum_of_four_lanes<4>(sum_of_four_lanes<1>(recurrent * recurrent));
+            const float of_warp = sum_over_lanes<16, 32>(of_four);
+            if (lane == 0) squares[warp] = of_warp;
+            __syncthreads();
+
+            float sum = 0.0f;
 #pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                input[s] = next[i][s];
-                next[i][s] = mine[s] && count + AHEAD < steps ? ahead[s * gate_row] : 0.0f;
-                recurrent[s] = add_product(sums, w, &h_now[s][half * (HALF + 4)]);
-            }
-            ahead += gate_move;
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                recurrent[s] += __shfl_xor_sync(ALL_LANES, recurrent[s], 1);
-                const float square = recurrent[s] * recurrent[s];
-                // Over a unit's gates, then over the warp's four units, in lane 0 at least.
-                const float sum = sum_of_four_lanes<8>(sum_of_four_lanes<2>(square));
-                if (lane == 0) squares[s][warp] = sum;
+            for (int q = 0; q < WARPS / 4; ++q) sum += sum_of_four(((const float4*)squares)[q]);
+            const float scale_r = rsqrtf(sum * per_row + NORM_EPSILON);
+            recurrent *= scale_r;
+            const float activated = activated_gate(gate, input + gain_r * recurrent);
+            const float in = __shfl_sync(ALL_LANES, activated, 0, 4);
+            const float forget = __shfl_sync(ALL_LANES, activated, 1, 4);
+            const float candidate = __shfl_sync(ALL_LANES, activated, 2, 4);
+            const float out = __shfl_sync(ALL_LANES, activated, 3, 4);
+            const float c_next = fmaf(forget, c, in * candidate);
+            const float first_c = __shfl_sync(ALL_LANES, c_next, 0);
+            const float distance = exists ? c_next - first_c : 0.0f;
+            const float along_warp = sum_over_lanes<16, 32>(sum_of_four_lanes<4>(distance));
+            const float squared_warp = sum_over_lanes<16, 32>(sum_of_four_lanes<4>(distance * distance));
+            if (lane == 0) {
+                const float per_own = shares[warp];
+                means[warp] = first_c + along_warp * per_own;
+                spreads[warp] = squared_warp - along_warp * along_warp * per_own;
             }
             __syncthreads();
 
-            float scale_r[SEQUENCES], c_next[SEQUENCES], activated[SEQUENCES], out[SEQUENCES];
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                float sum = 0.0f;
-#pragma unroll
-                for (int q = 0; q < WARPS / 4; ++q) sum += sum_of_four(((const float4*)squares[s])[q]);
-                scale_r[s] = rsqrtf(sum * per_row + NORM_EPSILON);
-                recurrent[s] *= scale_r[s];
-                activated[s] = activated_gate(gate, input[s] + gain_r * recurrent[s]);
-                const float in = __shfl_sync(ALL_LANES, activated[s], first_lane);
-                const float forget = __shfl_sync(ALL_LANES, activated[s], first_lane + 2);
-                const float candidate = __shfl_sync(ALL_LANES, activated[s], first_lane + 4);
-                out[s] = __shfl_sync(ALL_LANES, activated[s], first_lane + 6);
-                c_next[s] = forget * c[s] + in * candidate;
-                const float first_c = __shfl_sync(ALL_LANES, c_next[s], 0);
-                const float distance = exists ? c_next[s] - first_c : 0.0f;
-                const float along = sum_of_four_lanes<8>(distance), squared = sum_of_four_lanes<8>(distance * distance);
-                if (lane == 0) {
-                    const float per_own = shares[warp];
-                    means[s][warp] = first_c + along * per_own;
-                    spreads[s][warp] = squared - along * along * per_own;
-                }
-            }
-            __syncthreads();
-
-#pragma unroll
-            for (int s = 0; s < SEQUENCES; ++s) {
-                const int four = lane % (WARPS / 4);  // warps of which this lane adds up what they have
-                const float4 mean = ((const float4*)means[s])[four], spread_of = ((const float4*)spreads[s])[four];
-                const float4 n = ((const float4*)units_of)[four];
-                const float first_mean = means[s][0];
-                const float4 off = {mean.x - first_mean, mean.y - first_mean, mean.z - first_mean, mean.w - first_mean};
-                const float4 off_n = {n.x * off.x, n.y * off.y, n.z * off.z, n.w * off.w};
-                const float4 product = {off_n.x * off.x, off_n.y * off.y, off_n.z * off.z, off_n.w * off.w};
-                const float along = sum_over_lanes<1, WARPS / 4>(sum_of_four(off_n));
-                const float squared = sum_over_lanes<1, WARPS / 4>(sum_of_four(spread_of) + sum_of_four(product));
-                const float mean_c = first_mean + along * per_unit, spread = squared - along * along * per_unit;
-                const float scale_c = rsqrtf(spread * per_unit + NORM_EPSILON);
-                const bool runs = step < length[s], next_runs = step + direction < length[s];
-                if (runs) {
-                    c[s] = c_next[s];
-                    h[s] = out[s] * tanhf(gain_c * ((c[s] - mean_c) * scale_c) + bias_c);
-                }
-                if (!mine[s]) continue;
-                if (role == 0) h_now[s][unit + unit / HALF * 4] = h[s];
-                if (writes) out_at[s * out_row] = role == 5 ? c[s] : (role == 3 ? next_runs : runs) ? h[s] : 0.0f;
-                if (keep && runs) {
-                    tape_at[s * gate_row] = half == 0 ? activated[s] : recurrent[s];
+            const int four = lane % (WARPS / 4);  // warps of which this lane adds up what they have
+            const float4 mean = ((const float4*)means)[four], spread_of = ((const float4*)spreads)[four];
+            const float4 n = ((const float4*)units_of)[four];
+            const float first_mean = means[0];
+            const float4 off = {mean.x - first_mean, mean.y - first_mean, mean.z - first_mean, mean.w - first_mean};
+            const float4 off_n = {n.x * off.x, n.y * off.y, n.z * off.z, n.w * off.w};
+            const float4 product = {off_n.x * off.x, off_n.y * off.y, off_n.z * off.z, off_n.w * off.w};
+            const float along = sum_over_lanes<1, WARPS / 4>(sum_of_four(off_n));
+            const float squared = sum_over_lanes<1, WARPS / 4>(sum_of_four(spread_of) + sum_of_four(product));
+            const float mean_c = first_mean + along * per_unit, spread = squared - along * along * per_unit;
+            const float scale_c = rsqrtf(spread * per_unit + NORM_EPSILON);
+            const bool runs = step < length, next_runs = step + direction < length;
+            float shown;
+            if (runs) {
+                c = c_next;
+                h = out * tanhf(gain_c * ((c - mean_c) * scale_c) + bias_c);
+                shown = to_cells ? c : to_y || next_runs ? h : 0.0f;
+                if (keeps) {
+                    *at_step(gate_of_0, step, gate_bytes) = activated;
+                    *at_step(r_of_0, step, gate_bytes) = recurrent;
                     if (thread == 0) {
-                        float* norm = norms + 4 * ((long long)step * batch + first_sequence + s);
-                        norm[1] = scale_r[s];
+                        float* norm = norms + 4 * ((long long)step * batch + sequence);
+                        norm[1] = scale_r;
                         norm[2] = mean_c;
                         norm[3] = scale_c;
                     }
                 }
+            } else {
+                shown = to_cells ? c : !to_y && next_runs ? h : 0.0f;
             }
-            tape_at += gate_move;
-            out_at += out_move;
+            if (hands) *handed = h;
+            if (writes) *at_step(out_of_0, step, out_bytes) = shown;
+            step += direction;
             __syncthreads();
         }
     }
-#pragma unroll
-    for (int s = 0; s < SEQUENCES; ++s) {
-        const long long at = (long long)(first_sequence + s) * hidden + unit;
-        if (mine[s] && role == 0) state[at] = h[s];
-        if (mine[s] && role == 1 && !keep) cells[at] = c[s];
-    }
+    if (hands) state[own] = h;
+    if (exists && part == 1 && !keep) cells[own] = c;
 }

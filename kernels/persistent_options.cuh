@@ -118,6 +118,15 @@ __device__ __forceinline__ float zone_takes(unsigned threshold, float share, boo
     return taken;
 }
 
+// How much of the old h and of the old c stays.
+__device__ __forceinline__ float kept_of_h(const Options& options, unsigned drawn) {
+    return options.zone_h_threshold != 0 ? (drawn & H_STAYS ? 1.0f : 0.0f) : options.zone_h_share;
+}
+
+__device__ __forceinline__ float kept_of_c(const Options& options, unsigned drawn) {
+    return options.zone_c_threshold != 0 ? (drawn & C_STAYS ? 1.0f : 0.0f) : options.zone_c_share;
+}
+
 __device__ __forceinline__ float zoned_h(const Options& options, unsigned drawn, float before, float after) {
     return zoned(options.zone_h_threshold, options.zone_h_share, drawn & H_STAYS, before, after);
 }

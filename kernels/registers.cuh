@@ -14,3 +14,35 @@ __device__ __forceinline__ int afresh(int number) {
 // `&` with it, on what was loaded before are not all on their way at once: they, or their addresses, would take more
 // registers than there are.
 __device__ __forceinline__ unsigned unknown_zero(const void* words) { return (size_t)words % 4; }
+
+// The number, or the address, itself: what it was made of is not looked at again where it is used, so it stays in its
+// register. Outside of a loop, for what the compiler would rather make again in each step.
+template <class Number>
+__device__ __forceinline__ Number made_once(Number number) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+template <class Item>
+__device__ __forceinline__ Item* made_once(Item* address) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+l"(address));
+#endif
+    return address;
+}
+
+// The address itself, which has been through made_once: loads and stores need not find out what memory it is in.
+template <class Item>
+__device__ __forceinline__ Item* in_global_memory(Item* address) {
+#ifdef __CUDA_ARCH__
+    __builtin_assume(__isGlobal(address));
+#endif
+    return address;
+}
+
+// What follows `of_0`, which is step 0's and has been through made_once, by `bytes` for each step: one instruction.
+template <class Item>
+__device__ __forceinline__ Item* at_step(Item* of_0, unsigned step, unsigned bytes) {
+    return in_global_memory((Item*)((char*)of_0 + (unsigned long long)step * bytes));
+}

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -321,6 +322,23 @@ def test_the_lessons_import_cupy_only_where_there_is_a_driver(driver, tmp_path):
     said, imported = done.stdout.splitlines()
     assert said.startswith("Runs on NumPy, on the processor: CuPy is installed, but finds no GPU.")
     assert imported == str(driver)
+
+
+def test_a_cupy_that_cannot_compile_is_left_aside_and_the_lesson_says_what_brings_the_compiler(capsys, monkeypatch):
+    class Missing(Exception):
+        pass
+
+    def ones(*shape, **dtype):
+        raise RuntimeError("libnvrtc.so.12:\ncannot open shared object file")
+
+    runtime = SimpleNamespace(getDeviceProperties=lambda device: {}, CUDARuntimeError=Missing)
+    fake = ModuleType("cupy")
+    fake.cuda, fake.ones = SimpleNamespace(runtime=runtime), ones
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    assert backend.choose().__name__ == "numpy"
+    said = capsys.readouterr().out
+    assert "CuPy finds a GPU, but cannot compute there (RuntimeError, libnvrtc.so.12: cannot open shared" in said
+    assert 'pip install "cupy-cuda12x[ctk]"' in said and said.endswith("Every lesson works like this.\n")
 
 
 # ---- how notebooks are made ----

@@ -249,6 +249,19 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert torch.equal(loss, wide.to(dtype)) and torch.equal(gradient, wide_gradient.to(dtype))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_automatic_differentiation_finds_the_same_gradient(seed):
+    """Through positions that no path reaches, whose log-probability is minus infinity."""
+    given = case(seed)
+    logits = given.pop("logits")
+    logits[2, 1, given["blank"]] = -np.inf
+    logits, given["target"] = torch.tensor(logits, requires_grad=True), torch.tensor(given["target"])
+    loss, gradient = nn.ctc(logits, **given, zero_infinity=True)
+    loss.backward()
+    assert gradient.any()
+    torch.testing.assert_close(logits.grad, gradient.detach(), rtol=0, atol=1e-12)
+
+
 def test_it_goes_through_jit():
     given = case(9)
     arguments = [jax.numpy.asarray(given[name]) for name in ("logits", "target", "lengths", "target_lengths")]

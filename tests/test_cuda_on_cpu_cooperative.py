@@ -90,6 +90,58 @@ def test_a_barrier_of_the_grid_that_does_not_wait_is_noticed():
         run_rounds(cupy, wait=False)
 
 
+# CUDA's own barrier of the grid
+RELAY = """
+#include <cooperative_groups.h>
+extern "C" __global__ void relay(int* values, int rounds, int home) {  // each block adds what its neighbour has
+    int block = blockIdx.x, blocks = gridDim.x;
+    if ((int)threadIdx.x == home) return;
+    for (int round = 0; round < rounds; ++round) {
+        if (threadIdx.x == blockDim.x - 1) {
+            const int* from = values + round * blocks;
+            values[(round + 1) * blocks + block] = from[block] + from[(block + 1) % blocks];
+        }
+        if (SYNC) cooperative_groups::this_grid().sync();
+    }
+}
+"""
+
+
+def run_relay(cupy, *, sync=1, cooperative=True, home=-1):
+    module = cupy.RawModule(code=RELAY, options=(f"-DSYNC={sync}",), enable_cooperative_groups=cooperative)
+    first = np.arange(1, 7, dtype=np.int32) ** 2
+    values = cupy.zeros((ROUNDS + 1, 6), "int32")
+    values[0] = cupy.asarray(first)
+    module.get_function("relay")((6,), (40,), (values, np.int32(ROUNDS), np.int32(home)))
+    return values.get()[-1], sums(first, ROUNDS)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"late_block": 2}, {"thread_order": "random"}, {"mode": "asan"}, {"mode": "tsan"}]
+)
+def test_cudas_own_barrier_of_the_grid(settings):
+    with cupy_on_cpu(**settings) as cupy:
+        np.testing.assert_array_equal(*run_relay(cupy))
+        np.testing.assert_array_equal(*run_relay(cupy))  # nothing is left of the launch before
+
+
+def test_without_it_the_result_is_wrong_and_a_race():
+    with cupy_on_cpu(late_block=2) as cupy:
+        result, expected = run_relay(cupy, sync=0)
+        assert (result != expected).any()
+    with cupy_on_cpu("tsan") as cupy, pytest.raises(SanitizerError, match="data race"):
+        run_relay(cupy, sync=0)
+
+
+@pytest.mark.parametrize("mode", ["fibers", "tsan"])
+def test_cudas_own_barrier_needs_a_cooperative_launch_and_all_threads_of_the_block(mode):
+    with cupy_on_cpu(mode) as cupy:
+        with pytest.raises(LaunchError, match=r"grid.sync\(\) in a launch that is not cooperative \(line 11\)"):
+            run_relay(cupy, cooperative=False)
+        with pytest.raises(LaunchError, match=r"grid.sync\(\) after other threads of the block have returned"):
+            run_relay(cupy, home=7)
+
+
 # Deadlocks
 @pytest.mark.parametrize("late_block", [None, 1])
 @pytest.mark.parametrize("mode", ["fibers", "asan"])

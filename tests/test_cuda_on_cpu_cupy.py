@@ -40,7 +40,8 @@ def test_whatever_was_imported_before_is_back_afterwards_even_after_an_error(mon
     for name, module in pretended.items():
         monkeypatch.setitem(sys.modules, name, module)
     with pytest.raises(ZeroDivisionError), cupy_on_cpu():
-        assert "cupyx" not in sys.modules
+        assert "cupy_backends.cuda" not in sys.modules
+        assert sys.modules["cupyx"] is not pretended["cupyx"]
         raise ZeroDivisionError
     assert {name: sys.modules[name] for name in pretended} == pretended
 
@@ -207,9 +208,23 @@ def test_other_functions_are_numpys(cupy):
         *((cupy.ones_like(a), np.ones_like(x)), (cupy.full((2,), 3), np.full(2, 3)), (cupy.any(a), np.True_)),
         *((cupy.arange(1, 7, 2), np.arange(1, 7, 2)), (a.astype("int32"), x.astype("int32")), (cupy.all(a), np.False_)),
         *((cupy.zeros((2, 3), "int64"), np.zeros((2, 3), "int64")), (cupy.minimum(a, 2), np.minimum(x, 2))),
+        *((cupy.linspace(-8, 8, 5, dtype="float32"), np.linspace(-8, 8, 5, dtype="float32")),),
+        *((cupy.allclose(a, a + 1e-9), np.True_), (cupy.allclose(a, a + 1), np.False_)),
     ):
         np.testing.assert_array_equal(cupy.asnumpy(ours), theirs)
         assert ours.dtype == theirs.dtype
+
+
+def test_copyto_keeps_the_memory_and_casts_as_numpy_does(cupy):
+    a, b = cupy.zeros((2, 3), "float32"), cupy.arange(3, dtype="float64")
+    address = a.data.ptr
+    cupy.copyto(a, b)
+    np.testing.assert_array_equal(a.get(), [[0, 1, 2]] * 2)
+    assert a.data.ptr == address
+    with pytest.raises(TypeError):
+        cupy.copyto(cupy.zeros(3, "int32"), b)
+    with pytest.raises(TypeError):
+        cupy.copyto(a, np.zeros(3))
 
 
 def test_streams_nest(cupy):

@@ -80,7 +80,7 @@ class TestLayer:
             with refused(TypeError, f"{name} must be an integer", f"got {type(bad).__name__}"):
                 gl.LSTM(**{"input_size": 4, "hidden_size": 2, name: bad})
 
-    @pytest.mark.parametrize("dtype", ["int32", "float8", "complex64", int, "longdouble", 3], ids=str)
+    @pytest.mark.parametrize("dtype", ["int32", "float8", "complex64", int, "longdouble", 3, None], ids=str)
     def test_dtypes(self, dtype):
         with refused(TypeError, "dtype must be", "float32", "float64", f"got {dtype!r}"):
             gl.LSTM(4, 2, dtype=dtype)

@@ -91,9 +91,10 @@ def test_each_option_step_by_step(backend, name, run):
     ],
     ids=DTYPES,
 )
-def test_all_options_in_one_launch(backend, dtype, made):
-    given = half(dtype, **made)
-    with scheduled(backend, "persistent", 10):
+@pytest.mark.parametrize("schedule", ["resident", "persistent"])
+def test_all_options_in_one_launch(backend, schedule, dtype, made):
+    given = half(dtype, **made) if schedule == "persistent" else half(dtype, hidden=21, **made)
+    with scheduled(backend, schedule, 10):
         found = check(backend, given)
         assert_same_bits(train(backend, given, numpy_dtype(dtype)), found)
         check(backend, given, "inference")
@@ -238,8 +239,9 @@ class TestPlan:
         with cupy_on_cpu(schedules=planner.AUTOMATIC) as cupy:
             made = {"dtype": dtype, "zoneout": 0.1, "xp": cupy, "rng": 0}
             x = cupy.zeros((5, 3, 2), gl.LSTM(2, 8, **made).params["weight_hh_l0"].dtype)
-            for choice in gl.LSTM(2, 64, **made).plan(x):
-                assert str(choice).startswith("persistent: 3 x 1 block, 1 sequence each; " + dtype)
+            for hidden, schedule in ((64, "resident: 3 x 1 block"), (104, "persistent: 3 x 2 blocks")):
+                for choice in gl.LSTM(2, hidden, **made).plan(x):
+                    assert str(choice).startswith(f"{schedule}, 1 sequence each; {dtype}")
             for choice in gl.LSTM(2, 64, cell_clip=3.0, **made).plan(x):
                 assert str(choice) == "loop: one launch for all steps does not hold cell_clip"
-            assert "is not a multiple of 8" in str(gl.LSTM(2, 12, **made).plan(x).forward)
+            assert "is not a multiple of 8" in str(gl.LSTM(2, 100, **made).plan(x).forward)

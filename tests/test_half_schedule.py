@@ -1,4 +1,4 @@
-"""Layers in float16, bfloat16 and TF32 whose time steps run in the persistent schedule, from end to end."""
+"""Layers in float16, bfloat16 and TF32 whose time steps run in one launch, from end to end."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -22,28 +22,29 @@ LENGTHS = [5, 0, 3, 1, 4]
 
 
 def half(dtype: str, **sizes):
-    """On 5 multiprocessors: blocks of 64 hidden units, in groups of one sequence each."""
+    """On 5 multiprocessors: blocks that have all hidden units, of one sequence each."""
     return half_problem(dtype, **{"hidden": 40, "steps": 5, "lengths": LENGTHS, **sizes})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("schedule", ["resident", "persistent"])
 class TestHalf:
-    def test_all_results(self, backend, dtype):
+    def test_all_results(self, backend, schedule, dtype):
         given = half(dtype, directions=2)
-        with scheduled(backend, "persistent", 5):
+        with scheduled(backend, schedule, 5):
             found = solve(backend, given)
             check(found, given)
             assert_same_bits(solve(backend, given), found)
             assert_same_bits(infer(backend, given), {name: found[name] for name in ("y", "h", "c")})
 
-    def test_what_may_be_missing(self, backend, dtype):
+    def test_what_may_be_missing(self, backend, schedule, dtype):
         given = half(dtype, lengths=None, bias=False, layers=2, steps=3).but(dy=None)
-        with scheduled(backend, "persistent", 5):
+        with scheduled(backend, schedule, 5):
             check(solve(backend, given), given)
 
-    def test_inference_in_windows_of_time_and_parts_of_the_batch(self, backend, dtype, monkeypatch):
+    def test_inference_in_windows_of_time_and_parts_of_the_batch(self, backend, schedule, dtype, monkeypatch):
         given = half(dtype)
-        with scheduled(backend, "persistent", 5):
+        with scheduled(backend, schedule, 5):
             expected = infer(backend, given)
             monkeypatch.setattr(cupy_engine, "GATE_BUFFER_BYTES", 2 * 4 * 2 * 40)
             for name, value in infer(backend, given).items():
@@ -56,14 +57,14 @@ class TestPasses:
     def test_each_may_take_another_schedule(self, backend):
         """Forward and backward hand each other the same arrays, whichever schedule runs them."""
         given = half("bfloat16")
-        for in_one_launch in (FORWARD, BACKWARD):
+        kernels = {"loop": "lstm_{}_step", "persistent": "lstm_persistent_half_{}", "resident": "lstm_resident_{}"}
+        for forward, backward in (("loop", "persistent"), ("persistent", "resident"), ("resident", "loop")):
             backend.xp.on_cpu.reset_counts()
-            with schedule_of_each(**{FORWARD: "loop", BACKWARD: "loop"} | {in_one_launch: "persistent"}):
+            with schedule_of_each(forward=forward, backward=backward):
                 check(solve(backend, given), given)
-            found = Counter(backend.xp.on_cpu.launches)
-            assert found[f"lstm_persistent_half_{in_one_launch}"] == 1
-            other = BACKWARD if in_one_launch == FORWARD else FORWARD
-            assert found[f"lstm_{other}_step"] == 5 and not found[f"lstm_persistent_half_{other}"]
+            found = Counter({k: n for k, n in backend.xp.on_cpu.launches.items() if k.startswith("lstm_")})
+            wanted = {kernels[forward].format(FORWARD): 5 if forward == "loop" else 1}
+            assert found == wanted | {kernels[backward].format(BACKWARD): 5 if backward == "loop" else 1}
 
 
 def errors(found: dict, given) -> dict[str, float]:
@@ -128,11 +129,12 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"dtype": "float16"}, ("persistent: 3 x 1 block, 1 sequence each", "float16, 64 hidden units a block")),
-            ({"dtype": "bfloat16"}, ("persistent: ", "bfloat16, ", "predicted")),
+            ({"dtype": "float16", "hidden": 104}, ("persistent: 3 x ", "float16, 64 hidden units a block")),
+            ({"dtype": "bfloat16", "hidden": 256}, ("persistent: ", "bfloat16, ", "predicted")),
+            ({"dtype": "bfloat16"}, ("resident: 3 x 1 block, 1 sequence each; bfloat16; ", "predicted")),
             ({"tf32": True}, ("resident: 3 x 1 block",)),
-            ({"hidden": 68, "tf32": True}, ("persistent: ", "products in TF32; ")),
-            ({"hidden": 68, "dtype": "float16"}, ("loop: ", "and 68 is not a multiple of 8")),
+            ({"hidden": 100, "tf32": True}, ("persistent: ", "products in TF32; ")),
+            ({"hidden": 100, "dtype": "float16"}, ("loop: ", "and 100 is not a multiple of 8")),
         ],
         ids=str,
     )

@@ -320,3 +320,13 @@ class TestTransforms:
             y, _ = module(torch.autograd.forward_ad.make_dual(x, tangent))
             found = torch.autograd.forward_ad.unpack_dual(y).tangent
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_batch_without_sequences_has_gradients_of_zero(dtype):
+    """As the last share of a batch that does not divide evenly; in bfloat16 PyTorch's own operations run."""
+    module = LSTM(2, 3, num_layers=2, zoneout=0.1, dtype=dtype)
+    y, (h, c) = module(torch.zeros(4, 0, 2, dtype=dtype))
+    (y.sum() + h.sum() + c.sum()).backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name

@@ -138,11 +138,11 @@ CASES = {
     "clusters": Case(plain("cluster"), both_ways("lstm_cluster")),
     "TF32": Case(lambda b: test_half_schedule.TestTF32().test_all_results(b), both_ways("lstm_persistent")),
     "float16": Case(
-        lambda b: test_half_schedule.TestHalf().test_all_results(b, "float16"),
+        lambda b: test_half_schedule.TestHalf().test_all_results(b, "persistent", "float16"),
         both_ways("lstm_persistent_half") + " narrow widen",
     ),
     "bfloat16": Case(
-        lambda b: test_half_schedule.TestHalf().test_what_may_be_missing(b, "bfloat16"),
+        lambda b: test_half_schedule.TestHalf().test_what_may_be_missing(b, "persistent", "bfloat16"),
         both_ways("lstm_persistent_half"),
     ),
     "clusters in bfloat16": Case(
@@ -176,7 +176,7 @@ CASES = {
     ),
     "options in float16": Case(
         lambda b: test_half_options.test_all_options_in_one_launch(
-            b, "float16", {**test_half_options.TOGETHER, "bidirectional": True}
+            b, "persistent", "float16", {**test_half_options.TOGETHER, "bidirectional": True}
         ),
         both_ways("lstm_persistent_half"),
     ),
@@ -184,7 +184,7 @@ CASES = {
         f"both directions, {name}": Case(
             lambda b, name=name: test_both_directions.TestTheSameBits().test_all_results(b, name), ""
         )
-        for name in ("resident", "float16")
+        for name in ("resident bfloat16", "float16")
     },
     **{
         f"both directions with options, {name}": Case(

@@ -103,6 +103,17 @@ def test_one_direction_from_the_end(native, reverse):
             assert np.linalg.norm(found - wanted) <= tolerance * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("lengths", [None, [3, 0, 2] * 20], ids=["equal", "lengths"])
+@pytest.mark.parametrize("hidden", [19, 128])
+def test_many_sequences_agree_with_numpy(native, hidden, lengths):
+    """Their groups of rows ask for the next weights in turn, and the later ones for none; 19 inputs are four at a time,
+    and three."""
+    for inputs in (19, 65):
+        given = small_problem(2, hidden=hidden, inputs=inputs, steps=3, batch=60, directions=2, lengths=lengths)
+        for dtype in TOLERANCES:
+            assert_like_numpy(given, dtype)
+
+
 class TestBits:
     @pytest.mark.parametrize("dtype", TOLERANCES)
     @pytest.mark.parametrize(("batch", "hidden"), [(1, 40), (13, 33), (4, 100), (2, 128)])
@@ -186,6 +197,24 @@ def test_tanh_is_exact_to_a_few_units_in_the_last_place(native, dtype):
     # divides by, itself a product, and the ends of three polynomials.
     assert (np.abs(found - wanted) <= 6 * np.spacing(np.abs(wanted).astype(dtype))).all()
     assert (np.abs(found) <= 1).all() and (np.sign(found) == np.sign(x)).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("what", ["cells", "gates"])
+def test_what_is_saturated_passes_no_gradient_on(native, dtype, what):
+    """tanh is 1 there and its slope 0: the last unit of a slope that is not would be multiplied by what is large."""
+    given = problem(11, steps=9, batch=2, hidden=18, inputs=3, dtype=dtype).but(dstate=None)
+    if what == "cells":
+        h, c = given.state
+        c[..., ::3], c[..., 1::3] = 1e30, -1e6
+        given.x[4, 1], given.x[5, 1] = 1e9, np.inf
+    else:
+        given.params["weight_ih_l0"][36:54] *= 1e25  # of the candidate
+    found = solve(NUMPY, given)
+    with native_library.without():
+        expected = solve(NUMPY, given)
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_too_small_a_call_goes_through_numpy(native):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.engines import native_engine, native_memory
+from gpulstm.engines import native_engine
 from tests import native_library
 from tests.problems import Problem, assert_same_bits
 from tests.schedule_cases import TOLERANCE, in_float64, lengths_for, small_problem
@@ -190,18 +190,3 @@ def test_too_small_a_call_goes_through_numpy(native):
 def test_a_layer_says_so(native):
     lstm = gl.LSTM(3, 6, rng=0, layer_norm=True, zoneout=0.1, activations=("sigmoid", "relu", "tanh"))
     assert str(lstm.plan(np.ones((9, 4, 3), "float32")).forward).startswith("native: ")
-
-
-def test_memory_of_a_forward_pass_without_a_backward_one_is_used_again(native, monkeypatch):
-    monkeypatch.setattr(native_memory, "_kept", native_memory._Kept())
-    lstm, x = gl.LSTM(3, 6, rng=0, layer_norm=True, weight_drop=0.1), np.ones((9, 4, 3), "float32")
-    y, _, cache = lstm.forward(x, rng=0)
-    assert native_memory._kept.free == []
-    del cache
-    left = {array.ctypes.data for array in native_memory._kept.free}
-    _, _, cache = lstm.forward(x, rng=0)
-    assert len(left) == 8 and native_memory._kept.free == []
-    lstm.backward(cache, y)
-    del cache
-    assert {array.ctypes.data for array in native_memory._kept.free} == left
-    assert len(native_memory._kept.free) == 8, "something was given back twice"

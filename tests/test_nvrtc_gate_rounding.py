@@ -16,8 +16,8 @@ from tests.test_nvrtc_gate import nvrtc_or_skip
 _INSTRUCTION = re.compile(r"\s+(?:@!?%p\d+ )?([a-z][\w.:]*)\s+(%\w+)(?:\|%\w+)?,\s*(.*);")
 SHUFFLE, PRODUCT, OTHER = "shuffle", "product", "other"
 CHOICES = {
-    ("lstm_resident_forward", "float32", (False, False)): ((4, 1), (4, 2), (8, 2)),
-    ("lstm_resident_forward", "float32", (True, False)): ((4, 1), (4, 2)),
+    ("lstm_resident_forward", "float32", (False, False)): ((2,), (4,)),
+    ("lstm_resident_forward", "float32", (True, False)): ((2,), (4,)),
     ("lstm_persistent_forward", "float32", (False, False, False)): ((2, 1, 1), (4, 1, 2)),
     ("lstm_persistent_forward", "float32", (True, False, False)): ((2, 1, 1), (2, 1, 4)),
     ("lstm_persistent_half_forward", "float16", (False, False, False)): ((2, 2, 2, 0, 1, 1), (16, 4, 4, 2, 2, 4)),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gpulstm as gl
-from gpulstm.cuda import catalogue, planner, wide_layouts
+from gpulstm.cuda import catalogue, planner, resident_layouts, wide_layouts
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice, Device, Plan, choose
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import cupy_on_cpu
@@ -51,12 +51,13 @@ def of(schedule: str, device: str) -> list:
 class TestWhateverIsChosen:
     def test_resident_covers_the_layer(self, device):
         for direction, batch, hidden, choice in of("resident", device):
-            quads, sequences = choice.tiles
             assert choice.kernel == f"lstm_resident_{direction}"
             assert choice.tiles in catalogue.TILES[choice.kernel][1]
-            assert 8 * quads >= hidden
-            assert (choice.blocks, choice.share) == (1, sequences)
-            assert choice.groups * choice.share >= batch > (choice.groups - 1) * choice.share
+            assert (
+                resident_layouts.units(choice.tiles) >= hidden
+                and 32 > resident_layouts.threads(hidden) - 4 * hidden >= 0
+            )
+            assert (choice.blocks, choice.groups, choice.share) == (1, batch, 1)
 
     def test_persistent_covers_the_layer(self, device):
         for direction, batch, hidden, choice in of("persistent", device):
@@ -109,7 +110,7 @@ def test_the_devices_show_what_they_are_for():
     assert max(planner.shared_bytes(tiles) for tiles in spacious if len(tiles) == 3) > 24 * 1024
     assert spacious - narrow
     assert {tiles[0] for tiles in spacious} == {2, 4} and {tiles[2] for tiles in spacious} == {1, 2, 4}
-    assert {c.share for *_, c in of("resident", "H200")} == {1, 2}
+    assert {c.tiles for *_, c in of("resident", "H200")} == set(resident_layouts.TILES)
     assert any(c.groups > 1 for *_, c in of("persistent", "H200"))
 
 
@@ -121,7 +122,9 @@ class TestWhichOne:
             (1, 1, "resident"),
             (37, 8, "resident"),
             (64, 64, "resident"),
-            (66, 8, "loop"),
+            (66, 8, "resident"),
+            (96, 300, "resident"),
+            (98, 8, "loop"),
             (100, 8, "persistent"),
             (256, 64, "persistent"),
             (1024, 8, "persistent"),
@@ -136,21 +139,25 @@ class TestWhichOne:
     def test_float64_takes_the_loop(self, hidden):
         for choice in planner.plan(3, hidden, "float64", H200):
             assert choice.schedule == "loop"
-            others = "TF32, float16 and bfloat16"
-            assert choice.reason == (
-                f"resident is for float32, not float64; persistent is for float32, {others}, not float64"
-            )
+            others = "float16 and bfloat16, not float64"
+            assert choice.reason == f"resident is for float32, {others}; persistent is for float32, TF32, {others}"
 
     def test_an_empty_batch_takes_the_loop(self):
         for choice in planner.plan(0, 100, "float32", H200):
             assert choice.schedule == "loop"
             assert choice.reason == "resident has no sequence to run; persistent has no sequence to run"
 
-    @pytest.mark.parametrize("batch", [1, 131, 132, 133, 264, 265, 1000])
-    def test_resident_blocks_take_a_second_sequence_when_there_is_no_multiprocessor_left(self, batch):
-        choice = choose(FORWARD, batch, 37, "float32", H200)
-        assert choice.schedule == "resident"
-        assert choice.share == (1 if batch <= 132 else 2)
+    @pytest.mark.parametrize(("hidden", "together"), [(32, 4), (37, 2)])
+    def test_resident_blocks_share_a_multiprocessor_when_there_is_none_left(self, hidden, together):
+        def microseconds(batch: int) -> float:
+            choice = choose(FORWARD, batch, hidden, "float32", H200)
+            assert choice.schedule == "resident"
+            return choice.microseconds
+
+        alone, shared = microseconds(1), microseconds(132 * together)
+        assert microseconds(132) == alone <= microseconds(133) < 1.5 * alone
+        assert microseconds(133) <= shared < 1.5 * alone
+        assert microseconds(132 * together + 1) == shared + alone
 
     def test_the_backward_pass_may_take_another_one_than_the_forward_pass(self):
         forward, backward, _ = planner.plan(512, 512, "float32", H200)
@@ -161,8 +168,8 @@ class TestReasons:
     @pytest.mark.parametrize(
         ("hidden", "device", "words"),
         [
-            (65, "H200", "resident is for hidden_size up to 64, not 65"),
-            (65, "H200", "persistent reads four hidden units at a time, and 65 is not a multiple of 4"),
+            (97, "H200", "resident is for hidden_size up to 96, not 97"),
+            (97, "H200", "persistent reads four hidden units at a time, and 97 is not a multiple of 4"),
             (100, "capability 7.5", "persistent needs compute capability 8.0, and this device has 7.5"),
             (100, "not cooperative", "persistent needs all blocks of a launch to run at the same time"),
             (2112, "H200", "hidden_size 2112"),
@@ -185,7 +192,7 @@ class TestReasons:
 
     def test_in_print(self):
         assert str(choose(FORWARD, 8, 37, "float32", H200)) == (
-            "resident: 8 x 1 block, 1 sequence each; 0.3 us a step predicted"
+            "resident: 8 x 1 block, 1 sequence each; 0.2 us a step predicted"
         )
         assert str(choose(FORWARD, 64, 256, "float32", H200)) == (
             "persistent: 8 x 16 blocks, 8 sequences each; 2.0 us a step predicted"
@@ -230,7 +237,7 @@ class TestOnly:
     @pytest.mark.parametrize(
         ("schedule", "hidden", "dtype", "why"),
         [
-            ("resident", 65, "float32", "resident is for hidden_size up to 64, not 65; persistent is not allowed here"),
+            ("resident", 97, "float32", "resident is for hidden_size up to 96, not 97; persistent is not allowed here"),
             ("persistent", 37, "float32", "resident is not allowed here; persistent reads four hidden units at a time"),
             ("persistent", 36, "float64", "persistent is for float32, TF32, float16 and bfloat16, not float64"),
             ("persistent", 2112, "float32", "132 multiprocessors"),

@@ -71,7 +71,7 @@ def test_every_choice_of_tiles_is_the_best_one_somewhere():
 class TestWhichOne:
     @pytest.mark.parametrize(
         ("hidden", "batch", "blocks"),
-        [(64, 8, 1), (128, 8, 2), (256, 64, 4), (512, 64, 16), (1024, 32, 32), (2048, 8, 128)],
+        [(104, 8, 2), (128, 8, 2), (256, 64, 4), (512, 64, 16), (1024, 32, 32), (2048, 8, 128)],
     )
     def test_on_an_h200(self, direction, dtype, hidden, batch, blocks):
         choice = choose(direction, batch, hidden, dtype, H200)
@@ -83,7 +83,7 @@ class TestWhichOne:
             (60, 8, "persistent reads eight hidden units of {} at a time, and 60 is not a multiple of 8"),
             (2056, 8, "persistent does not fit hidden_size 2056 on 132 multiprocessors"),
             (64, 0, "persistent has no sequence to run"),
-            (64, 8, "resident is for float32, not {}"),
+            (104, 8, "resident is for hidden_size up to 96, not 104"),
         ],
     )
     def test_why_not(self, direction, dtype, hidden, batch, why):
@@ -91,8 +91,14 @@ class TestWhichOne:
             choice = choose(direction, batch, hidden, dtype, H200)
         assert choice.schedule == "loop" and why.format(dtype) in choice.reason
 
+    def test_small_layers_are_resident(self, direction, dtype):
+        for hidden, batch in ((5, 1), (64, 8), (96, 8), (60, 300)):
+            choice = choose(direction, batch, hidden, dtype, H200)
+            assert (choice.schedule, choice.arithmetic) == ("resident", dtype)
+            assert choice.kernel == f"lstm_resident_{direction}" and f"; {dtype}; " in str(choice)
+
     def test_a_device_that_is_too_old(self, direction, dtype):
-        choice = choose(direction, 8, 64, dtype, DEVICES["capability 7.5"])
+        choice = choose(direction, 8, 128, dtype, DEVICES["capability 7.5"])
         assert choice.schedule == "loop" and "needs compute capability 8.0" in choice.reason
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import engines, functional, options
-from gpulstm.cuda import planner
+from gpulstm.cuda import both_directions, planner
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
 from gpulstm.masks import Draws
 from tests import backends
@@ -218,7 +218,7 @@ class TestWhatIsLaunched:
 
     def test_one_kernel_for_all_steps(self, backend, schedule):
         given, runs = usual(num_layers=2, bidirectional=True, peephole=True, zoneout=0.2), 4
-        with scheduled(backend, schedule, 5):
+        with scheduled(backend, schedule, 5), both_directions.ways("apart"):
             backend.xp.on_cpu.reset_counts()
             train(backend, given, "float32")
         passes = {f"lstm_{schedule}_forward": runs, f"lstm_{schedule}_backward": runs, "column_sum": 2 * runs}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
+from gpulstm.cuda import resident_layouts
 from gpulstm.cuda.planner import Choice
 from tests.backends import Backend
 from tests.cuda_on_cpu import LaunchError, SanitizerError, cupy_on_cpu
@@ -38,11 +39,14 @@ class Layout(NamedTuple):
 
     def choice(self, direction: str) -> Choice:
         kernel = f"lstm_{self.schedule}_{direction}"
+        if self.schedule == "resident":
+            tiles, *_ = next(resident_layouts.layouts(kernel, self.batch, self.hidden, 1))
+            return Choice(self.schedule, "by hand", kernel, tiles, 1, self.batch, 1)
         return Choice(self.schedule, "by hand", kernel, self.tiles, self.blocks, self.groups, self.share)
 
 
-RESIDENT = Layout("resident", (4, 2), hidden=5, batch=3, blocks=1, groups=2, share=2)
-LARGER = Layout("resident", (8, 2), hidden=37, batch=3, blocks=1, groups=2, share=2, steps=9)  # more than AHEAD
+RESIDENT = Layout("resident", (), hidden=5, batch=3, blocks=1, groups=3, share=1)
+LARGER = Layout("resident", (), hidden=37, batch=3, blocks=1, groups=3, share=1, steps=9)  # more than AHEAD
 PERSISTENT = Layout("persistent", (2, 1, 1), hidden=12, batch=9, blocks=2, groups=1, share=9)  # two passes
 ONE_BLOCK = Layout("persistent", (2, 1, 1), hidden=4, batch=9, blocks=1, groups=1, share=9, steps=2)
 TWO_BLOCKS = PERSISTENT._replace(batch=2, share=2, steps=2)
@@ -137,14 +141,14 @@ class TestRaces:
 
     @pytest.mark.parametrize(
         ("direction", "line"),
-        [(FORWARD, "h_now[(i + 1) % 2][s][unit + unit / HALF * 4]"), (BACKWARD, "da[i % 2][s][r + r / EIGHTH * 4]")],
+        [(FORWARD, "handed[(i + 1) % 2 * 4 * PITCH]"), (BACKWARD, "da[i % 2][thread]")],
     )
     def test_one_buffer_instead_of_two_in_resident(self, monkeypatch, direction, line):
         file = f"lstm_resident_{direction}.cu"
-        same = "h_now[i % 2][s][unit + unit / HALF * 4]" if direction == FORWARD else "da[0][s][r + r / EIGHTH * 4]"
+        same = "handed[i % 2 * 4 * PITCH]" if direction == FORWARD else "da[0][thread]"
         without(monkeypatch, file, line, 1, same)
         if direction == BACKWARD:
-            without(monkeypatch, file, "&da[i % 2][s][role * (EIGHTH + 4)]", 1, "&da[0][s][role * (EIGHTH + 4)]")
+            without(monkeypatch, file, "(w, da[i % 2], part)", 1, "(w, da[0], part)")
         noticed(RESIDENT, direction, "tsan", rf"data race[\s\S]*{file}")
 
     @pytest.mark.parametrize("which", [0, 1])
@@ -182,18 +186,18 @@ class TestRaces:
 class TestAddresses:
     """A guard that lets one too many through."""
 
-    @pytest.mark.parametrize("direction", DIRECTIONS)
     @pytest.mark.parametrize(
-        ("line", "wrong"),
+        ("direction", "line", "wrong"),
         [
-            ("mine[s] = exists && sequence < batch;", "mine[s] = exists && sequence <= batch;"),
-            ("const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
-            ("count + AHEAD < steps", "count + AHEAD <= steps"),
+            (FORWARD, "const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
+            (FORWARD, "left > i + AHEAD", "left >= i + AHEAD"),
+            (BACKWARD, "const bool exists = unit < hidden;", "const bool exists = unit <= hidden;"),
+            (BACKWARD, "first + gate < running", "first + gate <= running"),
         ],
     )
     def test_in_resident(self, monkeypatch, direction, line, wrong):
         without(monkeypatch, f"lstm_resident_{direction}.cu", line, 1, wrong)
-        noticed(RESIDENT, direction, "asan", BEYOND)
+        noticed(RESIDENT._replace(steps=9), direction, "asan", BEYOND)
 
     @pytest.mark.parametrize(
         ("direction", "line", "wrong"),
@@ -283,7 +287,7 @@ class TestHandingOver:
 
     def test_lengths_forgotten(self, monkeypatch):
         for schedule, line in (
-            ("resident", "const bool runs = step < length[s];"),
+            ("resident", "const bool runs = step < length;"),
             ("persistent", "const bool runs ="),
         ):
             layout = {"resident": RESIDENT, "persistent": PERSISTENT}[schedule]

@@ -7,7 +7,7 @@ sequences, and a block's sequences take more than one pass, the last of which is
 import numpy as np
 import pytest
 
-from gpulstm.cuda import catalogue, planner
+from gpulstm.cuda import catalogue, planner, resident_layouts
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Choice
 from tests import backends
 from tests.problems import infer, solve
@@ -23,8 +23,7 @@ STEPS = 6  # each of the two slots through which gradients are handed over is us
 def laid_out(kernel: str, tiles: tuple[int, ...]) -> tuple[Choice, int, int]:
     """(a layout, how many hidden units, how many sequences)"""
     if "resident" in kernel:
-        quads, share = tiles
-        return Choice("resident", "by hand", kernel, tiles, 1, 4, share), 8 * quads - 3, 4 * share - share // 2
+        return Choice("resident", "by hand", kernel, tiles, 1, 3, 1), resident_layouts.units(tiles) - 3, 3
     if "cluster" in kernel:
         size, quads, share = tiles
         hidden = 64 * quads - 64 // size * quads - 3  # the last block has no unit at all, the one before it few
@@ -48,7 +47,7 @@ def test_every_choice_of_tiles(backend, kernel, tiles):
     rng = np.random.default_rng(batch)
     steps = STEPS if direction == BACKWARD and choice.schedule != "cluster" else 3
     given = small_problem(1, hidden=hidden, steps=steps, batch=batch, lengths=lengths_for(rng, steps, batch))
-    everything = direction == BACKWARD or tiles[-1] == 1
+    everything = direction == BACKWARD or tiles[-1] == 1 or choice.schedule == "resident"
     with scheduled(backend, choice.schedule, MULTIPROCESSORS), laid_out_by_hand(**{direction: choice}):
         if everything:
             check(solve(backend, given), given)
@@ -57,13 +56,13 @@ def test_every_choice_of_tiles(backend, kernel, tiles):
 
 
 def test_the_layouts_are_what_they_claim():
-    assert len(ALL) == len(set(ALL)) == 8 + 39 + 32
+    assert len(ALL) == len(set(ALL)) == 6 + 39 + 32
     for kernel, tiles in ALL:
         choice, hidden, batch = laid_out(kernel, tiles)
         assert choice.groups * choice.share >= batch > (choice.groups - 1) * choice.share
         if choice.schedule == "resident":
-            assert 4 * tiles[0] < hidden <= 8 * tiles[0] and hidden % 4
-            assert tiles[1] == 1 or batch % tiles[1]
+            units = resident_layouts.units(tiles)
+            assert units // 2 < hidden <= units and hidden % 4 and choice.share == 1
             continue
         if choice.schedule == "cluster":
             units = 64 * tiles[1] // tiles[0]

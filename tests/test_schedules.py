@@ -5,7 +5,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import engines
-from gpulstm.cuda import planner
+from gpulstm.cuda import both_directions, planner
 from gpulstm.engines import cupy_engine
 from gpulstm.functional import lstm_inference
 from tests import backends
@@ -59,14 +59,14 @@ def test_the_random_configurations_cover_what_they_claim():
             [g.lengths is None for g in given],
             [plan.forward.groups > 1 for plan in choices],
             [plan.forward.groups * plan.forward.share > g.x.shape[1] for plan, g in zip(choices, given, strict=True)],
-        ):
+        )[: 6 if schedule == "resident" else 7]:  # whose blocks have a sequence each
             assert len(what) - 4 >= sum(what) >= 4
         assert all({0, len(g.x)} <= set(g.lengths) for g in given if g.lengths is not None and len(g.lengths) > 1)
         tiles = {plan.forward.tiles for plan in choices}
         if schedule == "cluster":
             assert {t[0] for t in tiles} == {2, 4} and {t[-1] for t in tiles} == {1, 2, 4, 8}
             continue
-        assert len({t[0] for t in tiles}) == len({t[-1] for t in tiles}) == 2
+        assert len({t[0] for t in tiles}) >= 2 and len({t[-1] for t in tiles}) == 2
         assert schedule == "resident" or {plan.forward.blocks for plan in choices} >= {1, 2, 3, 4, 5}
 
 
@@ -195,7 +195,7 @@ class TestCounts:
         given = usual(schedule, hidden=4, layers=layers, directions=directions, lengths=LENGTHS[lengths])
         x, params, dy = backend.array(given.x), backend.array(given.params), backend.array(given.dy)
         runs, kept = layers * directions, []
-        with scheduled(backend, schedule, 5):
+        with scheduled(backend, schedule, 5), both_directions.ways("apart"):
             forward = backend.counted(lambda: kept.append(gl.lstm_forward(x, params, lengths=given.lengths)[2]))
             padding = {"without_padding": 1, "clear_inputs": runs} if given.lengths else {}
             assert forward == ({f"lstm_{schedule}_forward": runs, **padding}, runs)

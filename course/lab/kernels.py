@@ -192,7 +192,10 @@ class GpuKernel:
             except (UserWarning, ValueError) as error:
                 raise _launch_error(f"all blocks must be on the GPU at once to meet at a barrier: {error}") from None
             except _errors(cupy) as error:
-                message = f"the GPU stopped with {error}. Which thread it was, kernels.simulate(source) tells."
+                message = (
+                    f"the GPU stopped with {error}. Which thread it was, kernels.simulate(source) tells. Restart the "
+                )
+                message += "notebook's kernel: until then the GPU will do nothing more."
                 raise KernelError(Finding("gpu", message)) from None
 
     @property

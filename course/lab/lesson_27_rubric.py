@@ -243,6 +243,14 @@ def _bytes(counts, units, gates):
 # ---- the sheet ----
 
 
+def kernel_passes(gates, forward, source) -> bool:
+    """Whether the check of the kernel finds it right. It prints nothing."""
+    from lab.exercises import answers
+    from lab.lessons import lesson_27
+
+    return all(found.right for found in lesson_27.kernel.examine(answers(gates, forward, source)))
+
+
 def rubric(gates, forward, backward, source, why) -> None:
     """Prints the sheet for a layer: what was tried, what came out, and what only its maker can say."""
     from lab.exercises import answers

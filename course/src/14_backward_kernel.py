@@ -333,7 +333,7 @@ race_of_atomics = kernels.kernel(
     obvious_source.replace("total[0] += x[i]", "atomicAdd(total, x[i])")
 )
 if race_of_atomics.on == "gpu":
-    many = xp.random.default_rng(0).random(1_000_000, dtype="float32")
+    many = xp.asarray(np.random.default_rng(0).random(1_000_000, dtype="float32"))
     results = set()
     for _ in range(20):
         total = xp.zeros(1, dtype="float32")

@@ -150,7 +150,7 @@ def sequence_masks(rng, probability, steps, batch, units):
 # ## In gpulstm
 #
 # They are options of the layer: `gl.LSTM(..., recurrent_dropout=0.3)`, `zoneout=0.3`, or `zoneout=(0.1, 0.3)` for $h$ and $c$.
-# They act in `forward`, which is for training, and not in `lstm(x)`. On a GPU no mask is ever stored: the kernel draws it
+# They act in `forward`, which is for training, and not in `lstm(x)`. On a GPU no mask waits for the way back: kernels draw it
 # anew from the seed and the unit's place wherever it is needed, forward and backward.
 #
 # Is it really *one* mask per sequence? Look at the gradient of `weight_hh`. A column of it belongs to one unit of $h$. It is

@@ -245,8 +245,9 @@ print("the same as the stack:", np.allclose(in_waves, y_stack, rtol=0, atol=1e-1
 # Five waves instead of eight steps one after the other. With $T$ words and $L$ layers it takes $T + L - 1$ waves instead of
 # $T \cdot L$ steps: for a hundred words, two layers take hardly longer than one. Within a wave no box waits for another: all of
 # `done` is made before anything of it is put away. On a GPU each layer has multiprocessors of its own, and the upper layer takes each
-# number from the lower one as soon as it is there. gpulstm does so where the GPU has room for all layers' weights at once. Backward
-# it is the same picture with the arrows turned round: the upper layer begins, at the last word.
+# number from the lower one as soon as it is there. gpulstm does so where the GPU has room for all layers' weights at once and
+# there is something to be gained. Backward it is the same picture with the arrows turned round: the upper layer begins, at the
+# last word.
 
 # %% [markdown]
 # ## Your turn: sentences of different lengths

@@ -4,12 +4,11 @@ The engine asks for one specialisation at a time; the compile gate walks through
 table, so a kernel cannot be used without having been compiled for every architecture.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import cluster_half_layouts, half_layouts, layer_norm_layouts, sources, wide_layouts
+from . import cluster_half_layouts, half_layouts, layer_norm_layouts, resident_layouts, sources, wide_layouts
 from .cluster_layouts import CLUSTER_TILES
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
@@ -89,11 +88,14 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 # Kernels whose blocks come in clusters, the size of which is their first tile: from compute capability 9.0 on.
 CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layouts.TILES)
 
-# kernel -> (names of its tile sizes, every choice of them). These are float32 alone. A thread holds 4 * QUADS registers
-# of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, in clusters, 16 * QUADS.
+# kernel -> (names of its tile sizes, every choice of them). These are float32 alone but for the
+# resident ones without layer norm. A thread holds 16 * QUADS
+# registers of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, resident with layer norm, 4 * QUADS.
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
-    "lstm_resident_forward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
-    "lstm_resident_backward": (("QUADS", "SEQUENCES"), ((4, 1), (4, 2), (8, 1), (8, 2))),
+    **{
+        kernel: (resident_layouts.NAMES, resident_layouts.tiles_of(kernel))
+        for kernel in (*resident_layouts.KERNELS, *resident_layouts.LAYER_NORM_TILES)
+    },
     "lstm_persistent_forward": (
         ("MTILES", "KTILES", "NTILES"),
         (
@@ -112,9 +114,9 @@ TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     "lstm_cluster_backward": (("CLUSTER", "QUADS", "SEQUENCES"), CLUSTER_TILES),
 }
 TILES |= {  # the kernels with layer norm are laid out as those without are
-    re.sub("resident|persistent", r"\g<0>_layer_norm", name): choices
+    name.replace("persistent", "persistent_layer_norm"): choices
     for name, choices in TILES.items()
-    if name not in CLUSTERED
+    if name.startswith("lstm_persistent")
 }
 TILES["lstm_persistent_layer_norm_once_forward"] = layer_norm_layouts.ONCE_NAMES, layer_norm_layouts.ONCE_TILES
 
@@ -149,8 +151,7 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
 WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS}
 # The same with OPTIONS too: registers are shorter there.
 _TOO_TIGHT = {
-    "lstm_resident_forward": ((8, 2),),
-    "lstm_resident_backward": ((8, 2),),
+    "lstm_resident_backward": ((6,),),
     "lstm_persistent_half_forward": ((8, 4, 4, 2, 2, 4),),
 }
 BIDIRECTIONAL_OPTIONS = {
@@ -246,6 +247,8 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
     if entry in HALF_TILES or entry in CLUSTER_HALF_TILES:
         return tuple(SWITCH_OF_DTYPE)
+    if entry in resident_layouts.KERNELS:
+        return resident_layouts.DTYPES
     if entry in TILED:
         return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)

@@ -1,7 +1,8 @@
 """How a layer with layer norm may be laid out where all its time steps run in one launch. Pure arithmetic.
 
-A layer is laid out as the plain one is, in kernels of its own (`kernels/lstm_resident_layer_norm_forward.cu` and its
-neighbours). Each step's norms are sums over all hidden units, that of the cell state after that of the products:
+A layer is laid out as the plain one is, in kernels of its own (`kernels/lstm_persistent_layer_norm_forward.cu` and its
+neighbours), but for small ones (`gpulstm.cuda.resident_layouts`). Each step's norms are sums over all hidden units,
+that of the cell state after that of the products:
 
 - in a block of its own (resident) each costs a barrier and some shuffles, in many blocks a hand-over: two more than
   without layer norm forward. Backward one is enough, since what the second one adds to the first is known beforehand;
@@ -17,12 +18,13 @@ backward, and each launch was measured to take 4.9 to 6.8 us.
 
 from typing import Any
 
+from . import resident_layouts
+
 ONCE = "lstm_persistent_layer_norm_once_forward"
 """The forward kernel whose blocks hand over once a step."""
 
 SEQUENCES_PER_TILE = 8
-IN_A_BLOCK = 0.14  # microseconds of a barrier, four shuffles one after the other and a square root: some 280 cycles
-IN_TEAMS = 0.2  # the same with seven shuffles
+IN_TEAMS = 0.2  # microseconds of a barrier, seven shuffles one after the other and a square root: some 380 cycles
 ALL_TO_ALL = (0.64, 0.0032)  # microseconds, and more for each block: 0.70 with 16, 1.06 with 132
 UNITS_OF_A_WARP = 8  # whose sums are handed over together, forward
 
@@ -56,8 +58,10 @@ def hand_overs(kernel: str) -> int:
 
 def with_layer_norm(choice: Any) -> Any:
     """A choice of the plain layer as one of the layer with layer norm, with hand-overs of sums."""
-    kernel = choice.kernel.replace(choice.schedule, f"{choice.schedule}_layer_norm")
-    return _changed(choice, kernel, choice.tiles, (hand_overs(kernel) - 1) * _microseconds_of_a_sum(choice))
+    kernel = choice.kernel.replace("persistent", "persistent_layer_norm")  # the resident ones have layouts of their own
+    counted = kernel in resident_layouts.CYCLES_OF_A_STEP  # with its sums
+    more = 0.0 if counted else (hand_overs(kernel) - 1) * _microseconds_of_a_sum(choice)
+    return _changed(choice, kernel, choice.tiles, more)
 
 
 def once(choice: Any, hidden: int) -> Any:
@@ -87,8 +91,6 @@ def _power_of_two(count: int) -> int:
 
 
 def _microseconds_of_a_sum(choice: Any) -> float:
-    if choice.schedule == "resident":
-        return IN_A_BLOCK
     passes = -(-choice.share // (SEQUENCES_PER_TILE * choice.tiles[2]))
     return passes * (ALL_TO_ALL[0] + ALL_TO_ALL[1] * choice.blocks)
 

@@ -1,8 +1,8 @@
 """Which schedule runs a layer's time steps on a GPU, and with which tiles. Pure arithmetic: no GPU is needed to ask.
 
 - **loop**: one GEMM and one fused kernel per step (`gpulstm.engines.cupy_engine`). Takes everything.
-- **resident**: one launch for all steps, the recurrent weights in the registers of every block, each of which runs one
-  or two sequences for itself (`kernels/lstm_resident_forward.cu`, `lstm_resident_backward.cu`). Takes small layers.
+- **resident**: one launch for all steps, the recurrent weights in the registers of every block, each of which runs a
+  sequence for itself (`gpulstm.cuda.resident_layouts`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
   `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device, or nearly so (`gpulstm.cuda.wide_layouts`).
@@ -33,11 +33,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
-from . import cluster_half_layouts, cluster_layouts, graph_layouts, half_layouts, layer_norm_layouts, wide_layouts
+from . import (
+    cluster_half_layouts,
+    cluster_layouts,
+    graph_layouts,
+    half_layouts,
+    layer_norm_layouts,
+    resident_layouts,
+    wide_layouts,
+)
 from .catalogue import REAL_OF_DTYPE, TILES
 from .choices import Choice, Device, Plan
 
-RESIDENT_HIDDEN = 64  # more weights than one block's registers hold beside everything else
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
@@ -180,10 +187,11 @@ def _in_one_launch(
             obstacles[schedule] = "is not allowed here"
         elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
             obstacles[schedule] = f"does not hold {not_plain}"
-        elif obstacle := _obstacle(schedule, batch, hidden, dtype, device):
+        elif obstacle := _obstacle(schedule, direction, batch, hidden, dtype, device, not_plain):
             obstacles[schedule] = obstacle
         else:
-            fitting = layouts(direction, batch, hidden, dtype, device)
+            more = {"layer_norm": True} if schedule == "resident" and not_plain == LAYER_NORM else {}
+            fitting = layouts(direction, batch, hidden, dtype, device, **more)
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
             if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
                 fitting = _wide(direction, batch, hidden, dtype, device)
@@ -233,18 +241,19 @@ def exchange_words(choice: Choice) -> int:
     return 2 * groups * choice.blocks * choice.share * choice.blocks * units
 
 
-def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device) -> str:
+def _obstacle(
+    schedule: str, direction: str, batch: int, hidden: int, dtype: str, device: Device, not_plain: str = ""
+) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
     in_half = dtype in half_layouts.DTYPES
-    if schedule not in ("persistent", "cluster") and in_half:
-        return f"is for float32, not {dtype}"
     if dtype not in ("float32", "tf32") and not in_half:
-        others = {"persistent": ", TF32, float16 and bfloat16", "cluster": ", float16 and bfloat16"}
-        return f"is for float32{others.get(schedule, '')}, not {dtype}"
+        tf32 = " TF32," if schedule == "persistent" else ""
+        return f"is for float32,{tf32} float16 and bfloat16, not {dtype}"
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
-        return "" if hidden <= RESIDENT_HIDDEN else f"is for hidden_size up to {RESIDENT_HIDDEN}, not {hidden}"
+        kernel = resident_layouts.kernel_of(direction, layer_norm=not_plain == LAYER_NORM)
+        return resident_layouts.obstacle(kernel, batch, hidden)
     if schedule == "cluster":
         of_dtype = cluster_half_layouts if in_half else cluster_layouts
         return of_dtype.obstacle(hidden, device.capability, device.multiprocessors)
@@ -259,15 +268,15 @@ def _obstacle(schedule: str, batch: int, hidden: int, dtype: str, device: Device
     return ""
 
 
-def _resident(direction: str, batch: int, hidden: int, dtype: str, device: Device) -> list[Choice]:
-    kernel = f"lstm_resident_{direction}"
-    quads = min(quads for quads, _ in TILES[kernel][1] if 8 * quads >= hidden)
+def _resident(
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, *, layer_norm: bool = False
+) -> list[Choice]:
+    kernel = resident_layouts.kernel_of(direction, layer_norm=layer_norm)
+    arithmetic, what = (dtype, dtype) if dtype in half_layouts.DTYPES else ("float32", "")  # no product is in TF32
     found = []
-    for _, share in (tiles for tiles in TILES[kernel][1] if tiles[0] == quads):
+    for tiles, share, cost in resident_layouts.layouts(kernel, batch, hidden, device.multiprocessors):
         groups = _up(batch, share)
-        rounds = _up(groups, device.multiprocessors)  # a block has a multiprocessor to itself
-        cost = rounds * (0.2 + 0.1 * share)
-        found.append(Choice("resident", _predicted(cost), kernel, (quads, share), 1, groups, share, cost, "float32"))
+        found.append(Choice("resident", _predicted(cost, what), kernel, tiles, 1, groups, share, cost, arithmetic))
     return found
 
 

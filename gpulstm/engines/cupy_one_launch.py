@@ -22,6 +22,7 @@ from ..cuda import (
     half_layouts,
     layer_norm_layouts,
     planner,
+    resident_layouts,
     wide_layouts,
 )
 from ..cuda.copies import fill, to_host
@@ -240,8 +241,8 @@ def _launch(
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, "float32", *features, tiles=choice.tiles)
-        threads = 32 * -(-sizes[2] // 4)  # eight for each hidden unit
+        function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
+        threads = resident_layouts.threads(sizes[2])
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time

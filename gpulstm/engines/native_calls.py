@@ -30,7 +30,7 @@ def call_forward(
     keep: bool,
     options: library.Options | None = None,
 ) -> None:
-    """`Forward` of layer.h has the arguments."""
+    """`Forward` of layer.h has the arguments. ``gates`` are None without ``keep``, which needs a stretch of them."""
     native = loaded()
     functions = native.of[x.dtype]
     steps, batch, inputs = x.shape
@@ -38,7 +38,9 @@ def call_forward(
     numbers = functions.forward_scratch(batch, inputs, lane.width)
     if options is not None and options.norm:
         numbers += functions.norm_scratch(batch, lane.width, threads)
-    scratch = native_memory.scratch(numbers, x.dtype)
+    of_stretch = 0 if keep else functions.gates(steps, batch, lane.width)
+    scratch = native_memory.scratch(numbers + of_stretch, x.dtype)
+    gates = gates if keep else scratch[numbers:]
     lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
     functions.forward(
         library.Forward(

@@ -3,7 +3,9 @@
 What is too small to be worth laying the weights out goes to `numpy_engine`, step for step the same equations.
 """
 
-from typing import Any, NamedTuple
+import sys
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +25,23 @@ start_gradient, finish_gradient = numpy_engine.start_gradient, numpy_engine.fini
 __all__ = ["backward", "contiguous", "dropped", "empty", "finish_gradient", "forward", "inference", "start_gradient"]
 __all__ += ["window", "without_padding", "zeros", "wide_zeros", "assign", "rounded", "GATE_BUFFER_BYTES"]
 
-GATE_BUFFER_BYTES = 32 * 2**20  # address space: of it, the compiled loop uses what fits into the cache
+GATE_BUFFER_BYTES = 128 * 2**20  # address space: the compiled loop has its own, of the cache's size
 ROWS_THAT_PAY = 8  # time steps times sequences from which on laying the weights out is made up for
 
 
-class Saved(NamedTuple):
-    """What the backward pass needs, as `numpy_engine.Saved`, and for which functions."""
+@dataclass(eq=False)
+class Saved:
+    """What the backward pass needs, as `numpy_engine.Saved`. Its memory goes back when it has been used, or when nobody
+    holds it any more: the system would take it back from the allocator, and clear it for the next call."""
 
     gates: np.ndarray  # (time, batch, 4*hidden) activated
     cells: np.ndarray  # (time + 1, batch, hidden)
     hiddens: np.ndarray  # (time + 1, batch, hidden)
+    is_given_back: bool = field(default=False, init=False)
+
+    def __del__(self) -> None:
+        if not (self.is_given_back or sys.is_finalizing()):
+            native_memory.leave(self.gates, self.cells, self.hiddens)
 
 
 def takes(x: np.ndarray) -> bool:
@@ -61,7 +70,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths) -> Any:
 def inference(x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int) -> None:
     steps, batch, _ = x.shape
     if pays(first_time + steps, batch):
-        call_forward(x, weights, gates, c, h, y, lane, lengths, first_time, keep=False)
+        call_forward(x, weights, None, c, h, y, lane, lengths, first_time, keep=False)
     else:
         numpy_engine.inference(x, weights, h, c, y, lane, gates, lengths, first_time)
 
@@ -70,8 +79,10 @@ def backward(saved, x, weights: Weights, dy, dh, dc, dx, add_to_dx: bool, lane: 
     if not isinstance(saved, Saved):
         numpy_engine.backward(saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)
         return
-    call_backward(*saved, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)
-    native_memory.give_back(*saved)
+    of_steps = saved.gates, saved.cells, saved.hiddens
+    call_backward(*of_steps, x, weights, dy, dh, dc, dx, add_to_dx, lane, lengths, gradient)
+    saved.is_given_back = True
+    native_memory.give_back(*of_steps)
 
 
 def dropped(y, draws: Draws, layer: int):

@@ -141,7 +141,7 @@ class NativeVariantEngine:
         steps, batch, _ = x.shape
         if pays(first_time + steps, batch):
             options = self._options(weights, None, None, None, lane)
-            call_forward(x, weights, gates, c, h, y, lane, lengths, first_time, keep=False, options=options)
+            call_forward(x, weights, None, c, h, y, lane, lengths, first_time, keep=False, options=options)
         else:
             self.small.inference(x, weights, h, c, y, lane, gates, lengths, first_time)
 
@@ -167,8 +167,8 @@ class NativeVariantEngine:
             options.norm.contents.sums = address(gradient.norm)
         how = (dy, dh, dc, dx, add_to_dx, lane, lengths, gradient.sums, options)
         call_backward(saved.gates, saved.cells, saved.hiddens, x, saved.weights, *how)
-        native_memory.give_back(*saved.taken)
-        saved.taken = []
+        taken, saved.taken = saved.taken, []
+        native_memory.give_back(*taken)
 
     def finish_gradient(self, gradient, lane: Lane) -> Weights:
         if not isinstance(gradient, Gradient):

@@ -74,11 +74,13 @@ static void norm_step_back(const Backward* p, const StepBack* at, const Place* p
 
 // The same for the units of four blocks, gate by gate, as if each block had been multiplied by itself: blocks[v][n] are
 // the sums that `recurrent_tile_back` has for block v. It reads a quarter of the numbers of `da`, over and over.
-static void wide_tile_back(int rows, const real* panel, long hidden, const real* da, const int* sequences,
+static void wide_tile_back(int rows, const real* panel, long hidden, const real* da, const int* sequences, Early early,
                            vec blocks[4][ROWS][4]) {
     for (int gate = 0; gate < 4; ++gate) {
         vec sums[ROWS][4];
-        product_of_rows(rows, panel + gate * hidden * PANEL, hidden, da + gate * hidden, sequences, 4 * hidden, sums);
+        const Early of_gate = {early.what, early.next + gate * hidden * PANEL};
+        product_of_rows(rows, panel + gate * hidden * PANEL, hidden, da + gate * hidden, sequences, 4 * hidden, of_gate,
+                        sums);
         for (int n = 0; n < rows; ++n) {
             for (int v = 0; v < 4; ++v) blocks[v][n][gate] = sums[n][v];
         }
@@ -138,12 +140,15 @@ static void backward_steps(const Backward* p, const real* panels, const Place* p
         for (long b = place->first_block; b < place->end_block; b += at_once) {
             vec blocks[4][ROWS][4] = {{{{0}}}};
             const real* panel = panels + b * hidden * PANEL;
+            const long next_block = b + at_once < place->end_block ? b + at_once : place->first_block;
+            const real* next = panels + next_block * hidden * PANEL;
             for (long group = 0; group < groups_of(asking); ++group) {
                 const long some = group_start(asking, group + 1) - group_start(asking, group);
                 const real* da = factors + at.later * p->batch * 4 * hidden;
                 at.sequences = place->order + group_start(asking, group);
                 if (wide) {
-                    wide_tile_back(some, panel, hidden, da, at.sequences, blocks);
+                    wide_tile_back(some, panel, hidden, da, at.sequences,
+                                   early_of(group, groups_of(asking), next, hidden), blocks);
                 } else {
                     WITH_ROWS(some, recurrent_tile_back, panel, hidden, da, at.sequences, blocks[0])
                 }

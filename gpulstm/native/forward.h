@@ -27,6 +27,13 @@ static long forward_room(long batch, long inputs, long hidden) {
     return blocks_of(hidden) * (hidden + inputs + 1) * PANEL + 2 * batch * hidden + ORDER_ROOM(batch);
 }
 
+static real* recurrent_panel(const Forward* p, const Room* room, long block) {
+    return room->recurrent + block * p->hidden * PANEL;
+}
+static real* input_panel(const Forward* p, const Room* room, long block) {
+    return room->input + block * p->inputs * PANEL;
+}
+
 // Steps whose gates stay in a thread's cache between the product with the inputs and the step itself.
 static long stretch_of(long steps, long batch, long hidden) {
     const long fit = STRETCH_BYTES / (batch * 4 * hidden * REAL_BYTES), few = (ROWS_AT_ONCE + batch - 1) / batch;
@@ -43,10 +50,10 @@ static void lay_out_gates(real* panel, const real* weight, long hidden, long dep
 }
 
 // gates = W_ih x + b for some rows of x, each of which is a sequence at a step: the index[n]-th from x and gates on.
-INLINE void input_tile(const int rows, const real* panel, const real* bias, long inputs, const real* x,
-                       const int* index, real* gates, long hidden, long count) {
+static void input_tile(int rows, const real* panel, const real* bias, long inputs, const real* x, const int* index,
+                       Early early, real* gates, long hidden, long count) {
     vec sums[ROWS][4];
-    tile_of_rows(rows, panel, inputs, x, index, inputs, sums);
+    product_of_rows(rows, panel, inputs, x, index, inputs, early, sums);
     for (int n = 0; n < rows; ++n) {
         UNROLLED for (int gate = 0; gate < 4; ++gate) {
             store_part(gates + (4L * index[n] + gate) * hidden, sums[n][gate] + load(bias + gate * LANES), count);
@@ -140,13 +147,14 @@ static void norm_step(const Forward* p, const Room* room, const Place* place, co
 // The products with the inputs of `here` steps from `first` on. Where sequences have lengths of their own, and there
 // are enough of them to fill tiles at each step, those that are over are left out.
 static void input_products(const Forward* p, const Room* room, const Place* place, long first, long here) {
-    static const int in_turn[] = {0, 1, 2, 3, 4, 5};
     const long hidden = p->hidden, inputs = p->inputs, batch = p->batch;
     const long own = place->end - place->first;
     const int step_by_step = own < batch || (p->lengths && own >= 4 * ROWS), sparse = step_by_step && p->lengths;
     // The rows of the whole batch follow each other over all steps; those of a part begin anew at each step.
     const long runs = step_by_step ? here : 1;
     for (long b = place->first_block; b < place->end_block; ++b) {
+        const int is_last = b + 1 == place->end_block;  // the first step's panel comes after it
+        const real* next = is_last ? recurrent_panel(p, room, place->first_block) : input_panel(p, room, b + 1);
         for (long run = 0; run < runs; ++run) {
             const long rows = sparse         ? running_at(place, p->lengths, p->first_time + first + run)
                               : step_by_step ? own
@@ -157,8 +165,10 @@ static void input_products(const Forward* p, const Room* room, const Place* plac
                 const int* index = sparse ? place->order + from : in_turn;
                 const real* x = p->x + (first * batch + row) * inputs;
                 real* gates = products_of(p, first, first) + row * 4 * hidden + b * LANES;
-                WITH_ROWS(some, input_tile, room->input + b * inputs * PANEL, room->bias + b * PANEL, inputs, x, index,
-                          gates, hidden, lanes_of(hidden, b))
+                Early early = early_of(group, groups_of(rows), next, is_last ? hidden : inputs);
+                if (run + 1 < runs && early.what == NEXT_PANEL) early.what = NOTHING;
+                input_tile(some, input_panel(p, room, b), room->bias + b * PANEL, inputs, x, index, early, gates,
+                           hidden, lanes_of(hidden, b));
             }
         }
     }
@@ -189,12 +199,13 @@ static void forward_steps(const Forward* p, const Room* room, const Place* place
             real* r = norm && p->keep ? norm->r + step * 4 * units : room->products;
             for (long b = place->first_block; b < place->end_block; ++b) {
                 vec sums[ROWS][4] = {{{0}}};
+                const real* next = recurrent_panel(p, room, b + 1 < place->end_block ? b + 1 : place->first_block);
                 at.unit = b * LANES;
                 for (long group = 0; group < groups_of(running); ++group) {
                     const long some = group_start(running, group + 1) - group_start(running, group);
                     at.sequences = place->order + group_start(running, group);
-                    product_of_rows(some, room->recurrent + b * hidden * PANEL, hidden, at.h_before, at.sequences,
-                                    hidden, sums);
+                    product_of_rows(some, recurrent_panel(p, room, b), hidden, at.h_before, at.sequences, hidden,
+                                    early_of(group, groups_of(running), next, hidden), sums);
                     if (norm) {
                         store_products(p, &at, r, some, sums, lanes_of(hidden, b));
                     } else {
@@ -226,8 +237,8 @@ static void forward(const Forward* p) {
 #pragma omp single
         team.size = omp_get_num_threads();
         for (long b = share(blocks, id, team.size); b < share(blocks, id + 1, team.size); ++b) {
-            lay_out_gates(room.recurrent + b * hidden * PANEL, p->recurrent, hidden, hidden, b);
-            lay_out_gates(room.input + b * p->inputs * PANEL, p->input, hidden, p->inputs, b);
+            lay_out_gates(recurrent_panel(p, &room, b), p->recurrent, hidden, hidden, b);
+            lay_out_gates(input_panel(p, &room, b), p->input, hidden, p->inputs, b);
             for (int gate = 0; gate < 4; ++gate) {
                 vec bias = {0};
                 if (bias_of(p)) bias = load_part(bias_of(p) + gate * hidden + b * LANES, lanes_of(hidden, b));

@@ -143,9 +143,10 @@ INLINE vec within(vec x, real bound) {
 
 #ifdef FLOAT64
 // tanh(x) = e / (e + 2) with e = exp(2x) - 1. With 2x = k ln 2 + r and |r| <= ln(2) / 2, e is 2^k (exp(r) - 1) + 2^k - 1,
-// and exp(r) - 1 a polynomial: Taylor's, whose first term left out is less than 2e-17 of it. What is left is rounding.
+// and exp(r) - 1 a polynomial: Taylor's, whose first term left out is less than 2e-17 of it. What is left is rounding: it
+// would leave a gradient to a gate that has none, so what x has beyond 20 comes on top.
 INLINE void fraction(vec x, vec* numerator, vec* denominator) {
-    const vec z = 2.0 * within(x, 20.0);  // from 20 on tanh is 1
+    const vec y = within(x, 20.0), z = 2.0 * y;  // from 20 on tanh is 1
     const double shift = 0x1.8p52;        // a sum with it has no room for fractions: its last bits are an integer
     const vec shifted = z * 0x1.71547652b82fep0 + shift, k = shifted - shift;
     const vec r = (z - k * 0x1.62e42feep-1) - k * 0x1.a39ef35793c76p-33;  // ln 2 in two parts, the first times k exact
@@ -162,12 +163,14 @@ INLINE void fraction(vec x, vec* numerator, vec* denominator) {
     p = p * r + 0.5;
     p = p * (r * r) + r;
     const vec power = (vec)(((ivec)shifted << 52) + (1023LL << 52));  // 2^k
-    *numerator = p * power + (power - 1.0);
-    *denominator = *numerator + 2.0;
+    const vec e = p * power + (power - 1.0);
+    *numerator = e - (y - x) * 1e18;
+    *denominator = e + 2.0;
 }
 #else
 // tanh(x) = x P(x^2) / Q(x^2), with coefficients that make the largest relative error for |x| <= 9 as small as such
-// fractions can have it, 1.3e-9: what is left is rounding, at most half a dozen units in the last place.
+// fractions can have it, 1.3e-9: what is left is rounding, at most half a dozen units in the last place. At 9 it would
+// leave less than 1, and so a gradient to a cell that has none; what x has beyond 9 makes up for it.
 INLINE void fraction(vec x, vec* numerator, vec* denominator) {
     const vec y = within(x, 9.0f), z = y * y;  // from 9 on tanh is 1
     vec p = z * -1.23369090396e-11f + 3.07646725528e-08f;
@@ -179,7 +182,7 @@ INLINE void fraction(vec x, vec* numerator, vec* denominator) {
     q = q * z + 2.72593730343e-02f;
     q = q * z + 0.470161983741f;
     q = q * z + 1.0f;
-    *numerator = y * p;
+    *numerator = y * p - (y - x) * 1000.0f;  // -0.0 stays what it is
     *denominator = q;
 }
 #endif

@@ -59,7 +59,7 @@ typedef struct {
 typedef struct {
     const real* x;                              // (steps, batch, inputs)
     const real *input, *recurrent, *bias;       // (4*hidden, inputs), (4*hidden, hidden), (4*hidden,) or null
-    real* gates;                                // (steps, batch, 4*hidden), activated with `keep`
+    real* gates;                                // (steps, batch, 4*hidden), activated; or without `keep` as `lstm_gates`
     real *cells, *hiddens;                      // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
     real* y;                                    // (steps, batch, y_width) from its first column on
     const int* lengths;                         // (batch,) or null

@@ -131,6 +131,7 @@ class Functions:
         self.backward = function("backward", None, ctypes.POINTER(Backward))
         self.drop = function("drop", None, ctypes.POINTER(Dropout))
         self.product = function("product", None, ctypes.POINTER(Product))
+        self.gates = function("gates", _LONG, _LONG, _LONG, _LONG)
         self.forward_scratch = function("forward_scratch", _LONG, _LONG, _LONG, _LONG)
         self.backward_scratch = function("backward_scratch", _LONG, _LONG, _LONG, _LONG, _INT)
         self.norm_scratch = function("norm_scratch", _LONG, _LONG, _LONG, _INT)

@@ -8,6 +8,11 @@ void NAME(lstm_forward)(const Forward* p) { forward(p); }
 void NAME(lstm_backward)(const Backward* p) { backward(p); }
 void NAME(lstm_drop)(const Dropout* p) { drop(p); }
 
+// Numbers of gates that are in use at a time without `keep`.
+long NAME(lstm_gates)(long steps, long batch, long hidden) {
+    return stretch_of(steps, batch, hidden) * batch * 4 * hidden;
+}
+
 // Numbers of scratch memory.
 long NAME(lstm_forward_scratch)(long batch, long inputs, long hidden) { return forward_room(batch, inputs, hidden); }
 long NAME(lstm_backward_scratch)(long batch, long inputs, long hidden, int threads) {

@@ -185,10 +185,14 @@ def _skips(classes: Array, like: Array) -> Array:
 
 
 def _log_sum_exp(a: Array, b: Array, c: Array) -> Array:
-    """log(exp(a) + exp(b) + exp(c)). Where all are minus infinity the largest is taken as finite, for inf - inf."""
+    """log(exp(a) + exp(b) + exp(c)). Where all are minus infinity the largest is taken as finite, for inf - inf, and no
+    log of 0 is taken: automatic differentiation would multiply its slope by 0."""
     xp = arrays.namespace(a)
     largest = xp.maximum(xp.maximum(xp.maximum(a, b), c), _number(float(np.finfo(arrays.dtype_name(a)).min), a))
-    return largest + xp.log(xp.exp(a - largest) + xp.exp(b - largest) + xp.exp(c - largest))
+    total = xp.exp(a - largest) + xp.exp(b - largest) + xp.exp(c - largest)
+    is_impossible = total == 0
+    logarithm = xp.log(xp.where(is_impossible, _number(1.0, a), total))
+    return xp.where(is_impossible, _number(-math.inf, a), largest + logarithm)
 
 
 def _taken(values: Array, places: Array) -> Array:

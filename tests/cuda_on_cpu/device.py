@@ -1,6 +1,7 @@
 """``cupy.cuda``: two devices, streams that do everything at once, pinned memory, and the cuBLAS handle."""
 
 import ctypes
+import time
 import weakref
 
 import numpy as np
@@ -116,16 +117,32 @@ def require_stream(ptr: int) -> None:
 
 
 class Event:
-    """A point in a stream; everything before it has been done."""
+    """A point in a stream; everything before it has been done. Until somebody has waited for it, that is not known."""
 
     def __init__(self, block=False, disable_timing=False, interprocess=False) -> None:
-        pass
+        self._timed, self._recorded, self._waited_for = not disable_timing, None, False
 
     def record(self, stream=None):
         capture.refuse("recording an event that others wait for")
+        self._recorded, self._waited_for = time.perf_counter(), False
 
     def synchronize(self):
         capture.refuse("an event's synchronize")
+        self._waited_for = True
+
+
+def get_elapsed_time(start_event, end_event):
+    """Milliseconds of this machine's time. Raises what CUDA would where nobody has waited for the second event."""
+    for event in (start_event, end_event):
+        if event._recorded is None or not event._timed:
+            raise CUDARuntimeError("cudaErrorInvalidResourceHandle: an event that was not recorded, or without timing")
+    if not end_event._waited_for:
+        raise CUDARuntimeError("cudaErrorNotReady: nobody has waited for the second event")
+    return 1000 * (end_event._recorded - start_event._recorded)
+
+
+class CUDARuntimeError(RuntimeError):
+    """CuPy's; it takes a number there."""
 
 
 def get_current_stream(device_id=-1):

@@ -45,6 +45,12 @@ def arange(start, stop=None, step=1, dtype=None):
     return owned(np.arange(start, step=step, dtype=dtype) if stop is None else np.arange(start, stop, step, dtype))
 
 
+def linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis=0):
+    if retstep:
+        raise NotImplementedError("the stand-in has linspace without its step only")
+    return owned(np.linspace(operand(start), operand(stop), num, endpoint, dtype=dtype, axis=axis))
+
+
 def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
     """A stand-in array as it is, or a copy of host values on the current device."""
     if isinstance(a, ndarray):
@@ -65,6 +71,12 @@ def ascontiguousarray(a, dtype=None):
 
 def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     return a.get(order=order, out=out) if isinstance(a, ndarray) else np.asarray(a, order=order)
+
+
+def copyto(dst, src, casting="same_kind", where=None):
+    if where is not None:
+        raise NotImplementedError("the stand-in has copyto(dst, src) only")
+    np.copyto(values_of(dst), operand(src), casting)
 
 
 # Rearranging
@@ -103,6 +115,10 @@ def flip(a, axis=None):
 
 def argsort(a, axis=-1, kind=None):
     return owned(np.argsort(values_of(a), axis, kind="stable"))  # the only kind that CuPy has
+
+
+def allclose(a, b, rtol=1e-05, atol=1e-08, equal_nan=False):
+    return owned(np.allclose(operand(a), operand(b), rtol, atol, equal_nan))
 
 
 def array_equal(a1, a2, equal_nan=False):

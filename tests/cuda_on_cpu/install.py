@@ -11,7 +11,7 @@ import numpy as np
 
 from gpulstm.cuda import folding, own_cublas, planner
 
-from . import cublas, device, driver, functions, ndarray, nvrtc, raw, state
+from . import cublas, device, driver, functions, ndarray, nvrtc, profiler, raw, state
 from .compilation import MODES
 
 INSTEAD_OF_FIBERS = "GPULSTM_KERNELS_AS"
@@ -83,6 +83,7 @@ def _taken_out() -> dict[str, ModuleType]:
 @cache  # one module for the process: who kept `cupy` or a kernel from an earlier context may go on with it
 def _modules() -> dict[str, ModuleType]:
     cupy = _Cupy("cupy")
+    cupy.__version__ = "0 (the stand-in on the CPU)"
     cupy.__dict__.update({name: value for name, value in vars(functions).items() if name in FUNCTIONS})
     cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
     cupy.ndarray, cupy.RawModule, cupy.RawKernel = ndarray.ndarray, raw.RawModule, raw.RawKernel
@@ -91,6 +92,7 @@ def _modules() -> dict[str, ModuleType]:
         "Device",
         "Stream",
         "Event",
+        "get_elapsed_time",
         "get_current_stream",
         "is_available",
         "get_cublas_handle",
@@ -107,6 +109,7 @@ def _modules() -> dict[str, ModuleType]:
         memsetAsync=device.memset_async,
         memcpyAsync=device.memcpy_async,
         memcpy2DAsync=device.memcpy_2d_async,
+        CUDARuntimeError=device.CUDARuntimeError,
         memcpyDeviceToHost=device.MEMCPY_DEVICE_TO_HOST,
         memcpyDeviceToDevice=device.MEMCPY_DEVICE_TO_DEVICE,
         **cublas.DATA_TYPES,
@@ -116,8 +119,10 @@ def _modules() -> dict[str, ModuleType]:
     cuda.stream = _module("cupy.cuda.stream", Stream=device.Stream, get_current_stream=device.get_current_stream)
     cuda.compiler = _module("cupy.cuda.compiler", CompileException=device.CompileException)
     cuda.cublas = _module("cupy.cuda.cublas", **{name: getattr(cublas, name) for name in CUBLAS})
+    cupyx = ModuleType("cupyx")
+    cupyx.profiler = _module("cupyx.profiler", benchmark=profiler.benchmark)
     below = {f"cupy.cuda.{name}": getattr(cuda, name) for name in SUBMODULES}
-    return {"cupy": cupy, "cupy.cuda": cuda, **below}
+    return {"cupy": cupy, "cupy.cuda": cuda, **below, "cupyx": cupyx, "cupyx.profiler": cupyx.profiler}
 
 
 class _Cupy(ModuleType):
@@ -130,6 +135,7 @@ class _Cupy(ModuleType):
 
 FUNCTIONS = (
     *("empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "asarray", "array", "arange"),
+    *("linspace", "copyto", "allclose"),
     *("ascontiguousarray", "asnumpy", "where", "take", "stack", "concat", "concatenate", "flip", "array_equal"),
     *("argsort", "log1p", "mean", "reshape"),
     *("tanh", "exp", "sqrt", "log", "sign", "sum", "abs", "maximum", "minimum", "matmul"),

@@ -19,6 +19,7 @@ from .state import ORDERS, State
 IN_PROCESS = ("fibers", "ptx")
 _launch_lock = threading.Lock()  # the runtime has one set of threadIdx, blockIdx, ... for the process
 _MESSAGE_BYTES = 64 * 1024
+_stacks = (ctypes.c_void_p * 2)()  # a `Stacks` of block.hpp, used under the lock: one for all libraries
 
 
 class LaunchError(RuntimeError):
@@ -82,7 +83,7 @@ def _library(built: Built) -> ctypes.CDLL:
     library.host_cuda_launch.argtypes = [
         *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int),
         *(ctypes.c_ulonglong, ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong, ctypes.c_int),
-        *(ctypes.c_char_p, ctypes.c_size_t),
+        *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
     ]
     return library
 
@@ -110,7 +111,7 @@ def _in_process(one: Launch, state: State) -> None:
     settings = _settings(one, state)
     with _launch_lock:
         failed = _library(built).host_cuda_launch(
-            _function(built, kernel), table, extents, one.shared_mem, *settings, message, _MESSAGE_BYTES
+            _function(built, kernel), table, extents, one.shared_mem, *settings, _stacks, message, _MESSAGE_BYTES
         )
         what = message.value.decode() if failed else ""
     if failed:

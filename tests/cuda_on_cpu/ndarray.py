@@ -181,6 +181,9 @@ class ndarray:  # noqa: N801 - CuPy's name
     def __repr__(self):
         return repr(self._values)
 
+    def __str__(self):
+        return str(self._values)
+
     def __neg__(self):
         return owned(-values_of(self))
 

@@ -42,6 +42,9 @@ class RawKernel:
         self._build()
         self._dynamic_limit = max(0, arguments.DEFAULT_SHARED_BYTES - self.shared_size_bytes)
 
+    def compile(self, log_stream=None):
+        """Nothing is left to do: it was compiled when it was made, which CuPy does at the first use."""
+
     def __call__(self, grid, block, args, *, shared_mem=0):
         built = self._build()
         grid, block, shared_mem = arguments.geometry(self.name, grid, block, shared_mem, self._dynamic_limit)

@@ -104,10 +104,11 @@ def _shared_memory(text: str) -> str:
         return line
 
     rewritten = _STATIC.sub(static, _DYNAMIC.sub(dynamic, text))
-    left = re.search(r"[^\n]*\b__shared__\b[^\n]*", rewritten)
+    left = re.search(r"\b__shared__\b", rewritten)
     if left:
+        line = rewritten[rewritten.rfind("\n", 0, left.start()) + 1 :].partition("\n")[0]
         raise SourceError(
-            f"shared memory was not understood: {left[0].strip()!r}; declare one variable per statement, without an "
+            f"shared memory was not understood: {line.strip()!r}; declare one variable per statement, without an "
             "initial value, as `__shared__ T name[...];` or `extern __shared__ T name[];`"
         )
     return rewritten

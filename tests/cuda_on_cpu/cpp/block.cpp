@@ -12,6 +12,8 @@ HOST_CUDA_PER_THREAD uint3 blockIdx;
 
 namespace host_cuda {
 
+unsigned grid_arrivals;
+
 namespace {
 
 struct Slot {

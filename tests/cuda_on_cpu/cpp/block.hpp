@@ -34,6 +34,13 @@ struct Thread {
     unsigned cluster_phase = 0;       // in which it arrived
 };
 
+// Where the fibers of a cooperative launch have their stacks, from the first launch to the last, whichever library they
+// are in: thousands of guard pages and page faults for each took longer than what the kernels computed.
+struct Stacks {
+    char* memory;
+    size_t count;
+};
+
 struct Launch {
     void (*call)(void**);
     void** args;
@@ -45,6 +52,7 @@ struct Launch {
     int late_block;       // the number of the block that runs last, or -1
     uint64_t spin_limit;  // rounds of host_cuda::yield() that change nothing, before they count as a deadlock
     int cluster;          // blocks of a cluster, along x; 1 where there are none
+    Stacks* stacks;       // empty at first
 };
 
 class Block;

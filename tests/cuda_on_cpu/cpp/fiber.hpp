@@ -34,6 +34,7 @@ struct Here {
 extern Here here;
 extern uint64_t changes;  // writes to memory that somebody may be waiting for
 
+void guard(char* memory);                                         // makes a guard page of what begins there
 void give_stack(Fiber& fiber, char* memory, size_t stack_bytes);  // behind a guard page at `memory`
 void begin(Fiber& fiber, void (*entry)());                        // `entry` calls arrived() first, and never returns
 void jump(Fiber& from, Fiber& to);

@@ -65,11 +65,14 @@ void begin(Fiber& fiber, void (*entry)()) {
 }
 #endif
 
-void give_stack(Fiber& fiber, char* memory, size_t stack_bytes) {
+void guard(char* memory) {
     if (mprotect(memory, fiber_guard_bytes, PROT_NONE)) {
         perror("host_cuda: no guard page for a fiber's stack");
         abort();
     }
+}
+
+void give_stack(Fiber& fiber, char* memory, size_t stack_bytes) {
     fiber.stack = memory + fiber_guard_bytes;
     fiber.stack_bytes = stack_bytes;
 }
@@ -173,6 +176,7 @@ void fail(const char* what, int line) {
     abort();  // nobody goes on after an error
 }
 
+bool is_cooperative() { return here.launch->cooperative; }
 void changed() { ++changes; }
 long long tick() {
     static long long ticks;
@@ -189,6 +193,7 @@ std::string run_grid(const Launch& launch) {
     here.launch = &launch;
     here.together = launch.cooperative || launch.cluster > 1;
     changes = 0;
+    grid_arrivals = 0;
     return here.together ? run_together(launch) : run_in_turn(launch);
 }
 

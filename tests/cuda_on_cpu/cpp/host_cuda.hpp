@@ -59,6 +59,8 @@ void cluster_arrive(int line = __builtin_LINE());  // barrier.cluster, in its tw
 void cluster_wait(int line = __builtin_LINE());
 unsigned cluster_rank(int line = __builtin_LINE());
 void* shared_of(const void* address, unsigned rank, size_t bytes, int line);  // the same place in another block
+bool is_cooperative();           // whether all blocks of this launch are alive together
+extern unsigned grid_arrivals;  // of blocks at the barriers of this launch's grid, so far
 
 // One slot per __shared__ variable (NUMBER counts them in the source), registered while the library is loaded,
 // so that a block can allocate all of them before its threads start: no lock, hence no order, between threads.

@@ -128,6 +128,27 @@ HOST_CUDA_ATOMIC(atomicExch, float, (static_cast<void>(old), value))
 #undef HOST_CUDA_ATOMIC_INTEGERS
 #undef HOST_CUDA_ATOMIC
 
+namespace host_cuda {
+
+// grid_group::sync() as CUDA's header has it: the block meets, its first thread waits for all other blocks' first
+// threads, and the block meets again.
+inline void grid_barrier(int line) {
+    if (!is_cooperative()) fail("grid.sync() in a launch that is not cooperative", line);
+    if (barrier(0, line).arrived != blockDim.x * blockDim.y * blockDim.z) {
+        fail("grid.sync() after other threads of the block have returned", line);
+    }
+    if (threadIdx.x + threadIdx.y + threadIdx.z == 0) {
+        const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
+        fence();
+        const unsigned all = (atomicAdd(&grid_arrivals, 1u) / blocks + 1) * blocks;
+        while (load_relaxed(&grid_arrivals) < all) yield(line);
+        fence();
+    }
+    barrier(0, line);
+}
+
+}  // namespace host_cuda
+
 #define HOST_CUDA_CAS(T)                                                                               \
     inline T atomicCAS(T* address, T expected, T desired) {                                                       \
         const bool same = expected == desired;                                                                    \

@@ -61,6 +61,7 @@ Fiber* free_fiber() {
     fibers.emplace_back(new Fiber);
     Fiber* fiber = fibers.back().get();
     fiber->number = static_cast<int>(fibers.size()) - 1;
+    guard(static_cast<char*>(memory));
     give_stack(*fiber, static_cast<char*>(memory), stack_bytes);
     return fiber;
 }

@@ -99,9 +99,10 @@ int main(int count, char** words) {
     }
     fclose(file);
 
+    host_cuda::Stacks stacks{nullptr, 0};
     const host_cuda::Launch launch{host_cuda_find(name), args.data(), dim3(e[0], e[1], e[2]), dim3(e[3], e[4], e[5]),
                                    dynamic_bytes, thread_order, block_order, seed,
-                                   cooperative != 0, late_block, spin_limit, cluster};
+                                   cooperative != 0, late_block, spin_limit, cluster, &stacks};
     const std::string what = host_cuda::run_grid(launch);
     if (!what.empty()) {
         fprintf(stderr, "host_cuda: %s\n", what.c_str());

@@ -338,6 +338,7 @@ void fail(const char* what, int line) {
     end(task->block->block.describe_thread(task->thread) + what + " (line " + std::to_string(line) + ")");
 }
 
+bool is_cooperative() { return task->launch->cooperative; }
 void changed() { __atomic_store_n(&wave.yields, 0, __ATOMIC_RELAXED); }
 long long tick() {
     static long long ticks;
@@ -358,6 +359,7 @@ void* dynamic_shared() { return task->block->block.dynamic; }
 std::string run_grid(const Launch& launch) {
     gridDim = launch.grid;
     blockDim = launch.block;
+    grid_arrivals = 0;
     const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
     const int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
     std::vector<int> order;

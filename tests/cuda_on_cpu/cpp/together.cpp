@@ -131,30 +131,21 @@ void work() {
     abort();  // nobody comes back to a thread that has returned
 }
 
-class Stacks {
-  public:
-    explicit Stacks(size_t count) : fibers(count), bytes_(count * (fiber_guard_bytes + stack_bytes)) {
-        const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-        memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, -1, 0);
-        if (memory_ == MAP_FAILED) {
-            perror("host_cuda: no memory for the fibers' stacks");
-            abort();
-        }
-        char* next = static_cast<char*>(memory_);
-        for (Fiber& fiber : fibers) {
-            give_stack(fiber, next, stack_bytes);
-            next += fiber_guard_bytes + stack_bytes;
-        }
+constexpr size_t bytes_of_fiber = fiber_guard_bytes + stack_bytes;
+
+// What lay on the stacks of earlier launches stays there: nobody may count on zeros, as on a GPU.
+void need_stacks(Stacks& stacks, size_t count) {
+    if (stacks.count >= count) return;
+    if (stacks.memory) munmap(stacks.memory, stacks.count * bytes_of_fiber);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* memory = mmap(nullptr, count * bytes_of_fiber, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (memory == MAP_FAILED) {
+        perror("host_cuda: no memory for the fibers' stacks");
+        abort();
     }
-    ~Stacks() { munmap(memory_, bytes_); }
-    Stacks(const Stacks&) = delete;
-
-    std::vector<Fiber> fibers;  // each with its stack and nothing else
-
-  private:
-    void* memory_;
-    size_t bytes_;
-};
+    stacks = {static_cast<char*>(memory), count};
+    for (size_t i = 0; i < count; ++i) guard(stacks.memory + i * bytes_of_fiber);
+}
 
 void prepare(const Launch& launch, const std::vector<int>& block_order) {
     const size_t threads = static_cast<size_t>(run->threads);
@@ -200,13 +191,14 @@ void wait_together() {
 
 namespace {
 
-std::string run_blocks(const Launch& launch, int first, int blocks, const std::vector<int>& order,
-                       const Stacks& stacks) {
+std::string run_blocks(const Launch& launch, int first, int blocks, const std::vector<int>& order) {
     Run all;
     run = &all;
-    all.fibers = stacks.fibers;
     all.first = first;
     all.threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
+    all.fibers.resize(static_cast<size_t>(blocks * all.threads));
+    char* next = launch.stacks->memory;
+    for (Fiber& fiber : all.fibers) give_stack(fiber, next, stack_bytes), next += bytes_of_fiber;
     all.late = launch.late_block >= first && launch.late_block < first + blocks ? launch.late_block - first : -1;
     all.random = (launch.seed + static_cast<uint64_t>(first)) * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
     for (int b = 0; b < blocks; ++b) {
@@ -229,11 +221,11 @@ std::string run_blocks(const Launch& launch, int first, int blocks, const std::v
 std::string run_together(const Launch& launch) {
     const int blocks = static_cast<int>(launch.grid.x * launch.grid.y * launch.grid.z);
     const int size = launch.cooperative ? blocks : launch.cluster;
-    const Stacks stacks(static_cast<size_t>(size) * launch.block.x * launch.block.y * launch.block.z);
+    need_stacks(*launch.stacks, static_cast<size_t>(size) * launch.block.x * launch.block.y * launch.block.z);
     const std::vector<int> groups = permutation(blocks / size, launch.block_order, launch.seed);
     for (int group : groups) {
         const uint64_t seed = launch.seed + static_cast<uint64_t>(group);
-        const std::string what = run_blocks(launch, group * size, size, permutation(size, launch.block_order, seed), stacks);
+        const std::string what = run_blocks(launch, group * size, size, permutation(size, launch.block_order, seed));
         if (!what.empty()) return what;
     }
     return "";
