@@ -3,7 +3,7 @@
     python benchmarks/cycles.py
     python benchmarks/cycles.py --kernel lstm_resident_backward --tiles 4 --hidden 64 --timeline
 
-It needs no GPU, but CuPy, NVRTC and nvdisasm: pip install "gpulstm[kernelcheck]" nvidia-cuda-nvdisasm. The model is
+It needs no GPU, but CuPy, NVRTC and nvdisasm: pip install ".[kernelcheck]" in this repository. The model is
 `multiprocessor.py`, and says what it leaves out. It is for kernels whose blocks wait for nobody. It is no measurement:
 its figures are for comparing two versions of a kernel before a GPU is at hand, and for seeing where a step waits.
 """
