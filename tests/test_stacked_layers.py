@@ -212,7 +212,7 @@ class TestAlarm:
         }
         with laid_out(backend):
             with monkeypatch.context() as patch:
-                without(patch, file, "#define SPINS 4000000", 1, "#define SPINS 60")
+                without(patch, file, "#define SPINS 160000000", 1, "#define SPINS 60")
                 without(patch, file, silent[direction][0], 1, silent[direction][1])
                 solve(backend, given) if direction == planner.BACKWARD else infer(backend, given)
             with pytest.raises(RuntimeError, match=IN_VAIN):
