@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import packed, planner, sources
+from gpulstm.cuda import modules, packed, planner, sources
 from gpulstm.engines import cupy_one_launch
 from tests.backends import Backend
 from tests.cuda_on_cpu import cupy_on_cpu
@@ -113,8 +113,8 @@ def test_a_backward_pass_reports_its_own_forward_pass(monkeypatch):
     ],
 )
 def test_a_device_that_does_not_run_all_blocks_at_the_same_time(monkeypatch, direction, multiprocessors, shared, left):
-    """CuPy, through which a thread's first launch of a kernel goes, leaves blocks out, with a warning, where the driver
-    says that they do not fit: parts of a group, or whole groups, for which nobody waits."""
+    """Where CuPy has no binding of the driver's launch, it leaves out blocks that do not fit, with a warning: parts of
+    a group, or whole groups, for which nobody waits."""
     given = small_problem(5, hidden=12, steps=3, batch=4, state=False)
     with cupy_on_cpu() as usual:
         backend = backend_of(usual)
@@ -122,8 +122,9 @@ def test_a_device_that_does_not_run_all_blocks_at_the_same_time(monkeypatch, dir
         with scheduled(backend, "persistent"):
             cache = gl.lstm_forward(x, params)[2]
             settings = {"multiprocessors": multiprocessors, "shared_memory_optin": shared * 1024}
-            monkeypatch.setattr(packed, "_thread", packed._Thread())
-            with cupy_on_cpu(**settings, schedules=("persistent",)):
+            monkeypatch.setattr(modules, "_kernels", {})
+            with cupy_on_cpu(**settings, schedules=("persistent",)) as small, monkeypatch.context() as patch:
+                patch.delattr(small.cuda.driver, "launchCooperativeKernel")
                 with pytest.warns(UserWarning, match=f"grid size will be reduced from {left},"):
                     if direction == planner.FORWARD:
                         gl.lstm_forward(x, params)
@@ -135,13 +136,16 @@ def test_a_device_that_does_not_run_all_blocks_at_the_same_time(monkeypatch, dir
             works(backend)
 
 
-def test_the_driver_refuses_what_does_not_fit():
-    """All launches but the first are its own: then nothing runs at all."""
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_driver_refuses_what_does_not_fit(monkeypatch, is_first):
+    """Then nothing runs at all."""
     given = small_problem(5, hidden=12, steps=3, batch=4, state=False)
     with cupy_on_cpu() as usual, scheduled(backend_of(usual), "persistent"):
         backend = backend_of(usual)
         x, params = backend.array(given.x), backend.array(given.params)
         gl.lstm_forward(x, params)
+        if is_first:
+            monkeypatch.setattr(packed, "_thread", packed._Thread())
         with cupy_on_cpu(multiprocessors=1, shared_memory_optin=48 * 1024, schedules=("persistent",)) as small:
             with pytest.raises(small.cuda.driver.CUDADriverError, match="COOPERATIVE_LAUNCH_TOO_LARGE"):
                 gl.lstm_forward(x, params)
