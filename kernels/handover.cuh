@@ -68,7 +68,8 @@ __device__ __forceinline__ bool any_early(const unsigned (&words)[4], unsigned b
     return ((words[0] ^ bit) | (words[1] ^ bit) | (words[2] ^ bit) | (words[3] ^ bit)) & 1u;
 }
 
-// CuPy leaves out blocks that do not fit on the device, with a warning. Whoever waited for one of them would wait long.
+// Where CuPy itself launches (gpulstm/cuda/packed.py), it leaves out blocks that do not fit on the device, with a
+// warning. Whoever waited for one of them would wait long.
 __device__ __forceinline__ bool blocks_are_missing(int blocks, int batch, int share, unsigned* failed) {
     const int groups = (BIDIRECTIONAL ? 2 : 1) * ((batch + share - 1) / share);
     if ((int)gridDim.x == blocks * groups) return false;
