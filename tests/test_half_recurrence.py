@@ -169,7 +169,7 @@ class TestHandingOver:
     @pytest.mark.parametrize("direction", DIRECTIONS)
     def test_a_block_that_publishes_nothing_is_reported(self, monkeypatch, direction):
         monkeypatch.setattr(cupy_one_launch, "_alarms", {})
-        without(monkeypatch, FILE[direction], "#define SPINS 4000000", 1, "#define SPINS 60")
+        without(monkeypatch, FILE[direction], "#define SPINS 160000000", 1, "#define SPINS 60")
         silent = {
             FORWARD: ("if (gate == 0 && unit % 2 == 0) {", "if (gate == 0 && unit % 2 == 0 && blockIdx.x != 1) {"),
             BACKWARD: ("if (!owner) continue;\n", "if (!owner || blockIdx.x == 1) continue;\n"),
