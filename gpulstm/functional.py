@@ -189,9 +189,11 @@ def inference(
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
 
 
-def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: bool, draws: Draws) -> planner.Plan:
+def plan(
+    layout: Layout, x: Array, params: Mapping[str, Array], batch_first: bool, draws: Draws, *, checkpoints: bool = False
+) -> planner.Plan:
     """What would run each layer's time steps forward and back, and why; the same for all layers and directions."""
-    return plans.of(_check(layout, x, params, None, None, batch_first, draws))
+    return plans.of(_check(layout, x, params, None, None, batch_first, draws), checkpoints=checkpoints)
 
 
 def lstm_backward(
