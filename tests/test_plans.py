@@ -2,11 +2,13 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 import gpulstm as gl
+from gpulstm import engines
 from gpulstm.cuda import both_directions, planner, stacked_layers
-from gpulstm.engines import cupy_engine, cupy_one_launch
+from gpulstm.engines import cupy_engine, cupy_one_launch, cupy_variant_engine
 from tests.cuda_on_cpu import cupy_on_cpu
 
 IN_A_LOOP = {"lstm_forward_step", "lstm_backward_step", "lstm_variant_cell_forward", "lstm_variant_cell_backward"}
@@ -91,3 +93,22 @@ def test_gates_of_both_directions_that_are_too_much(monkeypatch):
             monkeypatch.setattr(cupy_engine, "GATE_BUFFER_BYTES", limit)
             plan = check(cupy, lstm, 2, 2)
             assert [choice.directions for choice in plan] == [2, 2, directions]
+
+
+def test_a_stretch_of_a_single_step_runs_as_the_others(monkeypatch):
+    """With layer norm a call of one step takes the loop; what a longer one leaves over does not."""
+    monkeypatch.setattr(engines, "WINDOW", 2)
+    monkeypatch.setattr(engines, "GPU_ROWS", 1)
+    found = []
+    with cupy_on_cpu(schedules=("resident",)) as cupy:
+        x = cupy.asarray(np.random.default_rng(0).normal(size=(3, 2, 4)).astype("float32"))
+        for every, limit in ((None, 10**6), (2, 2 * 2 * 4 * 5 * 4)):
+            monkeypatch.setattr(cupy_variant_engine.CupyVariantEngine, "GATE_BUFFER_BYTES", limit)
+            lstm = gl.LSTM(4, 5, layer_norm=True, checkpoint_every=every, xp=cupy, rng=0)
+            inferred, _ = lstm(x)
+            y, _, cache = lstm.forward(x)
+            dx, grads, _ = lstm.backward(cache, y)
+            found.append([a.get() for a in (inferred, y, dx, grads["weight_ih_l0"], grads["weight_hh_l0"])])
+        assert cupy.on_cpu.launches["lstm_resident_layer_norm_forward"] == 1 + 1 + 2 + 2 + 2
+    for whole, in_parts in zip(*found, strict=True):
+        np.testing.assert_array_equal(in_parts, whole)
