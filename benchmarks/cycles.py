@@ -23,7 +23,7 @@ from gpulstm.cuda.catalogue import Specialisation  # noqa: E402
 BARRIERS = {  # of a step
     "lstm_resident_forward": 1,
     "lstm_resident_backward": 1,
-    "lstm_resident_layer_norm_forward": 3,
+    "lstm_resident_layer_norm_forward": 2,
     "lstm_resident_layer_norm_backward": 2,
 }
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             loop = machine_code.time_loop(instructions)
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop) // BARRIERS[specialisation.entry]
             hidden = chosen.hidden or resident_layouts.units(specialisation.tiles)
-            warps = resident_layouts.threads(hidden) // 32
+            warps = resident_layouts.threads(hidden, specialisation.entry) // 32
             for blocks in chosen.blocks:
                 found = multiprocessor.run(loop, warps, blocks)
                 cycles = found.cycles / steps

@@ -52,9 +52,9 @@ def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
     return LAYER_NORM_TILES.get(kernel, TILES)
 
 
-def threads(hidden: int) -> int:
-    """Of a block: whole warps."""
-    return 32 * -(-hidden * LANES // 32)
+def threads(hidden: int, kernel: str = "") -> int:
+    """Of a block: whole warps, with layer norm one for each of a multiprocessor's schedulers."""
+    return 128 if kernel in LAYER_NORM_TILES else 32 * -(-hidden * LANES // 32)
 
 
 def units(tiles: tuple[int, ...]) -> int:
