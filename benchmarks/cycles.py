@@ -43,12 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for specialisation in _specialisations(chosen):
             instructions, used = machine_code.of(specialisation, chosen.architecture)
-            loop = machine_code.time_loop(instructions)
+            loop, *beside = machine_code.time_loops(instructions)
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop) // BARRIERS[specialisation.entry]
             hidden = chosen.hidden or resident_layouts.units(specialisation.tiles)
             warps = resident_layouts.threads(hidden, specialisation.entry) // 32
             for blocks in chosen.blocks:
-                found = multiprocessor.run(loop, warps, blocks)
+                others = warps // 2 if beside else 0
+                rest = {"beside": beside[0], "warps_beside": others} if beside else {}
+                found = multiprocessor.run(loop, warps - others, blocks, **rest)
                 cycles = found.cycles / steps
                 numbers = f"{len(loop) / steps:.0f} | {cycles:.0f} | {cycles / multiprocessor.MEGAHERTZ:.3f}"
                 tiles = ",".join(map(str, specialisation.tiles))

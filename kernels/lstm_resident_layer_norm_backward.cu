@@ -8,34 +8,37 @@
 // da and dr replace the activated gates and norm(r). What becomes of the products of x is
 // lstm_layer_norm_inputs_backward's.
 //
-// Who owns what: a block owns a sequence, and waits for no other block. It has four warps, one for each of a
-// multiprocessor's schedulers. LANES_OF_UNIT lanes own a hidden unit: each makes GATES of its gates' gradients, and all
-// of them have its dh and dc, with the same bits. Sixteen lanes make the dh of their units together
-// (group_products.cuh). Gradients of the gains and of the cell's bias are added up over time in registers.
+// Who owns what: a block owns a sequence, and waits for no other block. It has two warps for each of a multiprocessor's
+// schedulers. The first four go back through time. LANES_OF_UNIT lanes own a hidden unit: each makes GATES of its
+// gates' gradients, and all of them have its dh and dc, with the same bits. Sixteen lanes make the dh of their units
+// together (group_products.cuh). Gradients of the gains and of the cell's bias are added up over time in registers.
 //
 // The four means are sums over the block: over a warp's units by its tensor core, then over the warps through shared
 // memory, one of the four in each of four lanes. Those over d are had together with those over e:
 // lstm_persistent_layer_norm_backward.cu says how, out of sums that lstm_layer_norm_slope_sums has made beforehand. A
 // step has two barriers, for the sums and for dr.
 //
-// All that is added up is linear in dh and dc. What it is multiplied by does not depend on them, and is prepared for
-// four steps at once, each warp doing so for a step of its own, from what it fetched four steps before that. It lies in
-// shared memory until its step comes. So from dh to what is added up there is one multiply-add.
+// All that is added up is linear in dh and dc. What it is multiplied by does not depend on them. The other four warps
+// fetch what it is made of, for four steps at once, a step each, make it four steps later, and put it into shared
+// memory another four before it is used. So from dh to what is added up there is one multiply-add. They write to memory
+// what each step leaves, too.
 //
 // Steps that a sequence does not have are none here: they get zeros at the end.
 //
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells (+ 1 dy), writes 4 gates + 4 r.
 //
-// hidden is at most 16 * QUADS, and batch * hidden below 2^28; a block has 128 threads.
+// hidden is at most 16 * QUADS, and batch * hidden below 2^28; a block has 256 threads. Two of them share a
+// multiprocessor with QUADS = 2, none with 4.
 #include "common.cuh"
 #include "exponential_gates.cuh"
 #include "group_products.cuh"
 #include "registers.cuh"
+#include "warp_roles.cuh"
 #include "warp_sums.cuh"
 
-#define WARPS 4
+#define WARPS 4                    // of either kind
 #define GATES (QUADS / 2)          // of a lane, and of the four sums that it adds to
-#define PREPARED (QUADS / 2)       // hidden units of a lane whose numbers it prepares: 32 apart
+#define SERVED (QUADS / 2)         // hidden units that a lane of the other warps prepares: 32 apart
 #define OF_A_SUM (2 * QUADS)       // numbers in shared memory that are added up to one of the four
 
 struct __align__(8 * GATES) OwnGates {
@@ -43,7 +46,16 @@ struct __align__(8 * GATES) OwnGates {
     float r[GATES];                // norm(r)
 };
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_resident_layer_norm_backward(
+// What is prepared of a step.
+struct __align__(16) Prepared {
+    float4 of_sums[LANES_OF_UNIT][UNITS];  // what is added up of dh, one or two, and of dc; and the gradient of the
+                                           // cell's gain or bias from dh
+    OwnGates of_gates[LANES_OF_UNIT][UNITS];
+    float4 of_cell[UNITS];                 // what of dh is added to dc, f, norm(c), dy
+    float of_step[8];                      // slope_sums as they are needed, and norms
+};
+
+extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_resident_layer_norm_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
     const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
@@ -66,131 +78,167 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     int dy_offset,
     int reverse) {                     // 1: the forward pass went from the last step to the first
     const int sequence = blockIdx.x;
-    __shared__ __align__(16) float dr_now[UNITS][4];
+    __shared__ float4 da_now[UNITS];
+    __shared__ float4 dr_now[UNITS];
     __shared__ __align__(16) float of_warps[4][OF_A_SUM];  // parts of the sums
-    // What is prepared of four steps and the four after them, of a step, a unit's lane and a unit.
-    __shared__ OwnGates of_gates[2][4][LANES_OF_UNIT][UNITS];
-    __shared__ float4 of_sums[2][4][LANES_OF_UNIT][UNITS];  // what is added up of dh, one or two, and of dc; the
-                                                            // gradient of the cell's gain or bias from dh
-    __shared__ float4 of_cell[2][4][UNITS];                 // what of dh is added to dc, f, norm(c), dy
-    __shared__ __align__(16) float of_step[2][4][8];        // slope_sums as they are needed, and norms
-    __shared__ float4 gains[UNITS];                         // what it is prepared with
-    __shared__ float2 gain_and_bias[UNITS];
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int unit = warp * UNITS_OF_WARP + lane % UNITS_OF_WARP, number = lane / UNITS_OF_WARP, gate = number * GATES;
-    const int part = part_of(lane);
-    const bool exists = unit < hidden, has_out = number == LANES_OF_UNIT - 1;  // among its gates
+    __shared__ Prepared prepared[2][4];                    // of four steps and the four after them
+    const int lane = threadIdx.x % 32, warp = own_warp();
     const float per_unit = 1.0f / hidden;
-
-    float w[OUTPUTS][4 * QUADS], gain_r[GATES];
-    columns_of_group(w, weight, unit, part, hidden);
-#pragma unroll
-    for (int k = 0; k < GATES; ++k) gain_r[k] = exists ? gain[(gate + k) * hidden + unit] : 0.0f;
-    for (int i = thread; i < UNITS; i += 32 * WARPS) {
-        const bool there = i < hidden;
-        const float4 zeros = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        gains[i] = there ? make_float4(gain[i], gain[hidden + i], gain[2 * hidden + i], gain[3 * hidden + i]) : zeros;
-        gain_and_bias[i] = there ? make_float2(gain_cell[i], bias_cell[i]) : make_float2(0.0f, 0.0f);
-        *(float4*)dr_now[i] = zeros;  // also of units that there are not
-    }
 
     int running = steps;
     if (lengths) running = min(max(lengths[sequence], 0), steps);
     const int direction = reverse ? 1 : -1, first_step = reverse ? 0 : running - 1;
+
+    if (warp >= WARPS) {
+        // What is read and written of a step is this many bytes times the step behind where that of step 0 is.
+        const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 4 * cell_bytes, dy_bytes = 4u * batch * dy_width;
+        const int turn = warp - WARPS;
+        const long long first_cell = (long long)sequence * hidden + lane;
+        const float* const gates_of_0 = made_once(gates + 4 * first_cell - 3 * lane);
+        const float* const rs_of_0 = made_once(r + 4 * first_cell - 3 * lane);
+        const float* const cells_of_0 = made_once(cells + first_cell);
+        const float* const dy_of_0 = made_once(dy + (dy ? (long long)sequence * dy_width + dy_offset + lane : 0));
+        float gain_r[SERVED][4], gain_c[SERVED], bias_c[SERVED];
+        bool exists[SERVED];
+#pragma unroll
+        for (int p = 0; p < SERVED; ++p) {
+            const int unit = lane + 32 * p;
+            exists[p] = unit < hidden;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) gain_r[p][k] = exists[p] ? gain[k * hidden + unit] : 0.0f;
+            gain_c[p] = exists[p] ? gain_cell[unit] : 0.0f, bias_c[p] = exists[p] ? bias_cell[unit] : 0.0f;
+        }
+
+        // What is fetched and prepared is of step number first + turn.
+        float of_4[SERVED][4], r_of_4[SERVED][4], lower[SERVED], upper[SERVED], d_output[SERVED], of_row;
+        const auto fetch_row = [&](int first) {
+            const long long row = (long long)(first_step + direction * (first + turn)) * batch + sequence;
+            of_row = 0.0f;
+            if (lane < 8 && first + turn < running) of_row = (lane < 4 ? slope_sums : norms)[4 * row + lane % 4];
+        };
+        const auto fetch = [&](int first, int p) {
+            const int there = first_step + direction * (first + turn);
+            const bool is_there = exists[p] && first + turn < running;
+            const float* const own = at_step(gates_of_0, there, gate_bytes) + 32 * p;
+            const float* const own_r = at_step(rs_of_0, there, gate_bytes) + 32 * p;
+            const float* const cell = at_step(cells_of_0, there, cell_bytes) + 32 * p;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                of_4[p][k] = is_there ? own[k * hidden] : 0.0f;
+                r_of_4[p][k] = is_there ? own_r[k * hidden] : 0.0f;
+            }
+            lower[p] = is_there ? cell[0] : 0.0f, upper[p] = is_there ? cell[batch * hidden] : 0.0f;
+            d_output[p] = is_there && dy ? at_step(dy_of_0, there, dy_bytes)[32 * p] : 0.0f;
+        };
+        const auto prepare = [&](int buffer) {
+            Prepared& to = prepared[buffer][turn];
+            const float scale_r = __shfl_sync(ALL_LANES, of_row, 5), mean_c = __shfl_sync(ALL_LANES, of_row, 6);
+            const float scale_c = __shfl_sync(ALL_LANES, of_row, 7), per_row = 0.25f * per_unit * scale_r;
+            if (lane < 8) to.of_step[lane] = lane < 4 ? of_row * per_row : of_row;
+#pragma unroll
+            for (int p = 0; p < SERVED; ++p) {
+                const int unit = lane + 32 * p;
+                const float in = of_4[p][0], forget = of_4[p][1], candidate = of_4[p][2], out = of_4[p][3];
+                const float n_i = r_of_4[p][0], n_f = r_of_4[p][1], n_g = r_of_4[p][2], n_o = r_of_4[p][3];
+                const float before = reverse ? upper[p] : lower[p], after = reverse ? lower[p] : upper[p];
+                const float normal = (after - mean_c) * scale_c, n[1] = {fmaf(gain_c[p], normal, bias_c[p])};
+                float tanh_n[1] = {2.0f * LOG2_E * n[0]};
+                tanh_all(tanh_n, n);
+                const float s_i = candidate * (in * (1.0f - in)), s_f = before * (forget * (1.0f - forget));
+                const float s_g = in * (1.0f - candidate * candidate), s_o = tanh_n[0] * (out * (1.0f - out));
+                const float d_i = s_i * gain_r[p][0], d_f = s_f * gain_r[p][1], d_g = s_g * gain_r[p][2];
+                const float d_o = s_o * gain_r[p][3], to_n = out * (1.0f - tanh_n[0] * tanh_n[0]);
+                const float to_c = scale_c * gain_c[p] * to_n, to_mean = to_c * per_unit;
+                const float sum = d_i + d_f + d_g, along = d_i * n_i + d_f * n_f + d_g * n_g;
+                const float to_sum = per_row * (to_c * sum + d_o), to_along = per_row * (to_c * along + d_o * n_o);
+                to.of_cell[unit] = make_float4(to_c, forget, normal, d_output[p]);
+#if QUADS == 4
+                to.of_sums[0][unit] = make_float4(to_mean, to_sum, per_row * sum, to_n * normal);
+                to.of_sums[1][unit] = make_float4(to_mean * normal, to_along, per_row * along, to_n);
+                to.of_gates[0][unit] = {{s_i, s_f}, {n_i, n_f}};
+                to.of_gates[1][unit] = {{s_g, s_o}, {n_g, n_o}};
+#else
+                to.of_sums[0][unit] = make_float4(to_mean, 0.0f, 0.0f, to_n * normal);
+                to.of_sums[1][unit] = make_float4(to_mean * normal, 0.0f, 0.0f, to_n);
+                to.of_sums[2][unit] = make_float4(to_sum, 0.0f, per_row * sum, 0.0f);
+                to.of_sums[3][unit] = make_float4(to_along, 0.0f, per_row * along, 0.0f);
+                to.of_gates[0][unit] = {{s_i}, {n_i}};
+                to.of_gates[1][unit] = {{s_f}, {n_f}};
+                to.of_gates[2][unit] = {{s_g}, {n_g}};
+                to.of_gates[3][unit] = {{s_o}, {n_o}};
+#endif
+            }
+        };
+
+        // What a warp writes: da or dr of 32 units.
+        const int written = lane + turn % SERVED * 32;
+        const bool writes = written < hidden && turn < 2 * SERVED;
+        const float4* const from = (turn < SERVED ? da_now : dr_now) + written % UNITS;
+        float* const to_of_0 = made_once((turn < SERVED ? gates : r) + 4ll * sequence * hidden + written);
+        int step = first_step;
+        const auto write = [&](float4 four) {
+            float* const to = at_step(to_of_0, step, gate_bytes);
+            if (writes) to[0] = four.x, to[hidden] = four.y, to[2 * hidden] = four.z, to[3 * hidden] = four.w;
+        };
+
+        fetch_row(0);
+#pragma unroll
+        for (int p = 0; p < SERVED; ++p) fetch(0, p);
+        prepare(0);
+        fetch_row(4);
+#pragma unroll
+        for (int p = 0; p < SERVED; ++p) fetch(4, p);
+        wait_for_all_warps();
+        for (int first = 0; first < running; first += 4) {
+            const bool whole = first + 4 <= running;
+            if (whole) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    wait_for_all_warps();
+                    wait_for_all_warps();
+                    write(*from);
+                    step += direction;
+                    if (i == 0) prepare(first / 4 % 2 ^ 1);
+                    if (i == 1) fetch_row(first + 8);
+                    if (i > 0 && i <= SERVED) fetch(first + 8, i - 1);
+                }
+            } else {
+#pragma unroll 1
+                for (int i = first; i < running; ++i) {
+                    wait_for_all_warps();
+                    wait_for_all_warps();
+                    write(*from);
+                    step += direction;
+                }
+            }
+        }
+        for (step = running; step < steps; ++step) write(make_float4(0.0f, 0.0f, 0.0f, 0.0f));
+        return;
+    }
+
+    const int unit = warp * UNITS_OF_WARP + lane % UNITS_OF_WARP, number = lane / UNITS_OF_WARP, gate = number * GATES;
+    const int part = made_once(part_of(lane)), own = made_once(unit * LANES_OF_UNIT + number);
+    const bool exists = unit < hidden, has_out = number == LANES_OF_UNIT - 1;  // among its gates
+    float w[OUTPUTS][4 * QUADS], gain_r[GATES];
+    columns_of_group(w, weight, unit, part, hidden);
+#pragma unroll
+    for (int k = 0; k < GATES; ++k) gain_r[k] = exists ? gain[(gate + k) * hidden + unit] : 0.0f;
+
     const long long at = (long long)sequence * hidden + unit;
     float d_hidden = exists ? dh[at] : 0.0f, d_cell = exists ? dc[at] : 0.0f;
     float d_gain[GATES], d_of_cell = 0.0f;  // the cell's gain's in a unit's first lane, its bias's in the second
 #pragma unroll
     for (int k = 0; k < GATES; ++k) d_gain[k] = 0.0f;
 
-    // What is read and written of a step is this many bytes times the step behind where that of step 0 is.
-    const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 4 * cell_bytes, dy_bytes = 4u * batch * dy_width;
-    const long long own_gate = (long long)sequence * 4 * hidden + gate * hidden + unit;
-    float* const gate_of_0 = made_once(gates + own_gate);
-    float* const r_of_0 = made_once(r + own_gate);
-    int step = first_step;
-
-    // What this lane fetches and prepares is of step number first + warp, and four steps further on each time.
-    float of_4[PREPARED][4], r_of_4[PREPARED][4], lower[PREPARED], upper[PREPARED], d_output[PREPARED], of_row;
-    const auto fetch = [&](int first, int p) {
-        const int there = first_step + direction * (first + warp), one = lane + 32 * p;
-        const bool is_there = first + warp < running && one < hidden;
-        const long long cell_at = (long long)sequence * hidden + one, gate_at = 4 * cell_at - 3 * one;
-        const float* const own = at_step(gates + gate_at, there, gate_bytes);
-        const float* const own_r = at_step(r + gate_at, there, gate_bytes);
-        const float* const cell = at_step(cells + cell_at, there, cell_bytes);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            of_4[p][k] = is_there ? own[k * hidden] : 0.0f;
-            r_of_4[p][k] = is_there ? own_r[k * hidden] : 0.0f;
-        }
-        lower[p] = is_there ? cell[0] : 0.0f, upper[p] = is_there ? cell[batch * hidden] : 0.0f;
-        d_output[p] = 0.0f;
-        if (dy && is_there) {
-            d_output[p] = *at_step(dy + (long long)sequence * dy_width + dy_offset + one, there, dy_bytes);
-        }
-    };
-    const auto fetch_row = [&](int first) {
-        const long long row = (long long)(first_step + direction * (first + warp)) * batch + sequence;
-        of_row = 0.0f;
-        if (lane < 8 && first + warp < running) of_row = (lane < 4 ? slope_sums : norms)[4 * row + lane % 4];
-    };
-    const auto prepare = [&](int buffer, int p) {
-        const float scale_r = __shfl_sync(ALL_LANES, of_row, 5), mean_c = __shfl_sync(ALL_LANES, of_row, 6);
-        const float scale_c = __shfl_sync(ALL_LANES, of_row, 7), per_row = 0.25f * per_unit * scale_r;
-        if (p == 0 && lane < 8) of_step[buffer][warp][lane] = lane < 4 ? of_row * per_row : of_row;
-        const int one = lane + 32 * p;
-        const float in = of_4[p][0], forget = of_4[p][1], candidate = of_4[p][2], out = of_4[p][3];
-        const float n_i = r_of_4[p][0], n_f = r_of_4[p][1], n_g = r_of_4[p][2], n_o = r_of_4[p][3];
-        const float before = reverse ? upper[p] : lower[p], after = reverse ? lower[p] : upper[p];
-        const float4 gain_of = gains[one];
-        const float2 of_c = gain_and_bias[one];
-        const float normal = (after - mean_c) * scale_c, n[1] = {fmaf(of_c.x, normal, of_c.y)};
-        float tanh_n[1] = {2.0f * LOG2_E * n[0]};
-        tanh_all(tanh_n, n);
-        const float s_i = candidate * (in * (1.0f - in)), s_f = before * (forget * (1.0f - forget));
-        const float s_g = in * (1.0f - candidate * candidate), s_o = tanh_n[0] * (out * (1.0f - out));
-        const float to_n = out * (1.0f - tanh_n[0] * tanh_n[0]), to_c = scale_c * of_c.x * to_n, to_mean = to_c * per_unit;
-        const float d_i = s_i * gain_of.x, d_f = s_f * gain_of.y, d_g = s_g * gain_of.z, d_o = s_o * gain_of.w;
-        const float sum = d_i + d_f + d_g, along = d_i * n_i + d_f * n_f + d_g * n_g;
-        const float to_sum = per_row * (to_c * sum + d_o), to_along = per_row * (to_c * along + d_o * n_o);
-        of_cell[buffer][warp][one] = make_float4(to_c, forget, normal, d_output[p]);
-        float4 (&sums)[LANES_OF_UNIT][UNITS] = of_sums[buffer][warp];
-        OwnGates (&own)[LANES_OF_UNIT][UNITS] = of_gates[buffer][warp];
-#if QUADS == 4
-        sums[0][one] = make_float4(to_mean, to_sum, per_row * sum, to_n * normal);
-        sums[1][one] = make_float4(to_mean * normal, to_along, per_row * along, to_n);
-        own[0][one] = {{s_i, s_f}, {n_i, n_f}};
-        own[1][one] = {{s_g, s_o}, {n_g, n_o}};
-#else
-        sums[0][one] = make_float4(to_mean, 0.0f, 0.0f, to_n * normal);
-        sums[1][one] = make_float4(to_mean * normal, 0.0f, 0.0f, to_n);
-        sums[2][one] = make_float4(to_sum, 0.0f, per_row * sum, 0.0f);
-        sums[3][one] = make_float4(to_along, 0.0f, per_row * along, 0.0f);
-        own[0][one] = {{s_i}, {n_i}};
-        own[1][one] = {{s_f}, {n_f}};
-        own[2][one] = {{s_g}, {n_g}};
-        own[3][one] = {{s_o}, {n_o}};
-#endif
-    };
-    __syncthreads();
-    fetch_row(0);
-#pragma unroll
-    for (int p = 0; p < PREPARED; ++p) {
-        fetch(0, p);
-        prepare(0, p);
-        fetch(4, p);
-    }
-    fetch_row(4);
-    __syncthreads();
-
     float4 cell_now, sums_now, slopes_now;
     OwnGates own_now;
-    float scale_now, added[GATES];  // to the sums without what comes from the products
+    float gain_now[GATES], added[GATES];  // what is added to the sums without what comes from the products
     const auto take = [&](int buffer, int i) {
-        cell_now = of_cell[buffer][i][unit], sums_now = of_sums[buffer][i][number][unit];
-        own_now = of_gates[buffer][i][number][unit];
-        slopes_now = *(const float4*)of_step[buffer][i], scale_now = of_step[buffer][i][5];
+        const Prepared& from = prepared[buffer][i];
+        cell_now = from.of_cell[unit], sums_now = from.of_sums[number][unit], own_now = from.of_gates[number][unit];
+        slopes_now = *(const float4*)from.of_step;
+#pragma unroll
+        for (int k = 0; k < GATES; ++k) gain_now[k] = gain_r[k] * from.of_step[5];
         added[0] = sums_now.x * cell_now.w;
 #if QUADS == 4
         added[1] = fmaf(sums_now.z, d_cell, sums_now.y * cell_now.w);
@@ -198,9 +246,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         added[0] = fmaf(sums_now.z, d_cell, added[0]);
 #endif
     };
+    wait_for_all_warps();
     take(0, 0);
     // Step number first + i, of four that were prepared together. Before its product it takes what the next one needs.
-    const auto run_step = [&](int first, int i, bool prepares) {
+    const auto run_step = [&](int first, int i, bool goes_on) {
         const int buffer = first / 4 % 2;
 #pragma unroll
         for (int k = 0; k < GATES; ++k) {
@@ -215,7 +264,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         d_hidden += cell_now.w;
         d_of_cell += sums_now.w * d_hidden;
         const float x = fmaf(cell_now.x, d_hidden, d_cell);
-        __syncthreads();
+        wait_for_all_warps();
 
         float total = 0.0f;
 #pragma unroll
@@ -223,11 +272,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             const float4 four = ((const float4*)of_warps[lane % 4])[q];
             total = q ? total + ((four.x + four.y) + (four.z + four.w)) : (four.x + four.y) + (four.z + four.w);
         }
-        if (prepares && i > 0 && i <= PREPARED) {
-            prepare(buffer ^ 1, i - 1);
-            fetch(first + 8, i - 1);
-        }
-        if (prepares && i == PREPARED) fetch_row(first + 8);
         const float mean_e = __shfl_sync(ALL_LANES, total, 0, 4), along_e = __shfl_sync(ALL_LANES, total, 1, 4);
         const float sum = __shfl_sync(ALL_LANES, total, 2, 4) - (mean_e * slopes_now.x + along_e * slopes_now.y);
         const float along = __shfl_sync(ALL_LANES, total, 3, 4) - (mean_e * slopes_now.z + along_e * slopes_now.w);
@@ -236,31 +280,23 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
 #pragma unroll
         for (int k = 0; k < GATES; ++k) {
             d_gate[k] = (k == GATES - 1 && has_out ? d_hidden : d_c) * own_now.slope[k];
-            dr[k] = fmaf(d_gate[k], gain_r[k] * scale_now, -fmaf(own_now.r[k], along, sum));
+            dr[k] = fmaf(d_gate[k], gain_now[k], -fmaf(own_now.r[k], along, sum));
             d_gain[k] += d_gate[k] * own_now.r[k];
         }
         d_cell = d_c * cell_now.y;
-        if (exists) {
+        // Units that there are not have zeros in the weights that these are multiplied by.
 #if QUADS == 4
-            *(float2*)&dr_now[unit][gate] = make_float2(dr[0], dr[1]);
+        ((float2*)dr_now)[own] = make_float2(dr[0], dr[1]);
+        ((float2*)da_now)[own] = make_float2(d_gate[0], d_gate[1]);
 #else
-            dr_now[unit][gate] = dr[0];
+        ((float*)dr_now)[own] = dr[0], ((float*)da_now)[own] = d_gate[0];
 #endif
-        }
-        __syncthreads();
+        wait_for_all_warps();
         float4 of_sources[QUADS];
 #pragma unroll
-        for (int q = 0; q < QUADS; ++q) of_sources[q] = *(const float4*)dr_now[16 * q + part];
-        if (exists) {
-#pragma unroll
-            for (int k = 0; k < GATES; ++k) {
-                at_step(gate_of_0, step, gate_bytes)[k * hidden] = d_gate[k];
-                at_step(r_of_0, step, gate_bytes)[k * hidden] = dr[k];
-            }
-        }
-        step += direction;
+        for (int q = 0; q < QUADS; ++q) of_sources[q] = dr_now[16 * q + part];
         if (i < 3) take(buffer, i + 1);
-        if (i == 3 && prepares) take(buffer ^ 1, 0);
+        if (i == 3 && goes_on) take(buffer ^ 1, 0);
         d_hidden = sum_of_group(w, of_sources);
     };
     for (int first = 0; first < running; first += 4) {
@@ -279,11 +315,4 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
 #pragma unroll
     for (int k = 0; k < GATES; ++k) of_sequence[(4 + gate + k) * hidden] += d_gain[k];
     if (number < 2) of_sequence[(8 + number) * hidden] += d_of_cell;
-    for (step = running; step < steps; ++step) {
-#pragma unroll
-        for (int k = 0; k < GATES; ++k) {
-            at_step(gate_of_0, step, gate_bytes)[k * hidden] = 0.0f;
-            at_step(r_of_0, step, gate_bytes)[k * hidden] = 0.0f;
-        }
-    }
 }

@@ -30,6 +30,7 @@ LAYER_NORM_TILES = {
     "lstm_resident_layer_norm_forward": ((2,), (4,)),
     "lstm_resident_layer_norm_backward": ((2,), (4,)),
 }
+THREADS_WITH_LAYER_NORM = {"lstm_resident_layer_norm_forward": 128, "lstm_resident_layer_norm_backward": 256}
 
 CYCLES_OF_A_STEP = {
     "lstm_resident_forward": (330, 71),
@@ -53,8 +54,8 @@ def tiles_of(kernel: str) -> tuple[tuple[int, ...], ...]:
 
 
 def threads(hidden: int, kernel: str = "") -> int:
-    """Of a block: whole warps, with layer norm one for each of a multiprocessor's schedulers."""
-    return 128 if kernel in LAYER_NORM_TILES else 32 * -(-hidden * LANES // 32)
+    """Of a block: whole warps, with layer norm one or two for each of a multiprocessor's schedulers."""
+    return THREADS_WITH_LAYER_NORM[kernel] if kernel in LAYER_NORM_TILES else 32 * -(-hidden * LANES // 32)
 
 
 def units(tiles: tuple[int, ...]) -> int:
