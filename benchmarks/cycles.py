@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             hidden = chosen.hidden or resident_layouts.units(specialisation.tiles)
             warps = resident_layouts.threads(hidden, specialisation.entry) // 32
             for blocks in chosen.blocks:
-                others = warps // 2 if beside else 0
+                others = warps - 4 if beside else 0  # than one for each scheduler
                 rest = {"beside": beside[0], "warps_beside": others} if beside else {}
                 found = multiprocessor.run(loop, warps - others, blocks, **rest)
                 cycles = found.cycles / steps

@@ -28,6 +28,7 @@
 #include "exponential_gates.cuh"
 #include "quarter_products.cuh"
 #include "registers.cuh"
+#include "warp_roles.cuh"
 #include "warp_sums.cuh"
 
 #define AHEAD 4
@@ -65,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     __shared__ __align__(16) float squares[WARPS];  // of each warp's r
     const int sequence = blockIdx.x;
     const int thread = threadIdx.x, maker = thread / 4, part = thread % 4, gate = part;
-    const int lane = thread % 32, warp = thread / 32;
+    const int lane = thread % 32, warp = own_warp();
     const long long units = (long long)batch * hidden;
     const float per_row = 1.0f / (4 * hidden), per_unit = 1.0f / hidden;
 
@@ -108,45 +109,59 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     }
     __syncthreads();  // every warp has its first c and h
 
+    // Steps that the sequence has here, of which the last one may be followed by others of another launch.
+    const int length = lengths ? lengths[sequence] - first_time : steps, running = min(max(length, 0), steps);
+    const int direction = made_once(reverse ? -1 : 1), ahead = made_once(AHEAD * direction);
+    int step = reverse ? running - 1 : 0;
+
     // What a lane reads and writes of a step is this many bytes times the step behind where that of step 0 is.
     const unsigned gate_bytes = 4u * batch * hidden * sizeof(float);
     const long long own_gate = (long long)sequence * 4 * hidden + gate * hidden + maker;
     float* const gate_of_0 = made_once(gates + own_gate);
     float* const r_of_0 = made_once(r + own_gate);
-    const int length = lengths ? lengths[sequence] - first_time : steps;
-    const unsigned running = min(max(length, 0), steps);
     unsigned kept_steps[HELD];  // the first step whose gates are not kept
     int unread[HELD];           // how many of those that are left are not read ahead
 #pragma unroll
     for (int u = 0; u < HELD; ++u) {
-        kept_steps[u] = made_once(makes[u] && keep ? running : 0u);
+        kept_steps[u] = made_once(makes[u] && keep ? running : 0);
         unread[u] = made_once(makes[u] ? AHEAD : INT_MAX - AHEAD);
     }
 
     // What a warp writes: y, c or h, and what was normalised by.
     const bool to_y = warp == 0, to_cells = warp == 1;
-    const unsigned norm_steps = made_once(thread == 96 && keep ? running : 0u);
+    const unsigned norm_steps = made_once(thread == 96 && keep ? running : 0);
     const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * 4u);
     const long long slot_of_0 = (1 - reverse) * units + (long long)sequence * hidden + lane;  // of what follows step 0
     float* const out_of_0 = made_once(
         to_y ? y + (long long)sequence * y_width + y_offset + lane : (to_cells ? cells : hiddens) + slot_of_0);
     float* const norm_of_0 = made_once(norms + 4 * (long long)sequence);
     const unsigned norm_bytes = 16u * batch;
-
-    const int direction = made_once(reverse ? -1 : 1), ahead = made_once(AHEAD * direction);
-    const int later = made_once(to_y ? 0 : direction);  // h is shown if the step that it is shown to runs
+    bool writes[HELD];
     unsigned written_steps[HELD];
 #pragma unroll
     for (int u = 0; u < HELD; ++u) {
-        written_steps[u] = made_once(exists[u] && (to_y || (warp < 3 && keep)) ? (unsigned)steps : 0u);
+        writes[u] = exists[u] && (to_y || (warp < 3 && keep));
+        written_steps[u] = made_once(writes[u] ? running : 0);
     }
-    int step = reverse ? steps - 1 : 0;
+
+    // Steps that the sequence does not have leave c and h as they are, and show nothing to who comes after them.
+    const auto pass_over = [&](int first, int end) {
+        for (int idle = first; idle < end; ++idle) {
+            const bool shows = !to_y && idle + direction < length;
+#pragma unroll
+            for (int u = 0; u < HELD; ++u) {
+                if (writes[u]) at_step(out_of_0, idle, out_bytes)[32 * u] = to_cells ? c[u] : shows ? h[u] : 0.0f;
+            }
+        }
+    };
+    if (reverse) pass_over(running, steps);
+
     float next[AHEAD][HELD];
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
         const float* const there = at_step(gate_of_0, step + direction * i, gate_bytes);
 #pragma unroll
-        for (int u = 0; u < HELD; ++u) next[i][u] = i < steps && makes[u] ? there[32 * u] : 0.0f;
+        for (int u = 0; u < HELD; ++u) next[i][u] = i < running && makes[u] ? there[32 * u] : 0.0f;
     }
 
     float recurrent[HELD];
@@ -165,23 +180,21 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     };
 
     // What a step leaves is written to memory in the next one, while that waits. Before the first one there is none: its
-    // number, -1 or `steps`, is none below those that bound it.
+    // number, -1 or `running`, is none below those that bound it.
     float gates_of_step[HELD], r_of_step[HELD], scale_r = 0.0f, scale_c = 0.0f;
     const auto write_gates = [&](unsigned done) {
+        float* const gate_of = at_step(gate_of_0, done, gate_bytes);
+        float* const r_of = at_step(r_of_0, done, gate_bytes);
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
-            if (done < kept_steps[u]) {
-                at_step(gate_of_0, done, gate_bytes)[32 * u] = gates_of_step[u];
-                at_step(r_of_0, done, gate_bytes)[32 * u] = r_of_step[u];
-            }
+            if (done < kept_steps[u]) gate_of[32 * u] = gates_of_step[u], r_of[32 * u] = r_of_step[u];
         }
     };
     const auto write_states = [&](unsigned done) {
-        const bool shows = (int)done + later < length;
+        float* const out_of = at_step(out_of_0, done, out_bytes);
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
-            const float shown = to_cells ? c[u] : shows ? h[u] : 0.0f;
-            if (done < written_steps[u]) at_step(out_of_0, done, out_bytes)[32 * u] = shown;
+            if (done < written_steps[u]) out_of[32 * u] = to_cells ? c[u] : h[u];
         }
     };
     const auto write_norms = [&](unsigned done) {
@@ -191,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         }
     };
     multiply();
-    for (int left = steps; left > 0; left -= AHEAD) {
+    for (int left = running; left > 0; left -= AHEAD) {
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             if (left <= i) break;
@@ -217,56 +230,55 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             for (int u = 0; u < HELD; ++u) ((float*)gates_now)[thread + 128 * u] = gates_of_step[u];
             __syncthreads();  // all gates are there
 
-            const bool runs = step < length;
             float4 gates_of[HELD];
 #pragma unroll
             for (int u = 0; u < HELD; ++u) gates_of[u] = gates_now[lane + 32 * u];
             __syncwarp();
             write_states(step - direction);
-            float c_next[HELD], h_next[HELD], out[HELD], mean_c = shift, spread, squared;
+            float out[HELD], spread, squared;
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                c_next[u] = fmaf(gates_of[u].y, c[u], gates_of[u].x * gates_of[u].z);
+                c[u] = fmaf(gates_of[u].y, c[u], gates_of[u].x * gates_of[u].z);
                 out[u] = gates_of[u].w;
             }
             int times = 0;
             do {  // once, as a rule
-                const float from = mean_c;
+                const float from = shift;
                 float along;
 #pragma unroll
                 for (int u = 0; u < HELD; ++u) {
-                    const float distance = fmaf(c_next[u], live[u], -from * live[u]);
+                    const float distance = fmaf(c[u], live[u], -from * live[u]);
                     along = u == 0 ? distance : along + distance;
                     squared = u == 0 ? distance * distance : fmaf(distance, distance, squared);
                 }
                 sums_over_warp(along, squared);
                 const float off = along * per_unit;
-                mean_c = from + off, spread = squared - along * off;
+                shift = from + off, spread = squared - along * off;  // the mean, and what is left of the squares
                 scale_c = rsqrtf(spread * per_unit + NORM_EPSILON);
 #pragma unroll
                 for (int u = 0; u < HELD; ++u) {
-                    const float scaled = gain_c[u] * (c_next[u] - mean_c);
+                    const float scaled = gain_c[u] * (c[u] - shift);
                     a[u] = fmaf(scaled, scale_c, bias_c[u]);
-                    h_next[u] = fmaf(2.0f * LOG2_E * scaled, scale_c, 2.0f * LOG2_E * bias_c[u]);
+                    h[u] = fmaf(2.0f * LOG2_E * scaled, scale_c, 2.0f * LOG2_E * bias_c[u]);
                 }
-                tanh_all(h_next, a);
-            } while (__any_sync(0xFFFFFFFFu, spread < 0.1f * squared) && ++times < 3);
+                tanh_all(h, a);
+            } while (__any_sync(ALL_LANES, spread < 0.1f * squared) && ++times < 3);
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                h_next[u] *= out[u];  // 0 without a unit
-                if (runs) handed[place_of(32 * u)] = h_next[u];
+                h[u] *= out[u];  // 0 without a unit
+                handed[place_of(32 * u)] = h[u];
             }
             __syncwarp();
-            if (runs) shift = mean_c;
-#pragma unroll
-            for (int u = 0; u < HELD; ++u) {
-                if (runs) c[u] = c_next[u], h[u] = h_next[u];
-            }
             multiply();
             step += direction;
         }
     }
-    write_gates(step - direction), write_norms(step - direction), write_states(step - direction);
+    step -= direction;
+    write_gates(step), write_norms(step), write_states(step);
+    if (!reverse) {
+        if (running) pass_over(running - 1, running - 1 + (warp == 2 && running >= length));
+        pass_over(running, steps);
+    }
 #pragma unroll
     for (int u = 0; u < HELD; ++u) {
         const long long own = (long long)sequence * hidden + lane + 32 * u;
