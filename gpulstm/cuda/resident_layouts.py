@@ -71,6 +71,8 @@ def largest_hidden(kernel: str) -> int:
 
 def obstacle(kernel: str, batch: int, hidden: int) -> str:
     """Why there is no layout; empty if there is one."""
+    if kernel in LAYER_NORM_TILES and hidden == 1:
+        return "with layer norm is for hidden_size from 2 on: of one unit nothing but rounding is left"
     if hidden > largest_hidden(kernel):
         return f"is for hidden_size up to {largest_hidden(kernel)}, not {hidden}"
     return "" if batch * hidden < MOST_UNITS else f"counts the bytes of a step in 32 bits, too few for batch {batch}"
