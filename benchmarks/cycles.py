@@ -20,12 +20,17 @@ from benchmarks import machine_code, multiprocessor  # noqa: E402 - the reposito
 from gpulstm.cuda import catalogue, resident_layouts  # noqa: E402
 from gpulstm.cuda.catalogue import Specialisation  # noqa: E402
 
-KERNELS = ("lstm_resident_forward", "lstm_resident_backward")  # whose step has one barrier
+BARRIERS = {  # of a step
+    "lstm_resident_forward": 1,
+    "lstm_resident_backward": 1,
+    "lstm_resident_layer_norm_forward": 2,
+    "lstm_resident_layer_norm_backward": 2,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kernel", choices=KERNELS, nargs="+", default=list(KERNELS))
+    parser.add_argument("--kernel", choices=BARRIERS, nargs="+", default=list(BARRIERS))
     parser.add_argument("--tiles", type=_tiles, help="such as 4; all of the kernel's unless told otherwise")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--options", action="store_true", help="with the switch OPTIONS")
@@ -38,12 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for specialisation in _specialisations(chosen):
             instructions, used = machine_code.of(specialisation, chosen.architecture)
-            loop = machine_code.time_loop(instructions)
-            steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
+            loop, *beside = machine_code.time_loops(instructions)
+            steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop) // BARRIERS[specialisation.entry]
             hidden = chosen.hidden or resident_layouts.units(specialisation.tiles)
-            warps = resident_layouts.threads(hidden) // 32
+            warps = resident_layouts.threads(hidden, specialisation.entry) // 32
             for blocks in chosen.blocks:
-                found = multiprocessor.run(loop, warps, blocks)
+                others = warps - 4 if beside else 0  # than one for each scheduler
+                rest = {"beside": beside[0], "warps_beside": others} if beside else {}
+                found = multiprocessor.run(loop, warps - others, blocks, **rest)
                 cycles = found.cycles / steps
                 numbers = f"{len(loop) / steps:.0f} | {cycles:.0f} | {cycles / multiprocessor.MEGAHERTZ:.3f}"
                 tiles = ",".join(map(str, specialisation.tiles))

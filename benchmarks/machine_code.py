@@ -66,11 +66,25 @@ def parse(listing: str) -> list[Instruction]:
 
 def time_loop(instructions: list[Instruction]) -> list[Instruction]:
     """The loop with the most barriers in it, and of those the longest: from its head to the branch back."""
-    loops = [instructions[one.target : index + 1] for index, one in enumerate(instructions) if 0 <= one.target <= index]
+    return time_loops(instructions)[0]
+
+
+def time_loops(instructions: list[Instruction]) -> list[list[Instruction]]:
+    """That loop, and those beside it with as many barriers: warps with another job go through them."""
+    loops = [range(one.target, index + 1) for index, one in enumerate(instructions) if 0 <= one.target <= index]
     loops = [loop for loop in loops if len(loop) > 1]  # a branch to itself stands behind the end of a kernel
     if not loops:
         raise ValueError("this kernel has no loop")
-    return max(loops, key=lambda loop: (sum(one.opcode.startswith("BAR.SYNC") for one in loop), len(loop)))
+
+    def barriers(loop: range) -> int:
+        return sum(instructions[at].opcode.startswith("BAR.SYNC") for at in loop)
+
+    most = max(map(barriers, loops))
+    found: list[range] = []
+    for loop in sorted((loop for loop in loops if barriers(loop) == most), key=len, reverse=True):
+        if most and all(loop[-1] < other[0] or other[-1] < loop[0] for other in found) or not found:
+            found.append(loop)
+    return [[instructions[at] for at in loop] for loop in found]
 
 
 def of(specialisation: Specialisation, architecture: int = 90) -> tuple[list[Instruction], str]:

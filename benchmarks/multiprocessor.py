@@ -64,39 +64,53 @@ def kind_of(instruction: Instruction) -> Kind:
 
 
 class _Warp:
-    def __init__(self, block: int) -> None:
-        self.block, self.at, self.passes, self.ready = block, 0, 0, 0
+    def __init__(self, block: int, loop: Sequence[Instruction]) -> None:
+        self.block, self.loop, self.kinds = block, loop, [kind_of(one) for one in loop]
+        self.at, self.passes, self.ready = 0, 0, 0
         self.scoreboards = [0] * SCOREBOARDS
-        self.barrier: tuple[int, int] | None = None  # the pass and the place that it stands at
+        self.barriers = 0  # that it has come to
+        self.waits = False  # at the last of them
         self.began: list[int] = []
 
 
-def run(loop: Sequence[Instruction], warps: int, blocks: int = 1, passes: int = 12) -> Found:
+def run(
+    loop: Sequence[Instruction],
+    warps: int,
+    blocks: int = 1,
+    passes: int = 12,
+    *,
+    beside: Sequence[Instruction] = (),
+    warps_beside: int = 0,
+) -> Found:
     """``warps`` of each of ``blocks`` blocks that share a multiprocessor go through the loop ``passes`` times. The
-    first of them, in which they get out of step, and the last one do not count."""
-    kinds = [kind_of(one) for one in loop]
-    at_barrier = [one.opcode.startswith("BAR") for one in loop]
-    all_warps = [_Warp(number // warps) for number in range(warps * blocks)]
+    first of them, in which they get out of step, and the last one do not count. ``warps_beside`` more of each block go
+    through another loop with as many barriers meanwhile."""
+    all_warps = [
+        _Warp(block, loop if number < warps else beside)
+        for block in range(blocks)
+        for number in range(warps + warps_beside)
+    ]
     of_scheduler = [all_warps[first::SCHEDULERS] for first in range(SCHEDULERS)]
     free: list[dict[str, int]] = [{} for _ in range(SCHEDULERS)]  # when each pipe is
     shared_path = 0
-    arrived: dict[tuple[int, tuple[int, int]], int] = {}
-    opens: dict[tuple[int, tuple[int, int]], int] = {}
+    arrived: dict[tuple[int, int], int] = {}
+    opens: dict[tuple[int, int], int] = {}
     last: list[_Warp | None] = [None] * SCHEDULERS
     timeline = [0] * len(loop)
     issued = now = 0
-    a_pass, reached = len(loop) * len(all_warps), [0]  # when so many passes had been issued
+    a_pass, reached = sum(len(warp.loop) for warp in all_warps), [0]  # when so many passes had been issued
     while any(warp.passes < passes for warp in all_warps):
         for number, mine in enumerate(of_scheduler):
             # The one that has just issued goes on as long as it can; else the one that is furthest behind.
-            for warp in sorted(mine, key=lambda warp: (warp is not last[number], warp.passes, warp.at)):
+            order = sorted(mine, key=lambda warp: (warp is not last[number], warp.passes, warp.at / len(warp.loop)))
+            for warp in order:
                 if warp.passes == passes or now < warp.ready:
                     continue
-                if warp.barrier is not None:
-                    if opens.get((warp.block, warp.barrier), now + 1) > now:
+                if warp.waits:
+                    if opens.get((warp.block, warp.barriers), now + 1) > now:
                         continue
-                    warp.barrier = None
-                one, kind = loop[warp.at], kinds[warp.at]
+                    warp.waits = False
+                one, kind = warp.loop[warp.at], warp.kinds[warp.at]
                 if any(one.waits >> board & 1 and warp.scoreboards[board] > now for board in range(SCOREBOARDS)):
                     continue
                 if free[number].get(kind.pipe, 0) > now and kind.pipe:
@@ -117,14 +131,14 @@ def run(loop: Sequence[Instruction], warps: int, blocks: int = 1, passes: int = 
                         warp.scoreboards[board] = max(warp.scoreboards[board], now + cycles + queued)
                 warp.ready, last[number] = now + max(1, one.stall), warp
                 issued += 1
-                if at_barrier[warp.at]:
-                    warp.barrier = warp.passes, warp.at
-                    key = warp.block, warp.barrier
+                if one.opcode.startswith("BAR"):
+                    warp.barriers, warp.waits = warp.barriers + 1, True
+                    key = warp.block, warp.barriers
                     arrived[key] = arrived.get(key, 0) + 1
-                    if arrived[key] == warps:
+                    if arrived[key] == warps + warps_beside:
                         opens[key] = now + BARRIER
                 warp.at += 1
-                if warp.at == len(loop):
+                if warp.at == len(warp.loop):
                     warp.at, warp.passes = 0, warp.passes + 1
                 break
         now += 1

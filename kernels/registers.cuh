@@ -24,6 +24,12 @@ __device__ __forceinline__ Number made_once(Number number) {
 #endif
     return number;
 }
+__device__ __forceinline__ float made_once(float number) {  // in a loop: what it is made of is not waited for later on
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+f"(number));
+#endif
+    return number;
+}
 template <class Item>
 __device__ __forceinline__ Item* made_once(Item* address) {
 #ifdef __CUDA_ARCH__

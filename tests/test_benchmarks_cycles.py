@@ -90,6 +90,22 @@ def test_a_barrier_waits_for_the_slowest_warp_of_its_block_alone():
     assert apart == pytest.approx(2 * 51, abs=8)  # while one block waits, the other one computes
 
 
+def test_warps_with_another_job_come_to_the_same_barriers():
+    short, long = ([made("FFMA R1, R2, R3, R1")] * of + [made("BAR.SYNC.DEFER_BLOCKING 0x0")] for of in (10, 60))
+    alone = multiprocessor.run(short, 4, passes=20).cycles
+    beside = multiprocessor.run(short, 4, passes=20, beside=long, warps_beside=4).cycles
+    assert alone == pytest.approx(10 + multiprocessor.BARRIER, abs=4)
+    assert 60 + multiprocessor.BARRIER <= beside <= 70 + multiprocessor.BARRIER + 6
+
+
+def test_loops_that_come_to_as_many_barriers():
+    barrier, back = made("BAR.SYNC.DEFER_BLOCKING 0x0"), made("BRA `(.L_x_1)")
+    one, other = [made("FFMA R1, R2, R3, R1")] * 3 + [barrier], [made("EXIT"), barrier]
+    code = [*one, back._replace(target=0), *other, back._replace(target=5), made("NOP"), back._replace(target=8)]
+    assert [len(loop) for loop in machine_code.time_loops(code)] == [5, 3]
+    assert machine_code.time_loop(code) == code[:5]
+
+
 def test_a_timeline_shows_where_a_warp_waited():
     loop = [made("LDS R1, [R2]", holds=0), made("FADD R1, R1, R2", stall=4, waits=1)]
     lines = list(cycles.timeline(loop, [0, 29]))
@@ -105,7 +121,7 @@ def test_the_machine_code_of_a_kernel():
     except machine_code.NotThere as error:
         pytest.skip(str(error))
     loop = machine_code.time_loop(instructions)
-    steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
+    steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop) / cycles.BARRIERS[entry]
     assert "registers" in used and steps in (2, 4, 8) and loop[-1].opcode.startswith("BRA")
     products = sum(one.opcode.startswith("FFMA") for one in loop) / steps
     assert 64 <= products <= 96  # of a lane and step: 64, and the activations

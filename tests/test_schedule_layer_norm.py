@@ -158,6 +158,14 @@ def test_a_cell_whose_mean_is_far_from_zero(backend, schedule):
     )  # rounding of c is 1e-4 of what varies
 
 
+def test_cells_that_are_all_far_from_where_their_mean_was(backend):
+    """In registers it is the last step's mean whose distances are squared, and before the first one it is zero."""
+    given = usual(steps=3, batch=3, hidden=40, lengths=(3, 1, 2))
+    h, c = given.arrays["state"]
+    with scheduled(backend, "resident", 5):
+        check(backend, given.but(state=(h, c + np.float32(3000))), "inference", "float32")
+
+
 class TestOnTheCpu:
     BACKENDS = (backends.CUPY_ON_CPU,)
 

@@ -242,7 +242,7 @@ def _launch(
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
-        threads = resident_layouts.threads(sizes[2])
+        threads = resident_layouts.threads(sizes[2], choice.kernel)
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
