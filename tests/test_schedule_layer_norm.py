@@ -196,6 +196,7 @@ class TestOnTheCpu:
     def test_with_checkpoints(self, backend, schedule, monkeypatch):
         """A stretch adds to the gains' gradients of the one before, and so in another order."""
         monkeypatch.setattr(engines, "WINDOW", 4)
+        monkeypatch.setattr(engines, "GPU_ROWS", 1)
         given, found = usual(steps=7, batch=3, lengths=(7, 0, 5)), []
         a = backend.array({name: given.of("float32")[name] for name in ("x", "params", "state", "dy", "dstate")})
         with scheduled(backend, schedule, 5):
