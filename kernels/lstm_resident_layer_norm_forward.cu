@@ -14,7 +14,8 @@
 // the mean and the variance of all c over the lanes of its warp, and their h, for its warp's products alone. What goes
 // to memory is shared out: the first warp writes y, the others h, c and what was normalised by.
 //
-// A step has two barriers: for the sum of the squares of r, first over a warp and then over all four, and for the gates.
+// A step has two barriers: for the squares' sum of r, first over a warp and then over all four, and for the gates.
+// Steps that a sequence does not have are none here: what there is to write of them comes before or after all others.
 //
 // The variance of c is made of squared distances from the mean of the step before. Where that is so far off that more
 // than nine tenths of their sum come from it, sums are made again, of distances from the mean that was found.
@@ -179,8 +180,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         if (lane == 0) squares[warp] = sum;
     };
 
-    // What a step leaves is written to memory in the next one, while that waits. Before the first one there is none: its
-    // number, -1 or `running`, is none below those that bound it.
+    // What a step leaves is written to memory in the next one, while that waits. Before the first one there is none:
+    // its number, -1 or `running`, is none below those that bound it.
     float gates_of_step[HELD], r_of_step[HELD], scale_r = 0.0f, scale_c = 0.0f;
     const auto write_gates = [&](unsigned done) {
         float* const gate_of = at_step(gate_of_0, done, gate_bytes);
