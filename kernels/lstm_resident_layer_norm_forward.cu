@@ -183,25 +183,19 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     // What a step leaves is written to memory in the next one, while that waits. Before the first one there is none:
     // its number, -1 or `running`, is none below those that bound it.
     float gates_of_step[HELD], r_of_step[HELD], scale_r = 0.0f, scale_c = 0.0f;
-    const auto write_gates = [&](unsigned done) {
+    const auto write = [&](unsigned done) {
         float* const gate_of = at_step(gate_of_0, done, gate_bytes);
         float* const r_of = at_step(r_of_0, done, gate_bytes);
+        float* const norm = at_step(norm_of_0, done, norm_bytes);
+        float* const out_of = at_step(out_of_0, done, out_bytes);
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
             if (done < kept_steps[u]) gate_of[32 * u] = gates_of_step[u], r_of[32 * u] = r_of_step[u];
         }
-    };
-    const auto write_states = [&](unsigned done) {
-        float* const out_of = at_step(out_of_0, done, out_bytes);
+        if (done < norm_steps) norm[1] = scale_r, norm[2] = shift, norm[3] = scale_c;
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
             if (done < written_steps[u]) out_of[32 * u] = to_cells ? c[u] : h[u];
-        }
-    };
-    const auto write_norms = [&](unsigned done) {
-        if (done < norm_steps) {
-            float* const norm = at_step(norm_of_0, done, norm_bytes);
-            norm[1] = scale_r, norm[2] = shift, norm[3] = scale_c;
         }
     };
     multiply();
@@ -212,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             __syncthreads();  // all sums of squares are there
             const float4 of_warps = *(const float4*)squares;
             __syncwarp();  // what is waited for is read before anything is written
-            write_gates(step - direction), write_norms(step - direction);
+            write(step - direction);
             const float square = (of_warps.x + of_warps.y) + (of_warps.z + of_warps.w);
             scale_r = rsqrtf(square * per_row + NORM_EPSILON);
             float a[HELD];
@@ -231,16 +225,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             for (int u = 0; u < HELD; ++u) ((float*)gates_now)[thread + 128 * u] = gates_of_step[u];
             __syncthreads();  // all gates are there
 
-            float4 gates_of[HELD];
-#pragma unroll
-            for (int u = 0; u < HELD; ++u) gates_of[u] = gates_now[lane + 32 * u];
-            __syncwarp();
-            write_states(step - direction);
             float out[HELD], spread, squared;
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                c[u] = fmaf(gates_of[u].y, c[u], gates_of[u].x * gates_of[u].z);
-                out[u] = gates_of[u].w;
+                const float4 of_unit = gates_now[lane + 32 * u];
+                c[u] = fmaf(of_unit.y, c[u], of_unit.x * of_unit.z);
+                out[u] = of_unit.w;
             }
             int times = 0;
             do {  // once, as a rule
@@ -274,8 +264,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             step += direction;
         }
     }
-    step -= direction;
-    write_gates(step), write_norms(step), write_states(step);
+    write(step - direction);
     if (!reverse) {
         if (running) pass_over(running - 1, running - 1 + (warp == 2 && running >= length));
         pass_over(running, steps);
