@@ -137,21 +137,22 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         to_y ? y + (long long)sequence * y_width + y_offset + lane : (to_cells ? cells : hiddens) + slot_of_0);
     float* const norm_of_0 = made_once(norms + 4 * (long long)sequence);
     const unsigned norm_bytes = 16u * batch;
-    bool writes[HELD];
     unsigned written_steps[HELD];
 #pragma unroll
     for (int u = 0; u < HELD; ++u) {
-        writes[u] = exists[u] && (to_y || (warp < 3 && keep));
-        written_steps[u] = made_once(writes[u] ? running : 0);
+        written_steps[u] = made_once(exists[u] && (to_y || (warp < 3 && keep)) ? running : 0);
     }
 
-    // Steps that the sequence does not have leave c and h as they are, and show nothing to who comes after them.
+    // Steps that the sequence does not have leave c and h as they are, and show nothing to who comes after them. What
+    // lanes do there is found out there: there are few predicates.
     const auto pass_over = [&](int first, int end) {
+        const int writer = afresh(warp), first_unit = afresh(lane);
         for (int idle = first; idle < end; ++idle) {
-            const bool shows = !to_y && idle + direction < length;
+            const bool shows = writer == 2 && idle + direction < length;
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                if (writes[u]) at_step(out_of_0, idle, out_bytes)[32 * u] = to_cells ? c[u] : shows ? h[u] : 0.0f;
+                if (first_unit + 32 * u >= hidden || !(writer == 0 || (writer < 3 && keep))) continue;
+                at_step(out_of_0, idle, out_bytes)[32 * u] = writer == 1 ? c[u] : shows ? h[u] : 0.0f;
             }
         }
     };
@@ -183,11 +184,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     // What a step leaves is written to memory in the next one, while that waits. Before the first one there is none:
     // its number, -1 or `running`, is none below those that bound it.
     float gates_of_step[HELD], r_of_step[HELD], scale_r = 0.0f, scale_c = 0.0f;
+    // Where that is, is found before the barrier.
+    float *gate_of, *r_of, *norm, *out_of;
+    const auto find = [&](unsigned done) {
+        gate_of = made_once(at_step(gate_of_0, done, gate_bytes)), r_of = made_once(at_step(r_of_0, done, gate_bytes));
+        norm = made_once(at_step(norm_of_0, done, norm_bytes)), out_of = made_once(at_step(out_of_0, done, out_bytes));
+    };
     const auto write = [&](unsigned done) {
-        float* const gate_of = at_step(gate_of_0, done, gate_bytes);
-        float* const r_of = at_step(r_of_0, done, gate_bytes);
-        float* const norm = at_step(norm_of_0, done, norm_bytes);
-        float* const out_of = at_step(out_of_0, done, out_bytes);
+        in_global_memory(gate_of), in_global_memory(r_of), in_global_memory(norm), in_global_memory(out_of);
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
             if (done < kept_steps[u]) gate_of[32 * u] = gates_of_step[u], r_of[32 * u] = r_of_step[u];
@@ -203,6 +207,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             if (left <= i) break;
+            find(step - direction);
             __syncthreads();  // all sums of squares are there
             const float4 of_warps = *(const float4*)squares;
             __syncwarp();  // what is waited for is read before anything is written
@@ -264,15 +269,17 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             step += direction;
         }
     }
-    write(step - direction);
+    find(step - direction), write(step - direction);
     if (!reverse) {
         if (running) pass_over(running - 1, running - 1 + (warp == 2 && running >= length));
         pass_over(running, steps);
     }
+    const int writer = afresh(warp), first_unit = afresh(lane);
 #pragma unroll
     for (int u = 0; u < HELD; ++u) {
-        const long long own = (long long)sequence * hidden + lane + 32 * u;
-        if (exists[u] && to_y) state[own] = h[u];
-        if (exists[u] && to_cells && !keep) cells[own] = c[u];
+        const int unit = first_unit + 32 * u;
+        const long long own = (long long)sequence * hidden + unit;
+        if (unit < hidden && writer == 0) state[own] = h[u];
+        if (unit < hidden && writer == 1 && !keep) cells[own] = c[u];
     }
 }
