@@ -1,7 +1,7 @@
 // Where a block of four warps has a hidden unit's LANES_OF_UNIT lanes a quarter or half of a warp apart, and sixteen
-// lanes make the dh = W_hh^T da of their OUTPUTS = 2 * QUADS units together: lane `part`, 0 to 15, has a sixteenth of the
-// sum over all 4*hidden pre-activations, the gates of every sixteenth unit. As in sixteenth_products.cuh its sum number
-// j is for unit j ^ (its own one).
+// lanes make the dh = W_hh^T da of their OUTPUTS = 2 * QUADS units together: lane `part`, 0 to 15, has a sixteenth of
+// the sum over all 4*hidden pre-activations, the gates of every sixteenth unit. As in sixteenth_products.cuh its sum
+// number j is for unit j ^ (its own one).
 //
 // da stands in shared memory as a float4 for each unit, its four gates.
 #pragma once

@@ -41,6 +41,10 @@
 #define SERVED (QUADS / 2)         // hidden units that a lane of the other warps prepares: 32 apart
 #define OF_A_SUM (2 * QUADS)       // numbers in shared memory that are added up to one of the four
 
+struct __align__(4 * GATES) PerGate {
+    float of[GATES];               // each of a lane's gates
+};
+
 struct __align__(8 * GATES) OwnGates {
     float slope[GATES];            // what gives each gate's gradient from dc, the output gate's from dh
     float r[GATES];                // norm(r)
@@ -139,34 +143,32 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
             for (int p = 0; p < SERVED; ++p) {
                 const int unit = lane + 32 * p;
                 const float in = of_4[p][0], forget = of_4[p][1], candidate = of_4[p][2], out = of_4[p][3];
-                const float n_i = r_of_4[p][0], n_f = r_of_4[p][1], n_g = r_of_4[p][2], n_o = r_of_4[p][3];
                 const float before = reverse ? upper[p] : lower[p], after = reverse ? lower[p] : upper[p];
                 const float normal = (after - mean_c) * scale_c, n[1] = {fmaf(gain_c[p], normal, bias_c[p])};
                 float tanh_n[1] = {2.0f * LOG2_E * n[0]};
                 tanh_all(tanh_n, n);
-                const float s_i = candidate * (in * (1.0f - in)), s_f = before * (forget * (1.0f - forget));
-                const float s_g = in * (1.0f - candidate * candidate), s_o = tanh_n[0] * (out * (1.0f - out));
-                const float d_i = s_i * gain_r[p][0], d_f = s_f * gain_r[p][1], d_g = s_g * gain_r[p][2];
-                const float d_o = s_o * gain_r[p][3], to_n = out * (1.0f - tanh_n[0] * tanh_n[0]);
-                const float to_c = scale_c * gain_c[p] * to_n, to_mean = to_c * per_unit;
-                const float sum = d_i + d_f + d_g, along = d_i * n_i + d_f * n_f + d_g * n_g;
-                const float to_sum = per_row * (to_c * sum + d_o), to_along = per_row * (to_c * along + d_o * n_o);
+                const float slopes[4] = {
+                    candidate * (in * (1.0f - in)), before * (forget * (1.0f - forget)),
+                    in * (1.0f - candidate * candidate), tanh_n[0] * (out * (1.0f - out))};
+                float d[4], sum = 0.0f, along = 0.0f;  // of what dc makes of the gates, through gain_r
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    to.of_gates[k / GATES][unit].slope[k % GATES] = slopes[k];
+                    to.of_gates[k / GATES][unit].r[k % GATES] = r_of_4[p][k];
+                    d[k] = slopes[k] * gain_r[p][k];
+                    if (k < 3) sum += d[k], along += d[k] * r_of_4[p][k];
+                }
+                const float to_n = out * (1.0f - tanh_n[0] * tanh_n[0]), to_c = scale_c * gain_c[p] * to_n;
+                const float of_dh[4] = {to_c * per_unit, to_c * per_unit * normal, per_row * (to_c * sum + d[3]),
+                                        per_row * (to_c * along + d[3] * r_of_4[p][3])};
+                const float of_dc[4] = {0.0f, 0.0f, per_row * sum, per_row * along};
+                const float of_cell[4] = {to_n * normal, to_n, 0.0f, 0.0f};
+#pragma unroll
+                for (int number = 0; number < LANES_OF_UNIT; ++number) {
+                    const int other = (number + 2) % 4, last = GATES == 2 ? other : number;
+                    to.of_sums[number][unit] = make_float4(of_dh[number], of_dh[other], of_dc[last], of_cell[number]);
+                }
                 to.of_cell[unit] = make_float4(to_c, forget, normal, d_output[p]);
-#if QUADS == 4
-                to.of_sums[0][unit] = make_float4(to_mean, to_sum, per_row * sum, to_n * normal);
-                to.of_sums[1][unit] = make_float4(to_mean * normal, to_along, per_row * along, to_n);
-                to.of_gates[0][unit] = {{s_i, s_f}, {n_i, n_f}};
-                to.of_gates[1][unit] = {{s_g, s_o}, {n_g, n_o}};
-#else
-                to.of_sums[0][unit] = make_float4(to_mean, 0.0f, 0.0f, to_n * normal);
-                to.of_sums[1][unit] = make_float4(to_mean * normal, 0.0f, 0.0f, to_n);
-                to.of_sums[2][unit] = make_float4(to_sum, 0.0f, per_row * sum, 0.0f);
-                to.of_sums[3][unit] = make_float4(to_along, 0.0f, per_row * along, 0.0f);
-                to.of_gates[0][unit] = {{s_i}, {n_i}};
-                to.of_gates[1][unit] = {{s_f}, {n_f}};
-                to.of_gates[2][unit] = {{s_g}, {n_g}};
-                to.of_gates[3][unit] = {{s_o}, {n_o}};
-#endif
             }
         };
 
@@ -240,11 +242,7 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
 #pragma unroll
         for (int k = 0; k < GATES; ++k) gain_now[k] = gain_r[k] * from.of_step[5];
         added[0] = sums_now.x * cell_now.w;
-#if QUADS == 4
-        added[1] = fmaf(sums_now.z, d_cell, sums_now.y * cell_now.w);
-#else
-        added[0] = fmaf(sums_now.z, d_cell, added[0]);
-#endif
+        added[GATES - 1] = fmaf(sums_now.z, d_cell, GATES == 2 ? sums_now.y * cell_now.w : added[0]);
     };
     wait_for_all_warps();
     take(0, 0);
@@ -255,11 +253,7 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
         for (int k = 0; k < GATES; ++k) {
             const float of_lane = fmaf(k ? sums_now.y : sums_now.x, d_hidden, added[k]);
             const float of_8 = sum_of_eight_neighbours(of_lane);
-#if QUADS == 4
-            if (lane < 4) of_warps[lane / 2 + 2 * k][2 * warp + lane % 2] = of_8;
-#else
-            if (lane < 4) of_warps[lane][warp] = of_8;
-#endif
+            if (lane < 4) of_warps[lane / GATES + 2 * k][GATES * warp + lane % GATES] = of_8;
         }
         d_hidden += cell_now.w;
         d_of_cell += sums_now.w * d_hidden;
@@ -276,21 +270,16 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
         const float sum = __shfl_sync(ALL_LANES, total, 2, 4) - (mean_e * slopes_now.x + along_e * slopes_now.y);
         const float along = __shfl_sync(ALL_LANES, total, 3, 4) - (mean_e * slopes_now.z + along_e * slopes_now.w);
         const float d_c = x - fmaf(along_e, cell_now.z, mean_e);
-        float d_gate[GATES], dr[GATES];
+        PerGate d_gate, dr;
 #pragma unroll
         for (int k = 0; k < GATES; ++k) {
-            d_gate[k] = (k == GATES - 1 && has_out ? d_hidden : d_c) * own_now.slope[k];
-            dr[k] = fmaf(d_gate[k], gain_now[k], -fmaf(own_now.r[k], along, sum));
-            d_gain[k] += d_gate[k] * own_now.r[k];
+            d_gate.of[k] = (k == GATES - 1 && has_out ? d_hidden : d_c) * own_now.slope[k];
+            dr.of[k] = fmaf(d_gate.of[k], gain_now[k], -fmaf(own_now.r[k], along, sum));
+            d_gain[k] += d_gate.of[k] * own_now.r[k];
         }
         d_cell = d_c * cell_now.y;
         // Units that there are not have zeros in the weights that these are multiplied by.
-#if QUADS == 4
-        ((float2*)dr_now)[own] = make_float2(dr[0], dr[1]);
-        ((float2*)da_now)[own] = make_float2(d_gate[0], d_gate[1]);
-#else
-        ((float*)dr_now)[own] = dr[0], ((float*)da_now)[own] = d_gate[0];
-#endif
+        ((PerGate*)dr_now)[own] = dr, ((PerGate*)da_now)[own] = d_gate;
         wait_for_all_warps();
         float4 of_sources[QUADS];
 #pragma unroll

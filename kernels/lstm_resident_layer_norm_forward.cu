@@ -14,7 +14,8 @@
 // the mean and the variance of all c over the lanes of its warp, and their h, for its warp's products alone. What goes
 // to memory is shared out: the first warp writes y, the others h, c and what was normalised by.
 //
-// A step has two barriers: for the sum of the squares of r, first over a warp and then over all four, and for the gates.
+// A step has two barriers: for the squares' sum of r, first over a warp and then over all four, and for the gates.
+// Steps that a sequence does not have are none here: what there is to write of them comes before or after all others.
 //
 // The variance of c is made of squared distances from the mean of the step before. Where that is so far off that more
 // than nine tenths of their sum come from it, sums are made again, of distances from the mean that was found.
@@ -136,21 +137,22 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         to_y ? y + (long long)sequence * y_width + y_offset + lane : (to_cells ? cells : hiddens) + slot_of_0);
     float* const norm_of_0 = made_once(norms + 4 * (long long)sequence);
     const unsigned norm_bytes = 16u * batch;
-    bool writes[HELD];
     unsigned written_steps[HELD];
 #pragma unroll
     for (int u = 0; u < HELD; ++u) {
-        writes[u] = exists[u] && (to_y || (warp < 3 && keep));
-        written_steps[u] = made_once(writes[u] ? running : 0);
+        written_steps[u] = made_once(exists[u] && (to_y || (warp < 3 && keep)) ? running : 0);
     }
 
-    // Steps that the sequence does not have leave c and h as they are, and show nothing to who comes after them.
+    // Steps that the sequence does not have leave c and h as they are, and show nothing to who comes after them. What
+    // lanes do there is found out there: there are few predicates.
     const auto pass_over = [&](int first, int end) {
+        const int writer = afresh(warp), first_unit = afresh(lane);
         for (int idle = first; idle < end; ++idle) {
-            const bool shows = !to_y && idle + direction < length;
+            const bool shows = writer == 2 && idle + direction < length;
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                if (writes[u]) at_step(out_of_0, idle, out_bytes)[32 * u] = to_cells ? c[u] : shows ? h[u] : 0.0f;
+                if (first_unit + 32 * u >= hidden || !(writer == 0 || (writer < 3 && keep))) continue;
+                at_step(out_of_0, idle, out_bytes)[32 * u] = writer == 1 ? c[u] : shows ? h[u] : 0.0f;
             }
         }
     };
@@ -179,28 +181,25 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         if (lane == 0) squares[warp] = sum;
     };
 
-    // What a step leaves is written to memory in the next one, while that waits. Before the first one there is none: its
-    // number, -1 or `running`, is none below those that bound it.
+    // What a step leaves is written to memory in the next one, while that waits. Before the first one there is none:
+    // its number, -1 or `running`, is none below those that bound it.
     float gates_of_step[HELD], r_of_step[HELD], scale_r = 0.0f, scale_c = 0.0f;
-    const auto write_gates = [&](unsigned done) {
-        float* const gate_of = at_step(gate_of_0, done, gate_bytes);
-        float* const r_of = at_step(r_of_0, done, gate_bytes);
+    // Where that is, is found before the barrier.
+    float *gate_of, *r_of, *norm, *out_of;
+    const auto find = [&](unsigned done) {
+        gate_of = made_once(at_step(gate_of_0, done, gate_bytes)), r_of = made_once(at_step(r_of_0, done, gate_bytes));
+        norm = made_once(at_step(norm_of_0, done, norm_bytes)), out_of = made_once(at_step(out_of_0, done, out_bytes));
+    };
+    const auto write = [&](unsigned done) {
+        in_global_memory(gate_of), in_global_memory(r_of), in_global_memory(norm), in_global_memory(out_of);
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
             if (done < kept_steps[u]) gate_of[32 * u] = gates_of_step[u], r_of[32 * u] = r_of_step[u];
         }
-    };
-    const auto write_states = [&](unsigned done) {
-        float* const out_of = at_step(out_of_0, done, out_bytes);
+        if (done < norm_steps) norm[1] = scale_r, norm[2] = shift, norm[3] = scale_c;
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
             if (done < written_steps[u]) out_of[32 * u] = to_cells ? c[u] : h[u];
-        }
-    };
-    const auto write_norms = [&](unsigned done) {
-        if (done < norm_steps) {
-            float* const norm = at_step(norm_of_0, done, norm_bytes);
-            norm[1] = scale_r, norm[2] = shift, norm[3] = scale_c;
         }
     };
     multiply();
@@ -208,10 +207,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             if (left <= i) break;
+            find(step - direction);
             __syncthreads();  // all sums of squares are there
             const float4 of_warps = *(const float4*)squares;
             __syncwarp();  // what is waited for is read before anything is written
-            write_gates(step - direction), write_norms(step - direction);
+            write(step - direction);
             const float square = (of_warps.x + of_warps.y) + (of_warps.z + of_warps.w);
             scale_r = rsqrtf(square * per_row + NORM_EPSILON);
             float a[HELD];
@@ -230,16 +230,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             for (int u = 0; u < HELD; ++u) ((float*)gates_now)[thread + 128 * u] = gates_of_step[u];
             __syncthreads();  // all gates are there
 
-            float4 gates_of[HELD];
-#pragma unroll
-            for (int u = 0; u < HELD; ++u) gates_of[u] = gates_now[lane + 32 * u];
-            __syncwarp();
-            write_states(step - direction);
             float out[HELD], spread, squared;
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                c[u] = fmaf(gates_of[u].y, c[u], gates_of[u].x * gates_of[u].z);
-                out[u] = gates_of[u].w;
+                const float4 of_unit = gates_now[lane + 32 * u];
+                c[u] = fmaf(of_unit.y, c[u], of_unit.x * of_unit.z);
+                out[u] = of_unit.w;
             }
             int times = 0;
             do {  // once, as a rule
@@ -273,16 +269,17 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             step += direction;
         }
     }
-    step -= direction;
-    write_gates(step), write_norms(step), write_states(step);
+    find(step - direction), write(step - direction);
     if (!reverse) {
         if (running) pass_over(running - 1, running - 1 + (warp == 2 && running >= length));
         pass_over(running, steps);
     }
+    const int writer = afresh(warp), first_unit = afresh(lane);
 #pragma unroll
     for (int u = 0; u < HELD; ++u) {
-        const long long own = (long long)sequence * hidden + lane + 32 * u;
-        if (exists[u] && to_y) state[own] = h[u];
-        if (exists[u] && to_cells && !keep) cells[own] = c[u];
+        const int unit = first_unit + 32 * u;
+        const long long own = (long long)sequence * hidden + unit;
+        if (unit < hidden && writer == 0) state[own] = h[u];
+        if (unit < hidden && writer == 1 && !keep) cells[own] = c[u];
     }
 }

@@ -1,6 +1,7 @@
 // Sums over a warp by its tensor core, in two products with ones instead of five shuffles: in all lanes with the same
-// bits. The tensor core reads the upper 19 bits of a word, so each number is handed over in two parts (tensor_core.cuh),
-// and what is left out is below 2^-22 of it. A sum of numbers one of which is infinite is NaN. A whole warp has to come.
+// bits. The tensor core reads the upper 19 bits of a word, so each number is handed over in two parts
+// (tensor_core.cuh), and what is left out is below 2^-22 of it. A sum of numbers one of which is infinite is NaN. A
+// whole warp has to come.
 //
 // Below compute capability 8.0, whose tensor cores do not take such words, it is shuffles after all.
 #pragma once
@@ -8,7 +9,11 @@
 #include "tensor_core.cuh"
 
 #define ONE 0x3F800000u
-#define IN_TENSOR_CORE (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define IN_TENSOR_CORE 1
+#else
+#define IN_TENSOR_CORE 0
+#endif
 
 // Of each eight neighbours: lane t of any four has that of lanes 8t to 8t + 7.
 __device__ __forceinline__ float sum_of_eight_neighbours(float number) {

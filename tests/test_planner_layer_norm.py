@@ -95,7 +95,7 @@ def test_once_is_for_few_sequences():
 
 def test_in_print():
     assert str(choose(FORWARD, 8, 37)) == (
-        "resident: 8 x 1 block, 1 sequence each; 0.5 us a step predicted with layer norm, from floors, not measured"
+        "resident: 8 x 1 block, 1 sequence each; 0.4 us a step predicted with layer norm, from floors, not measured"
     )
     assert "us a step predicted with layer norm, from floors, not measured" in str(choose(BACKWARD, 8, 512))
 

@@ -186,7 +186,8 @@ class TestOnTheCpu:
 
     @pytest.mark.parametrize(("mode", "schedule"), [("asan", "resident"), ("asan", "persistent"), ("tsan", "resident")])
     def test_under_sanitizers(self, mode, schedule):
-        given = usual(steps=2, batch=2, hidden=12 if schedule == "persistent" else 7, lengths=(2, 1))
+        steps = 5 if schedule == "resident" else 2  # it goes through four at once, and prepares the next ones
+        given = usual(steps=steps, batch=2, hidden=12 if schedule == "persistent" else 7, lengths=(steps, 1))
         with cupy_on_cpu(mode, thread_order="random", seed=1) as cupy:
             backend = Backend(backends.CUPY_ON_CPU, cupy)
             with scheduled(backend, schedule, 1 if schedule == "resident" else 4):
