@@ -101,7 +101,7 @@ def test_the_machine_code_of_a_kernel():
     entry = "lstm_resident_forward"
     tiles = next(of for of in cycles.catalogue.TILES[entry][1] if of[0] == 4)
     try:
-        instructions, used = machine_code.of(Specialisation(entry, "float32", (False, False), tiles))
+        instructions, used = machine_code.of(Specialisation(entry, "float32", (False, False, False), tiles))
     except machine_code.NotThere as error:
         pytest.skip(str(error))
     loop = machine_code.time_loop(instructions)

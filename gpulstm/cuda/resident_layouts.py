@@ -80,8 +80,8 @@ def together(tiles: tuple[int, ...]) -> int:
     return max(1, 8 // quads)
 
 
-ALONE_WITH_OPTIONS = ("lstm_resident_backward",)
-"""Kernels whose blocks of 256 threads do not share a multiprocessor where the layer has options: a thread needs more
+ALONE_WITH_PEEPHOLES = ("lstm_resident_backward",)
+"""Kernels whose blocks of 256 threads do not share a multiprocessor with the switch PEEPHOLES: a thread needs more
 registers. Predictions are those of the plain kernels."""
 
 
