@@ -65,12 +65,23 @@ def parse(listing: str) -> list[Instruction]:
 
 
 def time_loop(instructions: list[Instruction]) -> list[Instruction]:
-    """The loop with the most barriers in it, and of those the longest: from its head to the branch back."""
-    loops = [instructions[one.target : index + 1] for index, one in enumerate(instructions) if 0 <= one.target <= index]
-    loops = [loop for loop in loops if len(loop) > 1]  # a branch to itself stands behind the end of a kernel
-    if not loops:
+    """The loop with the most barriers in it, and of those the longest: from its head to the branch back, without what
+    a branch that is always taken jumps over. A loop within it counts once: that is what a kernel has for steps that
+    are left over, and it stands behind such a branch."""
+    loops = [(one.target, index + 1) for index, one in enumerate(instructions) if 0 <= one.target < index]
+    if not loops:  # a branch to itself stands behind the end of a kernel
         raise ValueError("this kernel has no loop")
-    return max(loops, key=lambda loop: (sum(one.opcode.startswith("BAR.SYNC") for one in loop), len(loop)))
+    passes = [_without_jumped_over(instructions, *loop) for loop in loops]
+    return max(passes, key=lambda loop: (sum(one.opcode.startswith("BAR.SYNC") for one in loop), len(loop)))
+
+
+def _without_jumped_over(instructions: list[Instruction], first: int, end: int) -> list[Instruction]:
+    found, index = [], first
+    while index < end:
+        one = instructions[index]
+        found.append(one)
+        index = one.target if one.text.startswith("BRA") and index < one.target < end else index + 1
+    return found
 
 
 def of(specialisation: Specialisation, architecture: int = 90) -> tuple[list[Instruction], str]:

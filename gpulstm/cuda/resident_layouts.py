@@ -15,7 +15,8 @@ warps of a block for each of a multiprocessor's four schedulers:
 - issued by a scheduler: these and, forward, 71 more for each warp, with layer norm 194, back 54, with layer norm 230.
 
 Blocks that share a multiprocessor take the longer one of a block's way and of what is issued for all of them. In 16
-bits a warp has some ten instructions more forward, which is not counted.
+bits a warp has some ten instructions more forward, which is not counted; nor are the 20 to 30 more that recurrent
+dropout and zoneout have in either pass: most of them stand where a warp would wait.
 """
 
 from collections.abc import Iterator
