@@ -7,7 +7,7 @@ without it. Weight drop is no matter of theirs: they are handed the weights with
 
 import numpy as np
 
-from ..cuda import planner
+from ..cuda import catalogue, planner
 from ..cuda.launch import or_null
 from ..cuda.planner import Choice
 from ..masks import Draws
@@ -123,9 +123,9 @@ def backward_steps_of_both(
 
 def _peepholes(choice: Choice, draws: Draws, of_each: list[tuple]) -> tuple[bool, list[tuple]]:
     """Whether the kernel has to hold peepholes or coupled gates, and what it takes of them for each direction:
-    ``of_each``, whose first one is the peepholes' weights, or nothing."""
+    ``of_each``, whose first one is the peepholes' weights, or nothing where it has a switch for them."""
     needed = draws.options.coupled or of_each[0][0] is not None
-    if choice.schedule == "resident" and not needed:
+    if not needed and "PEEPHOLES" in catalogue.KERNELS[choice.kernel][1]:
         return False, [() for _ in of_each]
     return needed, [tuple(map(or_null, arrays)) for arrays in of_each]
 
