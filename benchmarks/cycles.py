@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tiles", type=_tiles, help="such as 4; all of the kernel's unless told otherwise")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--options", action="store_true", help="with the switch OPTIONS")
+    parser.add_argument("--peepholes", action="store_true", help="with the switches OPTIONS and PEEPHOLES")
     parser.add_argument("--hidden", type=int, help="as many as the tiles are for, unless told otherwise")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1], help="that share a multiprocessor")
     parser.add_argument("--architecture", type=int, default=90)
@@ -74,7 +75,8 @@ def timeline(loop: list[machine_code.Instruction], issued_at: list[int]) -> Iter
 def _specialisations(chosen: argparse.Namespace) -> Iterator[Specialisation]:
     for entry in chosen.kernel:
         for tiles in [chosen.tiles] if chosen.tiles else catalogue.TILES[entry][1]:
-            features = tuple(chosen.options and name == "OPTIONS" for name in catalogue.KERNELS[entry][1])
+            on = {"OPTIONS": chosen.options or chosen.peepholes, "PEEPHOLES": chosen.peepholes}
+            features = tuple(on.get(name, False) for name in catalogue.KERNELS[entry][1])
             yield Specialisation(entry, chosen.dtype, features, tiles)
 
 

@@ -65,26 +65,39 @@ def parse(listing: str) -> list[Instruction]:
 
 
 def time_loop(instructions: list[Instruction]) -> list[Instruction]:
-    """The loop with the most barriers in it, and of those the longest: from its head to the branch back."""
+    """The loop with the most barriers in it, and of those the longest: from its head to the branch back, without what
+    a branch that is always taken jumps over. A loop within it counts once: that is what a kernel has for steps that
+    are left over, and it stands behind such a branch."""
     return time_loops(instructions)[0]
 
 
 def time_loops(instructions: list[Instruction]) -> list[list[Instruction]]:
     """That loop, and those beside it with as many barriers: warps with another job go through them."""
-    loops = [range(one.target, index + 1) for index, one in enumerate(instructions) if 0 <= one.target <= index]
-    loops = [loop for loop in loops if len(loop) > 1]  # a branch to itself stands behind the end of a kernel
-    if not loops:
+    loops = [range(one.target, index + 1) for index, one in enumerate(instructions) if 0 <= one.target < index]
+    if not loops:  # a branch to itself stands behind the end of a kernel
         raise ValueError("this kernel has no loop")
+    passes = [(loop, _without_jumped_over(instructions, loop)) for loop in loops]
 
-    def barriers(loop: range) -> int:
-        return sum(instructions[at].opcode.startswith("BAR.SYNC") for at in loop)
+    def barriers(of: list[Instruction]) -> int:
+        return sum(one.opcode.startswith("BAR.SYNC") for one in of)
 
-    most = max(map(barriers, loops))
-    found: list[range] = []
-    for loop in sorted((loop for loop in loops if barriers(loop) == most), key=len, reverse=True):
-        if most and all(loop[-1] < other[0] or other[-1] < loop[0] for other in found) or not found:
-            found.append(loop)
-    return [[instructions[at] for at in loop] for loop in found]
+    most = max(barriers(of) for _, of in passes)
+    found: list[tuple[range, list[Instruction]]] = []
+    for loop, of in sorted(passes, key=lambda one: len(one[1]), reverse=True):
+        if barriers(of) < most or (found and not most):
+            continue
+        if all(loop[-1] < other[0] or other[-1] < loop[0] for other, _ in found):
+            found.append((loop, of))
+    return [of for _, of in found]
+
+
+def _without_jumped_over(instructions: list[Instruction], loop: range) -> list[Instruction]:
+    found, index = [], loop.start
+    while index < loop.stop:
+        one = instructions[index]
+        found.append(one)
+        index = one.target if one.text.startswith("BRA") and index < one.target < loop.stop else index + 1
+    return found
 
 
 def of(specialisation: Specialisation, architecture: int = 90) -> tuple[list[Instruction], str]:

@@ -26,8 +26,10 @@ __device__ __forceinline__ void sixteenths_of_columns(
 }
 
 // dh of the lane's own unit, in all four of its lanes with the same bits. None of either three shuffles waits for
-// another. A whole warp has to come.
-__device__ __forceinline__ float sum_of_sixteenths(const float (&w)[4][4 * QUADS], const float* da, int part) {
+// another. A whole warp has to come. `meanwhile` is done while the first of them are on their way.
+template <class Meanwhile>
+__device__ __forceinline__ float sum_of_sixteenths(
+    const float (&w)[4][4 * QUADS], const float* da, int part, const Meanwhile& meanwhile) {
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int q = 0; q < QUADS; ++q) {
@@ -42,5 +44,10 @@ __device__ __forceinline__ float sum_of_sixteenths(const float (&w)[4][4 * QUADS
     }
     const float by_4 = __shfl_xor_sync(ALL_LANES, sums[1], 4), by_8 = __shfl_xor_sync(ALL_LANES, sums[2], 8);
     const float by_12 = __shfl_xor_sync(ALL_LANES, sums[3], 12);
+    meanwhile();
     return sum_of_four_lanes<1>((sums[0] + by_4) + (by_8 + by_12));
+}
+
+__device__ __forceinline__ float sum_of_sixteenths(const float (&w)[4][4 * QUADS], const float* da, int part) {
+    return sum_of_sixteenths(w, da, part, []() {});
 }

@@ -44,6 +44,18 @@ def test_a_text_that_is_no_listing():
         machine_code.time_loop([made("EXIT")])
 
 
+def test_what_a_branch_always_jumps_over_is_not_in_a_loop():
+    """A kernel has four steps in a row, and behind them a loop for steps that are left over."""
+    head, step, back = made("IADD3 R1, R1, R2, RZ"), made("BAR.SYNC.DEFER_BLOCKING 0x0"), made("@P0 BRA `(.L_x_1)")
+    over = made("BRA `(.L_x_3)")._replace(target=6)
+    left_over = [step, back._replace(target=4)]
+    last = made("@P1 BRA `(.L_x_0)")._replace(target=0)
+    loop = [head, step, step, over, *left_over, head, last]
+    assert machine_code.time_loop([*loop, made("EXIT")]) == [head, step, step, over, head, last]
+    sometimes = [one._replace(text="@P2 BRA `(.L_x_3)") if one is over else one for one in loop]
+    assert machine_code.time_loop(sometimes) == sometimes
+
+
 def made(text: str, stall: int = 1, holds: int = NO_SCOREBOARD, waits: int = 0) -> Instruction:
     return Instruction(text, stall, holds, NO_SCOREBOARD, waits)
 
@@ -117,7 +129,7 @@ def test_the_machine_code_of_a_kernel():
     entry = "lstm_resident_forward"
     tiles = next(of for of in cycles.catalogue.TILES[entry][1] if of[0] == 4)
     try:
-        instructions, used = machine_code.of(Specialisation(entry, "float32", (False, False), tiles))
+        instructions, used = machine_code.of(Specialisation(entry, "float32", (False, False, False), tiles))
     except machine_code.NotThere as error:
         pytest.skip(str(error))
     loop = machine_code.time_loop(instructions)

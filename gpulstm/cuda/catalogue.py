@@ -48,8 +48,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
-    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
@@ -257,16 +257,16 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32 and no layer norm in 16 bits; several layers in one launch have neither options nor a second direction; and
-    there are fewer tiles where a launch runs more than one layer or direction (`LAYERS`, `BIDIRECTIONAL`,
-    `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
+    TF32, no layer norm in 16 bits, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
+    options nor a second direction; and there are fewer tiles where a launch runs more than one layer or direction
+    (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
                 options, both, layers = (on.get(name, False) for name in names)
-                if options and dtype == "tf32" or layers and (options or both):
+                if options and dtype == "tf32" or layers and (options or both) or on.get("PEEPHOLES") and not options:
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
                 if both:

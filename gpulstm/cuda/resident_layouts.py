@@ -13,7 +13,8 @@ and QUADS / 2 warps of a block for each of a multiprocessor's four schedulers:
 - issued by a scheduler: these and, forward, 71 more for each warp, back 54.
 
 Blocks that share a multiprocessor take the longer one of a block's way and of what is issued for all of them. In 16
-bits a warp has some ten instructions more forward, which is not counted.
+bits a warp has some ten instructions more forward, which is not counted; nor are the 20 to 30 more that recurrent
+dropout and zoneout have in either pass: most of them stand where a warp would wait.
 
 Those with layer norm are what `benchmarks/cycles.py` gives, which runs their machine code on a model: it says a quarter
 to a half more than counting does. They have blocks of four warps, with others beside them backward.
@@ -86,8 +87,8 @@ def together(tiles: tuple[int, ...], kernel: str = "") -> int:
     return max(1, 8 // quads)
 
 
-ALONE_WITH_OPTIONS = ("lstm_resident_backward",)
-"""Kernels whose blocks of 256 threads do not share a multiprocessor where the layer has options: a thread needs more
+ALONE_WITH_PEEPHOLES = ("lstm_resident_backward",)
+"""Kernels whose blocks of 256 threads do not share a multiprocessor with the switch PEEPHOLES: a thread needs more
 registers. Predictions are those of the plain kernels."""
 
 
