@@ -35,7 +35,14 @@
 #define PAIRS (SEQUENCES / 4)         // of units that a lane has, each of another sequence
 #define READS (2 * WARPS / PARTS)     // of 16 bytes of da, a pair's four gates: a lane's share of two tiles of the sum
 #define CHAINS (4 / PARTS)            // of products, none of which waits for those of another
-#define AHEAD (16 / SEQUENCES)        // steps
+#ifndef AHEAD
+#define AHEAD (WARPS == 8 ? 8 / SEQUENCES : 16 / SEQUENCES)  // steps
+#endif
+#define TAKE_TURNS (WARPS > 4)
+#define AT_ONCE (AHEAD < 2 ? 2 : AHEAD)
+#ifndef EARLY
+#define EARLY 2
+#endif
 #define ROW (8 * WARPS + 2)           // of a sequence's da: pairs. No two lanes that are served together share a bank.
 #define PLACES (SEQUENCES * ROW + 4)  // behind the first four sequences is a gap of four
 
@@ -48,6 +55,33 @@ struct Prepared {
     float of_gate[4];          // what gives each gate's gradient from dc, the output gate's from dh
     float to_c, to_before, dy;  // what of dh is added to dc, what of dc goes to the step before
 };
+
+// To 2^-22 of 1: without what tanhf does for small arguments, of whose result 16 bits are left.
+__device__ __forceinline__ float tanh_of(float x) { return 1.0f - 2.0f * __fdividef(1.0f, 1.0f + __expf(2.0f * x)); }
+
+// x (1 - x), rounded once
+__device__ __forceinline__ float slope_of(float x) { return fmaf(-x, x, x); }
+
+// What was computed so far is computed here: not later, where it is needed first.
+__device__ __forceinline__ void here(Prepared& of) {
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+f"(of.of_gate[0]), "+f"(of.of_gate[1]), "+f"(of.of_gate[2]), "+f"(of.of_gate[3]));
+    asm volatile("" : "+f"(of.to_c), "+f"(of.to_before), "+f"(of.dy));
+#endif
+}
+
+__device__ __forceinline__ void store_if(bool there, unsigned* place, unsigned word) {
+#ifdef __CUDA_ARCH__
+    asm volatile(
+        "{\n"
+        ".reg .pred there;\n"
+        "setp.ne.s32 there, %2, 0;\n"
+        "@there st.global.u32 [%0], %1;\n"
+        "}" ::"l"(place), "r"(word), "r"((int)there) : "memory");
+#else
+    if (there) *place = word;
+#endif
+}
 
 // Two numbers as a word, each of them rounded.
 __device__ __forceinline__ unsigned rounded_pair(float first, float second) {
@@ -113,148 +147,180 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, WARPS >= 6 ? 1 : 8 / WA
 
     // A column of B is a sequence, and a part of the sum.
     const int column = g % SEQUENCES, of_column = column / 2 + column % 2 * (SEQUENCES / 2);
-    const int read_at = of_column * ROW + of_column / 4 * 4 + g / SEQUENCES * (4 * READS) + t;
-    const int write_at = t * ROW + unit / 2;  // of the first pair; of the second one 4 * ROW + 4 further on
+    const int read_at = made_once(of_column * ROW + of_column / 4 * 4 + g / SEQUENCES * (4 * READS) + t);
+    const int write_at = made_once(t * ROW + unit / 2);  // of the first pair; of the second one 4 * ROW + 4 further on
 
-    int longest = 0, running[PAIRS], step[PAIRS];
-    const int direction = reverse ? 1 : -1;
+    int longest = 0;
     for (int s = first_sequence; s < min(first_sequence + SEQUENCES, batch); ++s) {
         longest = max(longest, lengths ? min(lengths[s], steps) : steps);
     }
+    int running[PAIRS], first_step[PAIRS], last[PAIRS];  // steps that a sequence has; in time, and how many are before
     float d_hidden[PAIRS][2], d_cell[PAIRS][2], c_after[PAIRS][2];
+    const int direction = reverse ? 1 : -1;
     const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 8u * batch * hidden, dy_bytes = 2u * batch * dy_width;
-    unsigned *gates_of_0[PAIRS];
-    const float2 *cell_of_0[PAIRS];
-    const unsigned *dy_of_0[PAIRS];
+    unsigned* gates_of_0[PAIRS];
+    const float2* cell_of_0[PAIRS];
+    const unsigned* dy_of_0[PAIRS];
 #pragma unroll
     for (int j = 0; j < PAIRS; ++j) {
         const int sequence = first_sequence + t + 4 * j;
         const bool exists = unit < hidden && sequence < batch;
         running[j] = !exists ? 0 : lengths ? min(max(lengths[sequence], 0), steps) : steps;
-        step[j] = reverse ? 0 : running[j] - 1;
-        const long long at = (long long)sequence * hidden + unit;
-        gates_of_0[j] = made_once((unsigned*)(gates + 4 * at - 3 * unit));
+        last[j] = max(running[j] - 1, 0), first_step[j] = reverse ? 0 : last[j];
+        const int own_unit = exists ? unit : 0, row = exists ? sequence : 0;  // reads go somewhere in any case
+        const long long at = (long long)row * hidden + own_unit;
+        gates_of_0[j] = made_once((unsigned*)(gates + 4 * at - 3 * own_unit));
         cell_of_0[j] = made_once((const float2*)(cells + at + (reverse ? (long long)batch * hidden : 0)));
-        dy_of_0[j] = made_once((const unsigned*)(dy + (dy ? (long long)sequence * dy_width + dy_offset + unit : 0)));
-        const float* const after = cells + (long long)(step[j] + 1 - reverse) * batch * hidden + at;
+        dy_of_0[j] = made_once((const unsigned*)(dy + (dy ? (long long)row * dy_width + dy_offset + own_unit : 0)));
+        const float* const after = cells + (long long)(first_step[j] + 1 - reverse) * batch * hidden + at;
 #pragma unroll
         for (int u = 0; u < 2; ++u) {
             d_hidden[j][u] = exists ? dh[at + u] : 0.0f;
             d_cell[j][u] = exists ? dc[at + u] : 0.0f;
-            c_after[j][u] = running[j] ? after[u] : 0.0f;
+            c_after[j][u] = longest ? after[u] : 0.0f;
         }
     }
 
-    // Of a pair's step number n, whose number in time is `step`.
-    const auto fetch = [&](Fetched& fetched, int j, int n, int step) {
-        const bool there = n < running[j];
+    // Of a pair's step number n. Behind its last one, that one again: nobody looks at what comes of it.
+    const auto fetch = [&](Fetched& fetched, int j, int n) {
+        const int step = first_step[j] + direction * min(n, last[j]);
         const unsigned* const gates_there = at_step(gates_of_0[j], step, gate_bytes);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) fetched.gates[k] = there ? gates_there[k * (hidden / 2)] : 0u;
-        fetched.before = there ? *at_step(cell_of_0[j], step, cell_bytes) : make_float2(0.0f, 0.0f);
-        fetched.dy = there && dy ? *at_step(dy_of_0[j], step, dy_bytes) : 0u;
+        for (int k = 0; k < 4; ++k) fetched.gates[k] = gates_there[k * (hidden / 2)];
+        fetched.before = *at_step(cell_of_0[j], step, cell_bytes);
+        fetched.dy = dy ? *at_step(dy_of_0[j], step, dy_bytes) : 0u;
     };
-    const auto prepare = [&](Prepared(&prepared)[2], float(&c_after)[2], const Fetched& fetched) {
+    const auto prepare = [&](Prepared& of, float& c_after, const Fetched& fetched, int u) {
+        float gate[4];
 #pragma unroll
-        for (int u = 0; u < 2; ++u) {
-            float gate[4];
-#pragma unroll
-            for (int k = 0; k < 4; ++k) gate[k] = real_of(u ? second_of(fetched.gates[k]) : first_of(fetched.gates[k]));
-            const float in = gate[0], forget = gate[1], candidate = gate[2], out = gate[3];
-            const float before = u ? fetched.before.y : fetched.before.x, tanh_c = tanhf(c_after[u]);
-            Prepared& of = prepared[u];
-            of.of_gate[0] = candidate * (in * (1.0f - in)), of.of_gate[1] = before * (forget * (1.0f - forget));
-            of.of_gate[2] = in * (1.0f - candidate * candidate), of.of_gate[3] = tanh_c * (out * (1.0f - out));
-            of.to_c = out * (1.0f - tanh_c * tanh_c), of.to_before = forget;
-            of.dy = real_of(u ? second_of(fetched.dy) : first_of(fetched.dy));
-            c_after[u] = before;
-        }
+        for (int k = 0; k < 4; ++k) gate[k] = real_of(u ? second_of(fetched.gates[k]) : first_of(fetched.gates[k]));
+        const float in = gate[0], forget = gate[1], candidate = gate[2], out = gate[3];
+        const float before = u ? fetched.before.y : fetched.before.x, tanh_c = tanh_of(c_after);
+        of.of_gate[0] = candidate * slope_of(in), of.of_gate[1] = before * slope_of(forget);
+        of.of_gate[2] = in * (1.0f - candidate * candidate), of.of_gate[3] = tanh_c * slope_of(out);
+        of.to_c = out * (1.0f - tanh_c * tanh_c), of.to_before = forget;
+        of.dy = real_of(u ? second_of(fetched.dy) : first_of(fetched.dy));
+        c_after = before;
+        here(of);
     };
     Fetched fetched[AHEAD][PAIRS];
     Prepared prepared[PAIRS][2];
+    if (longest) {
 #pragma unroll
-    for (int i = 0; i < AHEAD; ++i) {
+        for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
-        for (int j = 0; j < PAIRS; ++j) fetch(fetched[i][j], j, i, step[j] + i * direction);
-    }
+            for (int j = 0; j < PAIRS; ++j) fetch(fetched[i][j], j, i);
+        }
 #pragma unroll
-    for (int j = 0; j < PAIRS; ++j) {
-        prepare(prepared[j], c_after[j], fetched[0][j]);
-        fetch(fetched[0][j], j, AHEAD, step[j] + AHEAD * direction);
+        for (int j = 0; j < PAIRS; ++j) {
+#pragma unroll
+            for (int u = 0; u < 2; ++u) prepare(prepared[j][u], c_after[j][u], fetched[0][j], u);
+            fetch(fetched[0][j], j, AHEAD);
+        }
     }
     __syncthreads();
 
-    for (int first = 0; first < longest; first += AHEAD) {
+#if TAKE_TURNS
+    const bool is_second = warp >= 4;
+#endif
+    // The step number n, which is i in turn.
+    const auto run_step = [&](int n, int i) {
+        unsigned words[PAIRS][4];
 #pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            const int n = first + i;
-            if (n >= longest) break;
-#pragma unroll
-            for (int j = 0; j < PAIRS; ++j) {
-                const bool runs = n < running[j];
-                float d_gate[2][4];
-#pragma unroll
-                for (int u = 0; u < 2; ++u) {
-                    const Prepared& of = prepared[j][u];
-                    const float d_h = d_hidden[j][u] + of.dy, d_c = d_cell[j][u] + d_h * of.to_c;
-#pragma unroll
-                    for (int k = 0; k < 4; ++k) d_gate[u][k] = (k == 3 ? d_h : d_c) * of.of_gate[k];
-                    if (runs) d_cell[j][u] = d_c * of.to_before;
-                }
-                unsigned words[4];
-#pragma unroll
-                for (int k = 0; k < 4; ++k) words[k] = rounded_pair(d_gate[0][k], d_gate[1][k]);
-                if (runs) {
-                    da[i % 2][write_at + j * (4 * ROW + 4)] = make_uint4(words[0], words[1], words[2], words[3]);
-                    unsigned* const gates_there = at_step(gates_of_0[j], step[j], gate_bytes);
-#pragma unroll
-                    for (int k = 0; k < 4; ++k) gates_there[k * (hidden / 2)] = words[k];
-                }
-                step[j] += direction;
-            }
-            __syncthreads();
-
-            float d[PARTS][CHAINS][4];
-#pragma unroll
-            for (int k = 0; k < 4 * PARTS * CHAINS; ++k) (&d[0][0][0])[k] = 0.0f;
-#pragma unroll
-            for (int q = 0; q < READS; ++q) {
-                const uint4 of_pair = da[i % 2][read_at + 4 * q];
-                const unsigned b[2][2] = {{of_pair.x, of_pair.y}, {of_pair.z, of_pair.w}};
-#pragma unroll
-                for (int k = 2 * q; k < 2 * q + 2; ++k) {
-#pragma unroll
-                    for (int m = 0; m < PARTS; ++m) multiply_add(d[m][k % CHAINS], w[m][k], b[k % 2]);
-                }
-            }
-            // While these are on their way, the next step is made ready.
-#pragma unroll
-            for (int j = 0; j < PAIRS; ++j) {
-                prepare(prepared[j], c_after[j], fetched[(i + 1) % AHEAD][j]);
-                fetch(fetched[(i + 1) % AHEAD][j], j, n + 1 + AHEAD, step[j] + AHEAD * direction);
-            }
-#if SEQUENCES == 8
-#pragma unroll
-            for (int j = 0; j < PAIRS; ++j) {
-#pragma unroll
-                for (int u = 0; u < 2; ++u) {
-                    const int k = 2 * u + j;
-                    const float sum = (d[0][0][k] + d[0][1][k]) + (d[0][2][k] + d[0][3][k]);
-                    if (n < running[j]) d_hidden[j][u] = sum;
-                }
-            }
-#else  // the lane two further on has the other part, and the other sequence
+        for (int j = 0; j < PAIRS; ++j) {
+            float d_gate[2][4];
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-                float sums[4];
+                const Prepared& of = prepared[j][u];
+                const float d_h = d_hidden[j][u] + of.dy, d_c = d_cell[j][u] + d_h * of.to_c;
 #pragma unroll
-                for (int k = 0; k < 4; ++k) sums[k] = d[u][0][k] + d[u][1][k];
-                const float kept = t >= 2 ? sums[3] : sums[0], given = t >= 2 ? sums[2] : sums[1];
-                const float sum = kept + __shfl_xor_sync(ALL_LANES, given, 2);
-                if (n < running[0]) d_hidden[0][u] = sum;
+                for (int k = 0; k < 4; ++k) d_gate[u][k] = (k == 3 ? d_h : d_c) * of.of_gate[k];
+                if (n < running[j]) d_cell[j][u] = d_c * of.to_before;
+            }
+#pragma unroll
+            for (int k = 0; k < 4; ++k) words[j][k] = rounded_pair(d_gate[0][k], d_gate[1][k]);
+            const uint4 of_pair = make_uint4(words[j][0], words[j][1], words[j][2], words[j][3]);
+            if (n < running[j]) da[i % 2][write_at + j * (4 * ROW + 4)] = of_pair;
+        }
+        __syncthreads();
+
+        // What the product does not need: half of the work of a pair, of two.
+        const auto work = [&](int j, int u) {
+            prepare(prepared[j][u], c_after[j][u], fetched[(i + 1) % AHEAD][j], u);
+            if (u == 0) {
+                unsigned* const gates_there = at_step(gates_of_0[j], first_step[j] + direction * n, gate_bytes);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) store_if(n < running[j], gates_there + k * (hidden / 2), words[j][k]);
+            } else {
+                fetch(fetched[(i + 1) % AHEAD][j], j, n + 1 + AHEAD);
+            }
+        };
+#if TAKE_TURNS
+        if (is_second) {
+#pragma unroll
+            for (int k = 0; k < 2 * PAIRS; ++k) work(k / 2, k % 2);
+        }
+#endif
+        const uint4* const all = da[i % 2] + read_at;
+        float d[PARTS][CHAINS][4];
+#pragma unroll
+        for (int k = 0; k < 4 * PARTS * CHAINS; ++k) (&d[0][0][0])[k] = 0.0f;
+        uint4 of_pairs[EARLY];
+#pragma unroll
+        for (int q = 0; q < EARLY; ++q) of_pairs[q] = all[4 * q];
+#pragma unroll
+        for (int q = 0; q < READS; ++q) {
+            const uint4 of_pair = of_pairs[q % EARLY];
+            const unsigned b[2][2] = {{of_pair.x, of_pair.y}, {of_pair.z, of_pair.w}};
+#pragma unroll
+            for (int k = 2 * q; k < 2 * q + 2; ++k) {
+#pragma unroll
+                for (int m = 0; m < PARTS; ++m) multiply_add(d[m][k % CHAINS], w[m][k], b[k % 2]);
+            }
+            if (q + EARLY < READS) of_pairs[q % EARLY] = all[4 * (q + EARLY)];
+#if !TAKE_TURNS
+#pragma unroll
+            for (int k = 0; k < 2 * PAIRS; ++k) {
+                if (q == k * READS / (2 * PAIRS)) work(k / 2, k % 2);
             }
 #endif
         }
+#if SEQUENCES == 8
+#pragma unroll
+        for (int j = 0; j < PAIRS; ++j) {
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+                const int k = 2 * u + j;
+                const float sum = (d[0][0][k] + d[0][1][k]) + (d[0][2][k] + d[0][3][k]);
+                if (n < running[j]) d_hidden[j][u] = sum;
+            }
+        }
+#else  // the lane two further on has the other part, and the other sequence
+#pragma unroll
+        for (int u = 0; u < 2; ++u) {
+            float sums[4];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sums[k] = d[u][0][k] + d[u][1][k];
+            const float kept = t >= 2 ? sums[3] : sums[0], given = t >= 2 ? sums[2] : sums[1];
+            const float sum = kept + __shfl_xor_sync(ALL_LANES, given, 2);
+            if (n < running[0]) d_hidden[0][u] = sum;
+        }
+#endif
+#if TAKE_TURNS
+        if (!is_second) {
+#pragma unroll
+            for (int k = 0; k < 2 * PAIRS; ++k) work(k / 2, k % 2);
+        }
+#endif
+    };
+    int n = 0;
+    for (; n + AT_ONCE <= longest; n += AT_ONCE) {
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) run_step(n + i, i);
+    }
+#pragma unroll
+    for (int i = 0; i < AT_ONCE - 1; ++i) {
+        if (n + i < longest) run_step(n + i, i);
     }
 
 #pragma unroll
