@@ -38,7 +38,12 @@
 #ifndef AHEAD
 #define AHEAD (WARPS == 8 ? 8 / SEQUENCES : 16 / SEQUENCES)  // steps
 #endif
-#define TAKE_TURNS (WARPS > 4)
+#ifndef TAKE_TURNS
+#define TAKE_TURNS 0
+#endif
+#ifndef WHEN
+#define WHEN(k) ((k) * READS / (2 * PAIRS + 1))
+#endif
 #define AT_ONCE (AHEAD < 2 ? 2 : AHEAD)
 #ifndef EARLY
 #define EARLY 2
@@ -68,6 +73,11 @@ __device__ __forceinline__ void here(Prepared& of) {
     asm volatile("" : "+f"(of.of_gate[0]), "+f"(of.of_gate[1]), "+f"(of.of_gate[2]), "+f"(of.of_gate[3]));
     asm volatile("" : "+f"(of.to_c), "+f"(of.to_before), "+f"(of.dy));
 #endif
+}
+
+__device__ __forceinline__ unsigned bits_of(const Prepared& of) {
+    return __float_as_uint(of.of_gate[0]) | __float_as_uint(of.of_gate[1]) | __float_as_uint(of.of_gate[2]) |
+           __float_as_uint(of.of_gate[3]) | __float_as_uint(of.to_c);
 }
 
 __device__ __forceinline__ void store_if(bool there, unsigned* place, unsigned word) {
@@ -223,6 +233,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, WARPS >= 6 ? 1 : 8 / WA
 #if TAKE_TURNS
     const bool is_second = warp >= 4;
 #endif
+    const unsigned zero = unknown_zero(gates);
     // The step number n, which is i in turn.
     const auto run_step = [&](int n, int i) {
         unsigned words[PAIRS][4];
@@ -266,6 +277,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, WARPS >= 6 ? 1 : 8 / WA
 #pragma unroll
         for (int k = 0; k < 4 * PARTS * CHAINS; ++k) (&d[0][0][0])[k] = 0.0f;
         uint4 of_pairs[EARLY];
+        unsigned after = 0;
 #pragma unroll
         for (int q = 0; q < EARLY; ++q) of_pairs[q] = all[4 * q];
 #pragma unroll
@@ -277,11 +289,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, WARPS >= 6 ? 1 : 8 / WA
 #pragma unroll
                 for (int m = 0; m < PARTS; ++m) multiply_add(d[m][k % CHAINS], w[m][k], b[k % 2]);
             }
-            if (q + EARLY < READS) of_pairs[q % EARLY] = all[4 * (q + EARLY)];
+            if (q + EARLY < READS) of_pairs[q % EARLY] = all[4 * (q + EARLY) + after];
 #if !TAKE_TURNS
 #pragma unroll
             for (int k = 0; k < 2 * PAIRS; ++k) {
-                if (q == k * READS / (2 * PAIRS)) work(k / 2, k % 2);
+                if (q == WHEN(k)) {
+                    work(k / 2, k % 2);
+                    after = bits_of(prepared[k / 2][k % 2]) & zero;
+                }
             }
 #endif
         }
