@@ -17,17 +17,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import machine_code, multiprocessor  # noqa: E402 - the repository need not be installed
-from gpulstm.cuda import catalogue, resident_layouts  # noqa: E402
+from gpulstm.cuda import catalogue, resident_layouts, resident_tensor_layouts  # noqa: E402
 from gpulstm.cuda.catalogue import Specialisation  # noqa: E402
 
-KERNELS = ("lstm_resident_forward", "lstm_resident_backward")  # whose step has one barrier
+IN_16_BITS = tuple(resident_tensor_layouts.TILES)
+KERNELS = ("lstm_resident_forward", "lstm_resident_backward", *IN_16_BITS)  # whose step has one barrier
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kernel", choices=KERNELS, nargs="+", default=list(KERNELS))
     parser.add_argument("--tiles", type=_tiles, help="such as 4; all of the kernel's unless told otherwise")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", help="float32, and float16 for kernels of 16 bits alone, unless told otherwise")
     parser.add_argument("--options", action="store_true", help="with the switch OPTIONS")
     parser.add_argument("--hidden", type=int, help="as many as the tiles are for, unless told otherwise")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1], help="that share a multiprocessor")
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             instructions, used = machine_code.of(specialisation, chosen.architecture)
             loop = machine_code.time_loop(instructions)
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
-            hidden = chosen.hidden or resident_layouts.units(specialisation.tiles)
+            layouts = resident_tensor_layouts if specialisation.entry in IN_16_BITS else resident_layouts
+            hidden = chosen.hidden or layouts.units(specialisation.tiles)
             warps = resident_layouts.threads(hidden) // 32
             for blocks in chosen.blocks:
                 found = multiprocessor.run(loop, warps, blocks)
@@ -66,9 +68,9 @@ def timeline(loop: list[machine_code.Instruction], issued_at: list[int]) -> Iter
 
 def _specialisations(chosen: argparse.Namespace) -> Iterator[Specialisation]:
     for entry in chosen.kernel:
-        for tiles in [chosen.tiles] if chosen.tiles else catalogue.TILES[entry][1]:
+        for tiles in [chosen.tiles] if chosen.tiles else catalogue.TILED[entry][1]:
             features = tuple(chosen.options and name == "OPTIONS" for name in catalogue.KERNELS[entry][1])
-            yield Specialisation(entry, chosen.dtype, features, tiles)
+            yield Specialisation(entry, chosen.dtype or catalogue.dtypes_of(entry)[0], features, tiles)
 
 
 def _tiles(text: str) -> tuple[int, ...]:

@@ -73,8 +73,9 @@ def _side_by_side(
         beside = " with layer norm" if "layer_norm" in one.kernel else beside
         return None, f"{one.schedule}{beside} has no kernel for it"
     half = device._replace(multiprocessors=device.multiprocessors // 2)
-    layouts = planner.LAYOUTS[one.schedule] if half.multiprocessors else lambda *_: []
-    found = layouts(direction, batch, hidden, one.arithmetic or "float32", half)
+    layouts = planner.LAYOUTS[one.schedule] if half.multiprocessors else lambda *_, **more: []
+    more = {"not_plain": "options"} if options and one.schedule == "resident" else {}  # not every kernel holds them
+    found = layouts(direction, batch, hidden, one.arithmetic or "float32", half, **more)
     found = [c for c in found if way == "any" or (_is_alike(c, one) and c.share <= 2 * one.share)]
     if not found:
         return None, f"half of {device.multiprocessors} multiprocessors is too little"

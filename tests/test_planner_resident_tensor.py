@@ -1,0 +1,70 @@
+"""Which small layers of 16 bits run on the tensor cores in blocks of their own, and how. No GPU takes part."""
+
+import itertools
+
+import pytest
+
+from gpulstm.cuda import both_directions, planner, resident_layouts, resident_tensor_layouts
+from gpulstm.cuda.planner import BACKWARD, FORWARD, choose
+from tests.test_planner import BATCH, DEVICES, H200
+
+PASSES = [direction for direction in (FORWARD, BACKWARD) if direction in resident_tensor_layouts.KERNELS]
+HIDDEN = (1, 8, 31, 33, 64, 65, 97, 100, 128)
+
+
+def layers():
+    for direction, hidden, batch in itertools.product(PASSES, HIDDEN, BATCH):
+        if hidden >= resident_tensor_layouts.FROM[resident_tensor_layouts.KERNELS[direction]]:
+            yield direction, batch, hidden
+
+
+@pytest.mark.parametrize("device", ["H200", "7 multiprocessors", "1 multiprocessor", "not cooperative"])
+def test_whatever_is_chosen_covers_the_layer(device):
+    for direction, batch, hidden in layers():
+        with planner.only("resident"):
+            choice = choose(direction, batch, hidden, "bfloat16", DEVICES[device])
+        kernel, tiles = choice.kernel, choice.tiles
+        assert kernel == resident_tensor_layouts.KERNELS[direction] and tiles in resident_tensor_layouts.TILES[kernel]
+        assert resident_tensor_layouts.units(tiles) >= hidden > resident_tensor_layouts.units(tiles) - 32
+        assert choice.groups * choice.share >= batch > (choice.groups - 1) * choice.share, "no group is empty"
+        assert choice.share == -(-batch // choice.groups), "as the kernel computes it from the number of blocks"
+        assert choice.share <= resident_tensor_layouts.sequences(kernel, tiles)
+
+
+def test_sequences_fill_blocks_before_blocks_share_a_multiprocessor():
+    of_batch = {n: choose(FORWARD, n, 60, "float16", H200) for n in (1, 132, 133, 4 * 132, 4 * 132 + 1, 8 * 132)}
+    assert [(c.groups, c.share) for c in of_batch.values()][:4] == [(1, 1), (132, 1), (67, 2), (132, 4)]
+    assert of_batch[1].microseconds == of_batch[528].microseconds < of_batch[529].microseconds
+    assert of_batch[529].microseconds == of_batch[1056].microseconds < 2 * of_batch[1].microseconds
+
+
+@pytest.mark.parametrize("options", ["", "options"])
+def test_two_directions_share_the_device(options):
+    for direction, batch in itertools.product(PASSES, (1, 66, 67, 264)):
+        if options and resident_tensor_layouts.KERNELS[direction] not in resident_tensor_layouts.WITH_OPTIONS:
+            continue
+        one = choose(direction, batch, 128, "float16", H200, "", options)
+        both, _ = both_directions.side_by_side(direction, one, batch, 128, H200, options=bool(options))
+        assert one.kernel == both.kernel == resident_tensor_layouts.KERNELS[direction]
+        assert (both.groups, both.share) == {1: (1, 1), 66: (66, 1), 67: (34, 2), 264: (66, 4)}[batch]
+        assert both.microseconds == one.microseconds
+
+
+def test_who_takes_other_kernels():
+    for device, dtype in ((DEVICES["capability 7.5"], "float16"), (H200, "float32"), (H200, "tf32")):
+        assert choose(FORWARD, 8, 64, dtype, device).kernel == "lstm_resident_forward"
+    assert choose(FORWARD, 8, 104, "float16", DEVICES["capability 7.5"]).reason.startswith(
+        "resident is for hidden_size"
+    )
+    with planner.only("resident"), pytest.raises(ValueError, match="up to 128 in 16 bits, not 129"):
+        choose(FORWARD, 8, 129, "float16", H200)
+    with planner.only("resident"), pytest.raises(ValueError, match="in 32 bits, too few for batch 4000000"):
+        choose(FORWARD, 4_000_000, 128, "float16", H200)
+    kernel = resident_tensor_layouts.kernel_of
+    assert not kernel(FORWARD, 64, "float16", 90, planner.LAYER_NORM)
+    assert kernel(FORWARD, 64, "float16", 80, "options") == resident_tensor_layouts.FORWARD
+
+
+def test_a_block_has_as_many_threads_as_the_kernel_is_compiled_for():
+    for tiles in itertools.chain(*resident_tensor_layouts.TILES.values()):
+        assert resident_layouts.threads(resident_tensor_layouts.units(tiles)) == 64 * tiles[0]
