@@ -59,6 +59,7 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_resident_tensor_forward": ("lstm_resident_tensor_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_tensor_backward": ("lstm_resident_tensor_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
@@ -164,11 +165,18 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 
 # The same of the switch OPTIONS, where registers are short: other kernels have it for all of their tiles.
-WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS}
+WITH_OPTIONS = {
+    "lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS,
+    **resident_tensor_layouts.TILES_WITH_OPTIONS,
+}
 # The same with OPTIONS too: registers are shorter there.
 _TOO_TIGHT = {
     "lstm_resident_backward": ((6,),),
     "lstm_persistent_half_forward": ((8, 4, 4, 2, 2, 4),),
+    **{
+        kernel: tuple(tiles for tiles in choices if tiles not in resident_tensor_layouts.TILES_WITH_OPTIONS[kernel])
+        for kernel, choices in resident_tensor_layouts.TILES.items()
+    },
 }
 BIDIRECTIONAL_OPTIONS = {
     kernel: tuple(tiles for tiles in choices if tiles not in _TOO_TIGHT.get(kernel, ()))

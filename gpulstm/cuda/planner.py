@@ -280,7 +280,8 @@ def _resident(
     of_kernel, what = (resident_tensor_layouts, f"{what} on the tensor cores") if kernel else (resident_layouts, what)
     kernel = kernel or resident_layouts.kernel_of(direction, layer_norm=not_plain == LAYER_NORM)
     found = []
-    for tiles, share, cost in of_kernel.layouts(kernel, batch, hidden, device.multiprocessors):
+    more = {"options": not_plain == "options"} if kernel in resident_tensor_layouts.TILES else {}
+    for tiles, share, cost in of_kernel.layouts(kernel, batch, hidden, device.multiprocessors, **more):
         groups = _up(batch, share)
         found.append(Choice("resident", _predicted(cost, what), kernel, tiles, 1, groups, share, cost, arithmetic))
     return found

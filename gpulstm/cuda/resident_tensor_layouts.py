@@ -1,9 +1,9 @@
 """How a small layer in float16 or bfloat16 may be laid out where every block holds all of its recurrent weights as
 operands of the tensor cores, and runs a few sequences for itself. Pure arithmetic.
 
-The kernels are `kernels/lstm_resident_tensor_forward.cu` and whatever else `TILES` names; like those of
-`gpulstm.cuda.resident_layouts` they have 32 threads for every 8 hidden units, and their blocks wait for nobody. The
-tensor cores have the weights of eight sequences' products for the price of one's, so a block takes several sequences
+The kernels are `kernels/lstm_resident_tensor_forward.cu` and `lstm_resident_tensor_backward.cu`. Their blocks wait for
+nobody, like those of `gpulstm.cuda.resident_layouts`, and have a warp for every 8 hidden units forward, for every 16
+back, where sums of 16 bits' products would otherwise cross between warps. The tensor cores have the weights of eight sequences' products for the price of one's, so a block takes several sequences
 before a multiprocessor takes a second block. Of how many, the kernel learns from the number of blocks: it splits the
 batch evenly.
 
@@ -19,22 +19,34 @@ from collections.abc import Iterator
 
 from .resident_layouts import CYCLES, MOST_UNITS
 
-FORWARD = "lstm_resident_tensor_forward"
-KERNELS = {"forward": FORWARD}  # by direction; a pass that is not in it runs in other kernels
+FORWARD, BACKWARD = "lstm_resident_tensor_forward", "lstm_resident_tensor_backward"
+KERNELS = {"forward": FORWARD, "backward": BACKWARD}  # by direction
 DTYPES = ("float16", "bfloat16")
 LOWEST_CAPABILITY = 80
 
-# kernel -> the names of its tile sizes, and every choice of them; the first one is a sixteenth of the largest hidden.
-NAMES: dict[str, tuple[str, ...]] = {FORWARD: ("KTILES", "CELLS")}
-TILES: dict[str, tuple[tuple[int, ...], ...]] = {FORWARD: ((2, 1), (4, 1), (6, 1), (8, 1))}
-WITH_OPTIONS = (FORWARD,)
+# kernel -> the names of its tile sizes, and every choice of them; the first one is a sixteenth of the largest hidden,
+# the second one a quarter of the most sequences of a block.
+NAMES: dict[str, tuple[str, ...]] = {FORWARD: ("KTILES", "CELLS"), BACKWARD: ("WARPS", "PAIRS")}
+TILES: dict[str, tuple[tuple[int, ...], ...]] = {
+    FORWARD: ((2, 1), (4, 1), (6, 1), (8, 1)),
+    BACKWARD: ((2, 1), (4, 1), (6, 1), (6, 2), (8, 1), (8, 2)),
+}
+TILES_WITH_OPTIONS = TILES | {BACKWARD: tuple(tiles for tiles in TILES[BACKWARD] if tiles[1] == 1)}
+"""Those that leave registers for the switch OPTIONS."""
+UNITS_OF_A_WARP = {FORWARD: 8, BACKWARD: 16}
+HIDDEN_MULTIPLE = {FORWARD: 1, BACKWARD: 2}  # units that a lane reads at a time
+WITH_OPTIONS = (FORWARD, BACKWARD)
 """Kernels that there are with the switch OPTIONS."""
 
-FROM = {FORWARD: 1}
+FROM = {FORWARD: 1, BACKWARD: 1}
 """Hidden units from which on the kernel is taken instead of the one that multiplies by FMA."""
 
 CYCLES_OF_A_STEP: dict[str, dict[tuple[int, ...], tuple[int, int]]] = {
     FORWARD: {(2, 1): (430, 120), (4, 1): (610, 350), (6, 1): (890, 890), (8, 1): (1250, 1250)},
+    BACKWARD: {
+        **{(2, 1): (274, 22), (4, 1): (345, 64), (6, 1): (629, 629), (6, 2): (840, 840)},
+        **{(8, 1): (767, 767), (8, 2): (1136, 1136)},
+    },
 }
 """Of a block alone on its multiprocessor, and more for each further one."""
 
@@ -55,8 +67,14 @@ def largest_hidden(kernel: str) -> int:
 
 
 def together(tiles: tuple[int, ...]) -> int:
-    """Blocks that share a multiprocessor: as many as its registers hold, with 128 for each thread."""
+    """Blocks that share a multiprocessor: as many as its registers hold, with 128 for each thread forward, and for
+    those that go back 255."""
     return max(1, 8 // tiles[0])
+
+
+def threads(kernel: str, hidden: int) -> int:
+    """Of a block: whole warps."""
+    return 32 * _up(hidden, UNITS_OF_A_WARP[kernel])
 
 
 def kernel_of(direction: str, hidden: int, dtype: str, capability: int, not_plain: str = "") -> str:
@@ -64,6 +82,8 @@ def kernel_of(direction: str, hidden: int, dtype: str, capability: int, not_plai
     nothing. ``not_plain`` is that of `gpulstm.cuda.planner.choose`."""
     kernel = KERNELS.get(direction, "")
     if not kernel or dtype not in DTYPES or capability < LOWEST_CAPABILITY or hidden < FROM[kernel]:
+        return ""
+    if hidden % HIDDEN_MULTIPLE[kernel]:
         return ""
     return kernel if not not_plain or (not_plain == "options" and kernel in WITH_OPTIONS) else ""
 
@@ -75,10 +95,13 @@ def obstacle(kernel: str, batch: int, hidden: int) -> str:
     return "" if batch * hidden < MOST_UNITS else f"counts the bytes of a step in 32 bits, too few for batch {batch}"
 
 
-def layouts(kernel: str, batch: int, hidden: int, multiprocessors: int) -> Iterator[tuple[tuple[int, ...], int, float]]:
+def layouts(
+    kernel: str, batch: int, hidden: int, multiprocessors: int, *, options: bool = False
+) -> Iterator[tuple[tuple[int, ...], int, float]]:
     """(tiles, sequences of a block, predicted microseconds of a step of all sequences) of every layout whose tiles are
-    the smallest ones that hold the layer. A block has as few sequences as can be."""
-    fitting = [tiles for tiles in TILES[kernel] if units(tiles) >= hidden]
+    the smallest ones that hold the layer. A block has as few sequences as can be. With ``options`` of the kernels with
+    the switch OPTIONS."""
+    fitting = [tiles for tiles in (TILES_WITH_OPTIONS if options else TILES)[kernel] if units(tiles) >= hidden]
     for tiles in fitting:
         if tiles[0] != fitting[0][0]:
             continue
