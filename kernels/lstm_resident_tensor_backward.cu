@@ -34,65 +34,17 @@
 //          way; nobody waits for a block of the other direction.
 #include "half_precision.cuh"
 #include "persistent_options.cuh"
-#include "quick_activations.cuh"
 #include "registers.cuh"
+#include "storage.cuh"
+#include "tensor_gradients.cuh"
 
-#define COLUMNS (4 * PAIRS)         // sequences
-#define PARTS (2 / PAIRS)           // of the sum over all 4*hidden pre-activations
-#define READS (2 * WARPS / PARTS)   // of 16 bytes of da, a pair's four gates: a lane's share of two tiles of the sum
-#define CHAINS (4 / PARTS)          // of products, none of which waits for those of another
-#define AHEAD (WARPS < 8 ? 4 / PAIRS : (2 / PAIRS))  // steps: registers are short
-#define UNROLLED (AHEAD < 2 ? 2 : AHEAD)           // steps: even, since two buffers take turns
-#define PITCH (8 * WARPS + 2)       // pairs of a sequence's da. No two lanes that are served together share a bank.
-#define PLACES (COLUMNS * PITCH + 4)  // behind the first four sequences is a gap of four
-#define SECOND (4 * PITCH + 4)      // from a lane's first sequence to its second one
+#define AHEAD ((WARPS < 8 ? 4 : 2) / PAIRS)  // steps: registers are short
+#define UNROLLED (AHEAD < 2 ? 2 : AHEAD)     // steps: even, since two buffers take turns
+#define COLUMNS (4 * PAIRS)                  // sequences
+#define PITCH (8 * WARPS + 2)                // pairs of a sequence's da. No two lanes that are served together share a bank.
+#define SECOND (4 * PITCH + 4)               // from a lane's first sequence to its second one
+#define PLACES (COLUMNS * PITCH + 4)
 #define BLOCKS_TOGETHER (WARPS <= 4 ? 8 / WARPS : 1)  // that the registers of a multiprocessor hold
-
-// What a step reads of two units of a sequence.
-struct Fetched {
-    unsigned gates[4], dy;
-    float2 before;  // cell states, before the step in time
-};
-
-// What a step multiplies a unit's gradients by.
-struct Prepared {
-    float of_gate[4];          // what gives each gate's gradient from dc, the output gate's from dh
-    float to_c, to_before, dy;  // what of dh is added to dc, what of dc goes to the step before
-#if OPTIONS
-    float h_stays, c_stays;    // what zoneout keeps for the step before
-#endif
-};
-
-// Off by some 2^-22 of 1: of what it is multiplied with, 16 bits are kept.
-__device__ __forceinline__ float tanh_near(float x) {
-    return fmaf(-2.0f, reciprocal(1.0f + power_of_2(2.88539008f * x)), 1.0f);
-}
-// x (1 - x)
-__device__ __forceinline__ float slope_of(float x) { return fmaf(-x, x, x); }
-
-__device__ __forceinline__ void store_if(bool there, unsigned* place, unsigned word) {
-#ifdef __CUDA_ARCH__
-    asm volatile(
-        "{\n"
-        ".reg .pred there;\n"
-        "setp.ne.s32 there, %2, 0;\n"
-        "@there st.global.u32 [%0], %1;\n"
-        "}" ::"l"(place), "r"(word), "r"((int)there) : "memory");
-#else
-    if (there) *place = word;
-#endif
-}
-
-// The numbers are there when this has been passed, not only when they are needed: the compiler would put them off.
-// Returns a number that it takes them to find out.
-__device__ __forceinline__ unsigned made_by_now(Prepared& of) {
-#ifdef __CUDA_ARCH__
-    asm volatile("" : "+f"(of.of_gate[0]), "+f"(of.of_gate[1]), "+f"(of.of_gate[2]), "+f"(of.of_gate[3]));
-    asm volatile("" : "+f"(of.to_c), "+f"(of.to_before), "+f"(of.dy));
-#endif
-    return __float_as_uint(of.of_gate[0]) | __float_as_uint(of.of_gate[1]) | __float_as_uint(of.of_gate[2]) |
-           __float_as_uint(of.of_gate[3]) | __float_as_uint(of.to_c);
-}
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_resident_tensor_backward(
     store* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
@@ -149,24 +101,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
     const int thread = threadIdx.x, g = thread % 32 / 4, t = thread % 4;
     const int unit = thread / 32 * 16 + 2 * g;  // the first of the lane's two
 
-    // The fragments of W_hh^T. A word stands for two neighbouring units of one gate, as da has them.
-    const store* const weights = made_once(weight);
     unsigned w[PARTS][2 * READS][4];
-#pragma unroll
-    for (int m = 0; m < PARTS; ++m) {
-#pragma unroll
-        for (int k = 0; k < 2 * READS; ++k) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int lower = i % 2, gate = k % 2 * 2 + i / 2;  // lower: of the rows of the product
-                const int output = unit + (PARTS == 1 ? lower : m);
-                const int source = 8 * (k / 2) + 2 * t + (PARTS == 1 ? 0 : lower * (8 * READS));
-                const bool inside = output < hidden && source < hidden;  // and its neighbour: hidden is even
-                const store* const place = in_global_memory(weights + (gate * hidden + source) * hidden + output);
-                w[m][k][i] = inside ? pair_of(place[0], place[hidden]) : 0u;
-            }
-        }
-    }
+    hold_columns(w, made_once(weight), unit, t, hidden);
     for (int i = thread; i < 2 * PLACES; i += blockDim.x) (&da[0][0])[i] = make_uint4(0, 0, 0, 0);
 
     // Where the lane reads, of a column that is a sequence and, with PAIRS=1, a part of the sum; and where it writes.
@@ -368,19 +304,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
 #pragma unroll
         for (int u = 0; u < 2; ++u) {
             float sums[PAIRS];
-#if PAIRS == 2
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-                const int k = 2 * u + j;
-                sums[j] = (d[0][0][k] + d[0][1][k]) + (d[0][2][k] + d[0][3][k]);
-            }
-#else  // the lane two further on, or two before, has the other part, and the other sequence of the two
-            float of_parts[4];
-#pragma unroll
-            for (int k = 0; k < 4; ++k) of_parts[k] = d[u][0][k] + d[u][1][k];
-            const float kept = t >= 2 ? of_parts[3] : of_parts[0], given = t >= 2 ? of_parts[2] : of_parts[1];
-            sums[0] = kept + __shfl_xor_sync(0xFFFFFFFFu, given, 2);
-#endif
+            finish_sums(sums, d, u, t);
 #pragma unroll
             for (int j = 0; j < PAIRS; ++j) {
 #if OPTIONS

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from gpulstm.cuda import both_directions, planner, resident_layouts, resident_tensor_layouts
+from gpulstm.cuda import both_directions, planner, resident_tensor_layouts
 from gpulstm.cuda.planner import BACKWARD, FORWARD, choose
 from tests.test_planner import BATCH, DEVICES, H200
 
@@ -14,7 +14,7 @@ HIDDEN = (1, 8, 31, 33, 64, 65, 97, 100, 128)
 
 def layers():
     for direction, hidden, batch in itertools.product(PASSES, HIDDEN, BATCH):
-        if hidden >= resident_tensor_layouts.FROM[resident_tensor_layouts.KERNELS[direction]]:
+        if resident_tensor_layouts.kernel_of(direction, hidden, "bfloat16", 90):
             yield direction, batch, hidden
 
 
@@ -39,6 +39,14 @@ def test_sequences_fill_blocks_before_blocks_share_a_multiprocessor():
 
 
 @pytest.mark.parametrize("options", ["", "options"])
+def test_going_back_eight_sequences_share_a_block_where_four_would_take_turns():
+    for hidden, batch, pairs, share in ((128, 528, 1, 4), (128, 529, 2, 5), (128, 1056, 2, 8), (64, 1056, 1, 4)):
+        choice = choose(BACKWARD, batch, hidden, "float16", H200)
+        assert (choice.tiles, choice.share) == ((hidden // 16, pairs), share)
+        assert choose(BACKWARD, batch, hidden, "float16", H200, "", "options").tiles[1] == 1
+    assert choose(BACKWARD, 8, 63, "float16", H200).kernel == "lstm_resident_backward", "it reads two units at a time"
+
+
 def test_two_directions_share_the_device(options):
     for direction, batch in itertools.product(PASSES, (1, 66, 67, 264)):
         if options and resident_tensor_layouts.KERNELS[direction] not in resident_tensor_layouts.WITH_OPTIONS:
@@ -66,5 +74,7 @@ def test_who_takes_other_kernels():
 
 
 def test_a_block_has_as_many_threads_as_the_kernel_is_compiled_for():
-    for tiles in itertools.chain(*resident_tensor_layouts.TILES.values()):
-        assert resident_layouts.threads(resident_tensor_layouts.units(tiles)) == 64 * tiles[0]
+    for kernel, choices in resident_tensor_layouts.TILES.items():
+        for tiles in choices:
+            threads = resident_tensor_layouts.threads(kernel, resident_tensor_layouts.units(tiles))
+            assert threads == {FORWARD: 64, BACKWARD: 32}[kernel.rpartition("_")[2]] * tiles[0]

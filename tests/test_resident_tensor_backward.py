@@ -9,6 +9,8 @@ from gpulstm.cuda import resident_tensor_layouts
 from gpulstm.cuda.planner import BACKWARD, Choice
 from gpulstm.engines import Lane, cupy_one_launch
 from gpulstm.parameters import Weights
+from tests import test_half_options
+from tests.backends import CUPY_ON_CPU, Backend
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.half_cases import numpy_dtype
 from tests.half_recurrence import (
@@ -20,7 +22,9 @@ from tests.half_recurrence import (
     run,
     run_backward,
 )
+from tests.schedule_cases import scheduled
 from tests.test_nvrtc_gate import nvrtc_or_skip
+from tests.test_schedule_options import TOGETHER
 
 DTYPES = ("float16", "bfloat16")
 SOME = np.array([9, 0, 6, 1, 8])
@@ -111,10 +115,8 @@ def test_the_same_bits_in_any_order(name):
     check_in_any_order(BACKWARD, *usual("bfloat16", name), late_blocks=())
 
 
-@pytest.mark.parametrize("tiles", [(4, 1), (6, 2)], ids=str)
-def test_both_directions_have_the_bits_of_one_after_the_other(tiles):
-    one, _ = usual("float16", "lengths")
-    choice = laid_out("float16", tiles, 5)
+def test_both_directions_have_the_bits_of_one_after_the_other():
+    one, choice = usual("float16", "lengths")
     other = half_case("float16", *one.sizes, seed=1, lengths=SOME, reverse=True)
     pairs = [(case, forward_in_numpy(case)) for case in (one, other)]
     dy = np.concatenate([one.dy, other.dy], axis=2)
@@ -145,3 +147,21 @@ def test_both_directions_have_the_bits_of_one_after_the_other(tiles):
     for i, (case, forward) in enumerate(pairs):
         expected = backward_in_numpy(case, forward["gates"], forward["cells"])
         check({"gates": results[i].astype(np.float32), "dh": results[2 + i]}, expected, "float16")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "made"),
+    [
+        ("float16", {**TOGETHER, "bidirectional": True, "lengths": (4, 0, 3, 1, 2)}),
+        ("bfloat16", {**TOGETHER, "recurrent_dropout_on": "candidate", "reverse": True, "peephole": False}),
+    ],
+    ids=DTYPES,
+)
+def test_with_all_options(dtype, made):
+    """All gradients of a layer, of which each block has three sequences."""
+    given = test_half_options.half(dtype, hidden=22, **made)
+    with cupy_on_cpu(thread_order="random") as cupy:
+        backend = Backend(CUPY_ON_CPU, cupy)
+        with scheduled(backend, "resident", 2 + 2 * given.made["bidirectional"]):
+            test_half_options.check(backend, given)
+        assert cupy.on_cpu.launches[KERNEL] == 1

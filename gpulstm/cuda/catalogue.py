@@ -161,22 +161,18 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
         kernel: tuple(tiles for tiles in choices if half_layouts.largest_hidden(kernel, tiles) <= 1024)
         for kernel, (_, choices) in HALF_TILES.items()
     },
-    **resident_tensor_layouts.TILES,
+    **resident_tensor_layouts.TILES_WITH_SWITCHES,
 }
 
 # The same of the switch OPTIONS, where registers are short: other kernels have it for all of their tiles.
 WITH_OPTIONS = {
     "lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS,
-    **resident_tensor_layouts.TILES_WITH_OPTIONS,
+    **resident_tensor_layouts.TILES_WITH_SWITCHES,
 }
 # The same with OPTIONS too: registers are shorter there.
 _TOO_TIGHT = {
     "lstm_resident_backward": ((6,),),
     "lstm_persistent_half_forward": ((8, 4, 4, 2, 2, 4),),
-    **{
-        kernel: tuple(tiles for tiles in choices if tiles not in resident_tensor_layouts.TILES_WITH_OPTIONS[kernel])
-        for kernel, choices in resident_tensor_layouts.TILES.items()
-    },
 }
 BIDIRECTIONAL_OPTIONS = {
     kernel: tuple(tiles for tiles in choices if tiles not in _TOO_TIGHT.get(kernel, ()))

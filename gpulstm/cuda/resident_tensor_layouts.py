@@ -31,8 +31,8 @@ TILES: dict[str, tuple[tuple[int, ...], ...]] = {
     FORWARD: ((2, 1), (4, 1), (6, 1), (8, 1)),
     BACKWARD: ((2, 1), (4, 1), (6, 1), (6, 2), (8, 1), (8, 2)),
 }
-TILES_WITH_OPTIONS = TILES | {BACKWARD: tuple(tiles for tiles in TILES[BACKWARD] if tiles[1] == 1)}
-"""Those that leave registers for the switch OPTIONS."""
+TILES_WITH_SWITCHES = TILES | {BACKWARD: tuple(tiles for tiles in TILES[BACKWARD] if tiles[1] == 1)}
+"""Those that leave registers for the switches OPTIONS and BIDIRECTIONAL."""
 UNITS_OF_A_WARP = {FORWARD: 8, BACKWARD: 16}
 HIDDEN_MULTIPLE = {FORWARD: 1, BACKWARD: 2}  # units that a lane reads at a time
 WITH_OPTIONS = (FORWARD, BACKWARD)
@@ -101,7 +101,7 @@ def layouts(
     """(tiles, sequences of a block, predicted microseconds of a step of all sequences) of every layout whose tiles are
     the smallest ones that hold the layer. A block has as few sequences as can be. With ``options`` of the kernels with
     the switch OPTIONS."""
-    fitting = [tiles for tiles in (TILES_WITH_OPTIONS if options else TILES)[kernel] if units(tiles) >= hidden]
+    fitting = [tiles for tiles in (TILES_WITH_SWITCHES if options else TILES)[kernel] if units(tiles) >= hidden]
     for tiles in fitting:
         if tiles[0] != fitting[0][0]:
             continue
