@@ -38,7 +38,7 @@
 #include "storage.cuh"
 #include "tensor_gradients.cuh"
 
-#define AHEAD ((WARPS < 8 ? 4 : 2) / PAIRS)  // steps: registers are short
+#define AHEAD (WARPS < 6 ? 4 / PAIRS : 1)       // steps: registers are short
 #define UNROLLED (AHEAD < 2 ? 2 : AHEAD)     // steps: even, since two buffers take turns
 #define COLUMNS (4 * PAIRS)                  // sequences
 #define PITCH (8 * WARPS + 2)                // pairs of a sequence's da. No two lanes that are served together share a bank.

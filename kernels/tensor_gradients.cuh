@@ -8,7 +8,7 @@
 
 #define PARTS (2 / PAIRS)          // of the sum over all 4*hidden pre-activations
 #define READS (2 * WARPS / PARTS)  // of 16 bytes of da, a pair's four gates: a lane's share of two tiles of the sum
-#define CHAINS (4 / PARTS)         // of products, none of which waits for those of another
+#define CHAINS (WARPS < 8 ? 4 / PARTS : 2)  // of products, none of which waits for those of another
 
 // What a step reads of two units of a sequence.
 struct Fetched {
@@ -61,6 +61,7 @@ __device__ __forceinline__ unsigned made_by_now(Prepared& of) {
 // first of the lane's two, t is lane % 4.
 __device__ __forceinline__ void hold_columns(
     unsigned (&w)[PARTS][2 * READS][4], const store* weight, int unit, int t, int hidden) {
+    int after[4] = {0, 0, 0, 0};  // a fragment's loads wait for those of the fourth one before
 #pragma unroll
     for (int m = 0; m < PARTS; ++m) {
 #pragma unroll
@@ -69,12 +70,13 @@ __device__ __forceinline__ void hold_columns(
             for (int i = 0; i < 4; ++i) {
                 const int lower = i % 2, gate = k % 2 * 2 + i / 2;  // lower: of the rows of the product
                 const int output = unit + (PARTS == 1 ? lower : m);
-                const int source = 8 * (k / 2) + 2 * t + (PARTS == 1 ? 0 : lower * (8 * READS));
+                const int source = 8 * (k / 2) + 2 * t + (PARTS == 1 ? 0 : lower * (8 * READS)) + after[k % 4];
                 const bool inside = output < hidden && source < hidden;  // and its neighbour: hidden is even
                 const int place = (gate * hidden + source) * hidden + output;  // below 2^16
                 const store* const two = in_global_memory(weight + place);
                 w[m][k][i] = inside ? pair_of(two[0], two[hidden]) : 0u;
             }
+            after[k % 4] = (int)((w[m][k][0] ^ w[m][k][1] ^ w[m][k][2] ^ w[m][k][3]) & unknown_zero(weight));
         }
     }
 }

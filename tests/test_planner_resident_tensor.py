@@ -38,7 +38,6 @@ def test_sequences_fill_blocks_before_blocks_share_a_multiprocessor():
     assert of_batch[529].microseconds == of_batch[1056].microseconds < 2 * of_batch[1].microseconds
 
 
-@pytest.mark.parametrize("options", ["", "options"])
 def test_going_back_eight_sequences_share_a_block_where_four_would_take_turns():
     for hidden, batch, pairs, share in ((128, 528, 1, 4), (128, 529, 2, 5), (128, 1056, 2, 8), (64, 1056, 1, 4)):
         choice = choose(BACKWARD, batch, hidden, "float16", H200)
@@ -47,6 +46,7 @@ def test_going_back_eight_sequences_share_a_block_where_four_would_take_turns():
     assert choose(BACKWARD, 8, 63, "float16", H200).kernel == "lstm_resident_backward", "it reads two units at a time"
 
 
+@pytest.mark.parametrize("options", ["", "options"])
 def test_two_directions_share_the_device(options):
     for direction, batch in itertools.product(PASSES, (1, 66, 67, 264)):
         if options and resident_tensor_layouts.KERNELS[direction] not in resident_tensor_layouts.WITH_OPTIONS:
