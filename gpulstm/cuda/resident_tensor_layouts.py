@@ -3,16 +3,17 @@ operands of the tensor cores, and runs a few sequences for itself. Pure arithmet
 
 The kernels are `kernels/lstm_resident_tensor_forward.cu` and whatever else `TILES` names; like those of
 `gpulstm.cuda.resident_layouts` they have 32 threads for every 8 hidden units, and their blocks wait for nobody. The
-tensor cores have the weights of eight sequences' products for the price of one's, so a block takes several sequences
-before a multiprocessor takes a second block. Of how many, the kernel learns from the number of blocks: it splits the
-batch evenly.
+tensor cores make the products of up to eight sequences for the price of one's, so a block takes several sequences
+before a multiprocessor takes a second block. How many they are, the kernel learns from the number of blocks: it splits
+the batch evenly.
 
 Where a pass may run in one of these, the kernels that multiply by FMA are left alone, whatever the batch: a sequence's
 outputs have the same bits by itself as among others. From which `hidden_size` on that is so, `FROM` says.
 
 The predictions are those of the model of benchmarks/cycles.py, which runs the machine code for compute capability 9.0
 with products at the rate that one H200 was measured to have (646 TFLOP/s: one in 6.6 cycles for each of a
-multiprocessor's schedulers). No kernel of these has run on a GPU yet.
+multiprocessor's schedulers). It gives the forward kernel that multiplies by FMA 436, 615 and 918 cycles a step with one
+sequence, for up to 32, 64 and 96 hidden units. No kernel of these has run on a GPU yet.
 """
 
 from collections.abc import Iterator
@@ -24,24 +25,34 @@ KERNELS = {"forward": FORWARD}  # by direction; a pass that is not in it runs in
 DTYPES = ("float16", "bfloat16")
 LOWEST_CAPABILITY = 80
 
-# kernel -> the names of its tile sizes, and every choice of them; the first one is a sixteenth of the largest hidden.
-NAMES: dict[str, tuple[str, ...]] = {FORWARD: ("KTILES", "CELLS")}
-TILES: dict[str, tuple[tuple[int, ...], ...]] = {FORWARD: ((2, 1), (4, 1), (6, 1), (8, 1))}
+# kernel -> the names of its tile sizes, and every choice of them. The first one is a sixteenth of the largest hidden;
+# the second one, times the number in `SEQUENCES`, is how many sequences a block has at most.
+NAMES: dict[str, tuple[str, ...]] = {FORWARD: ("KTILES", "SEQUENCES")}
+TILES: dict[str, tuple[tuple[int, ...], ...]] = {
+    FORWARD: ((2, 1), (2, 4), (4, 1), (4, 4), (6, 1), (6, 4), (8, 1), (8, 4))
+}
+SEQUENCES = {FORWARD: 1}
 WITH_OPTIONS = (FORWARD,)
 """Kernels that there are with the switch OPTIONS."""
 
 FROM = {FORWARD: 1}
 """Hidden units from which on the kernel is taken instead of the one that multiplies by FMA."""
 
+SAME_BITS = (FORWARD,)
+"""Kernels that give the same bits with tiles that differ in the sequences of a block alone."""
+
 CYCLES_OF_A_STEP: dict[str, dict[tuple[int, ...], tuple[int, int]]] = {
-    FORWARD: {(2, 1): (430, 120), (4, 1): (610, 350), (6, 1): (890, 890), (8, 1): (1250, 1250)},
+    FORWARD: {
+        **{(2, 1): (370, 60), (4, 1): (500, 180), (6, 1): (680, 680), (8, 1): (950, 950)},
+        **{(2, 4): (425, 115), (4, 4): (560, 335), (6, 4): (815, 815), (8, 4): (1100, 1100)},
+    },
 }
 """Of a block alone on its multiprocessor, and more for each further one."""
 
 
 def sequences(kernel: str, tiles: tuple[int, ...]) -> int:
     """Of a block, at most."""
-    return 4 * tiles[1]
+    return SEQUENCES[kernel] * tiles[1]
 
 
 def units(tiles: tuple[int, ...]) -> int:
