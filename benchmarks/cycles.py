@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
             layouts = resident_tensor_layouts if specialisation.entry in IN_16_BITS else resident_layouts
             hidden = chosen.hidden or layouts.units(specialisation.tiles)
-            warps = resident_layouts.threads(hidden) // 32
+            warps = layouts.threads(*[specialisation.entry] * (layouts is not resident_layouts), hidden) // 32
             for blocks in chosen.blocks:
                 found = multiprocessor.run(loop, warps, blocks)
                 cycles = found.cycles / steps

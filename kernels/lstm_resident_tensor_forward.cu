@@ -7,19 +7,22 @@
 // Stored in 16 bits: gates, weights, bias, h and y, each rounded once to the nearest. In float32: products' sums, what
 // a step computes, and the cell state.
 //
-// Who owns what: a block owns up to 4 * CELLS sequences, and waits for no other block. A warp owns eight hidden units,
-// of which it has 32 rows of weights as two fragments of the tensor cores (half_precision.cuh): rows g and g + 8 of the
-// first are the gates i and f of its unit number g, those of the second g and o. So a lane gets all four sums of a unit
-// of its sequences, makes the cells by itself, and needs no other lane for that. The hidden states are in shared
-// memory, twice, so that one barrier per step is enough; a thread's 8 * KTILES words of weights are in registers.
+// Who owns what: a block owns one sequence or up to four, SEQUENCES, and waits for no other block. A warp owns eight
+// hidden units, of which it has 32 rows of weights as two fragments of the tensor cores (half_precision.cuh): rows g
+// and g + 8 of the first are the gates i and f of its unit number g, those of the second g and o. So a lane gets all
+// four sums of a unit. The hidden states are in shared memory, twice, so that one barrier per step is enough; a
+// thread's 8 * KTILES words of weights are in registers.
 //
-// The product has eight columns. Lane 4 * g + t has columns 2 * t and 2 * t + 1 of it: sequences t and t + 4, or with
-// CELLS=1, for up to four sequences, twice the sequence t. Columns of one sequence do not look at those of another.
+// The product has eight columns; lane 4 * g + t has columns 2 * t and 2 * t + 1 of it. With SEQUENCES=4 both are
+// sequence t, and the lane makes this cell by itself. With SEQUENCES=1 all of them are the one sequence, and a unit's
+// four lanes make a gate each. Both give the same bits. Columns of one sequence do not look at those of another.
 //
 // Words of h and of the weights are permuted alike, so that a lane reads those of two tiles of the product at once, 16
 // bytes; a sequence's words are followed by four, so that what lanes read or write at once is in banks of their own.
 //
-// What a step reads from memory does not depend on h, and is fetched AHEAD steps before it is used.
+// A step of a block: make the cells from the sums, hand h over, meet at the barrier, and begin the next step's product.
+// What a step has made is written to memory beside that product, and so is asked for what a later step needs, AHEAD
+// steps before it is used: neither is on the way from h to h.
 //
 // Bytes per hidden unit and step: reads 4 gates of 2, writes y of 2, and with `keep` 4 gates and h of 2 and c of 4.
 //
@@ -38,12 +41,14 @@
 #include "registers.cuh"
 #include "storage.cuh"
 
-#define UNROLLED 4            // steps: as many as lanes draw for, and even, since two buffers take turns
-#define AHEAD (KTILES < 8 && CELLS == 1 ? 4 : 2)  // registers are short
-#define CHAINS (KTILES < 8 ? 2 : 1)               // sums of a product that do not wait for each other
-#define LOADS (KTILES / 2)    // of h, of 16 bytes each
-#define PITCH (8 * KTILES + 4)  // words of h of a sequence
-#define COLUMNS (4 * CELLS)   // sequences
+#define UNROLLED 4                                   // steps: as many as lanes draw for, and even, for two buffers
+#define GATES (SEQUENCES == 1 ? 1 : 4)               // that a lane makes
+// Where registers are short: what is fetched that many steps ahead, and fragments that stand in shared memory instead.
+#define AHEAD (SEQUENCES == 1 || (KTILES < 8 && !OPTIONS) ? 4 : KTILES < 8 || !OPTIONS ? 2 : 1)
+#define PARKED (KTILES == 8 && SEQUENCES > 1 && OPTIONS ? 4 : 0)
+#define CHAINS (KTILES == 8 ? 1 : 2)                 // sums of a product that do not wait for each other
+#define LOADS (KTILES / 2)                           // of h, of 16 bytes each
+#define PITCH (8 * KTILES + 4)                       // words of h of a sequence
 // Blocks that the 65536 registers of a multiprocessor hold, with 128 for each thread where there are several.
 #define BLOCKS_TOGETHER (KTILES <= 4 ? 8 / KTILES : 1)
 
@@ -80,40 +85,43 @@ __device__ __forceinline__ void hold_rows(
     }
 }
 
-// sums[gate][cell] += W_hh h, from the words of h of the lane's column. Two sums each, so that a product need not wait
-// for the one before it.
-__device__ __forceinline__ void add_products(
-    float (&sums)[4][CELLS], const unsigned (&w)[4][LOADS][4], const uint4* words) {
-    float d[CHAINS][2][4];
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int part = 0; part < 4; ++part) {
-            d[0][m][part] = sums[2 * m + part / 2][part % 2 * (CELLS - 1)];
-            if (CHAINS > 1) d[CHAINS - 1][m][part] = 0.0f;
-        }
-    }
+// The lane's words of two gates as a fragment, of the half k of a load.
+__device__ __forceinline__ void fragment(unsigned (&a)[4], const unsigned (&w)[4][LOADS][4], int m, int v, int k) {
+    a[0] = w[2 * m][v][2 * k], a[1] = w[2 * m + 1][v][2 * k];
+    a[2] = w[2 * m][v][2 * k + 1], a[3] = w[2 * m + 1][v][2 * k + 1];
+}
+
+// W_hh h of the unit's four gates, from the words of h of the lane's column. The last of the fragments may be in shared
+// memory, PARKED of them. beside(v) is a part of what is done while the tensor cores are at work.
+template <class Beside>
+__device__ __forceinline__ void multiply(
+    float (&sums)[4], const unsigned (&w)[4][LOADS][4], const uint4* parked, const uint4* words, Beside beside) {
+    float d[CHAINS][2][4] = {};
 #pragma unroll
     for (int v = 0; v < LOADS; ++v) {
         const uint4 four = words[4 * v];
         const unsigned b[2][2] = {{four.x, four.y}, {four.z, four.w}};
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
+        for (int k = 0; k < 2; ++k) {
 #pragma unroll
             for (int m = 0; m < 2; ++m) {
-                const unsigned a[4] = {w[2 * m][v][2 * half], w[2 * m + 1][v][2 * half], w[2 * m][v][2 * half + 1],
-                                       w[2 * m + 1][v][2 * half + 1]};
-                multiply_add(d[half % CHAINS][m], a, b[half]);
+                unsigned a[4];
+                const int number = 2 * (1 - m) + k;
+                if (v == LOADS - 1 && number < PARKED) {
+                    const uint4 of_thread = parked[64 * KTILES * number];
+                    a[0] = of_thread.x, a[1] = of_thread.y, a[2] = of_thread.z, a[3] = of_thread.w;
+                } else {
+                    fragment(a, w, m, v, k);
+                }
+                multiply_add(d[k % CHAINS][m], a, b[k]);
             }
         }
+        beside(v);
     }
 #pragma unroll
     for (int gate = 0; gate < 4; ++gate) {
-#pragma unroll
-        for (int e = 0; e < CELLS; ++e) {
-            const int part = gate % 2 * 2 + e;
-            sums[gate][e] = d[0][gate / 2][part] + (CHAINS > 1 ? d[CHAINS - 1][gate / 2][part] : 0.0f);
-        }
+        sums[gate] = d[0][gate / 2][gate % 2 * 2];
+        if (CHAINS == 2) sums[gate] += d[CHAINS - 1][gate / 2][gate % 2 * 2];
     }
 }
 
@@ -164,92 +172,99 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
 #else
     const int groups = gridDim.x, number = blockIdx.x;
 #endif
-    const int share = (batch + groups - 1) / groups;  // at most COLUMNS
+    const int share = (batch + groups - 1) / groups;  // at most SEQUENCES
     const int first_sequence = number * share, own = min(share, batch - first_sequence);
 
-    __shared__ __align__(16) unsigned h_now[2][COLUMNS][PITCH];
+    __shared__ __align__(16) unsigned h_now[2][SEQUENCES][PITCH];
     const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, t = lane % 4, unit = thread / 32 * 8 + g;
-    const long long units = (long long)batch * hidden;
+    const int column = SEQUENCES == 1 ? 0 : t;  // of the block's sequences, the lane's
+    const bool exists = unit < hidden && column < own;
+    // Lanes without a cell read what another one reads, and write nothing.
+    const int there = min(unit, hidden - 1), sequence = first_sequence + min(column, own - 1);
+    const long long units = (long long)batch * hidden, at = (long long)sequence * hidden + there;
 
     unsigned w[4][LOADS][4];
     hold_rows(w, weight, unit, t, hidden);
-    const int there = min(unit, hidden - 1);  // lanes without a cell read what another one reads, and write nothing
-    float b[4];
+    __shared__ uint4 all_parked[PARKED ? PARKED * 64 * KTILES : 1];
+    uint4* const parked = all_parked + (PARKED ? thread : 0);  // each thread reads what it writes itself
 #pragma unroll
-    for (int gate = 0; gate < 4; ++gate) b[gate] = bias ? real_of(bias[gate * hidden + there]) : 0.0f;
+    for (int i = 0; i < PARKED; ++i) {
+        unsigned a[4];
+        fragment(a, w, 1 - i / 2, LOADS - 1, i % 2);
+        parked[64 * KTILES * i] = make_uint4(a[0], a[1], a[2], a[3]);
+    }
+    store b[GATES];
+#pragma unroll
+    for (int k = 0; k < GATES; ++k) b[k] = bias ? bias[(SEQUENCES == 1 ? t : k) * hidden + there] : stored(0.0f);
+    const unsigned biases[2] = {made_once(pair_of(b[0], b[1 % GATES])), made_once(pair_of(b[2 % GATES], b[3 % GATES]))};
+#if OPTIONS
+    const bool drops = draw_for_sequence(options, unit, sequence);  // h before the products
+    const store* const peep = peephole ? peephole + (SEQUENCES == 1 ? min(t, 2) * hidden : 0) + there : 0;
+    unsigned drawn = 0;  // for one of four steps, each lane its own: four bits for each sequence
+#endif
 
     const long long first_slot = keep && reverse ? steps * units : 0;
-    bool exists[CELLS];
-    int sequences[CELLS], lengths_left[CELLS];
-    float c[CELLS];
-    store h[CELLS];
-    for (int i = thread; i < 2 * COLUMNS * PITCH; i += blockDim.x) (&h_now[0][0][0])[i] = 0;
+    float c = cells[first_slot + at];
+#if OPTIONS
+    store h = state[at];
+#else
+    store h = hiddens[first_slot + at];
+#endif
+    for (int i = thread; i < 2 * SEQUENCES * PITCH; i += blockDim.x) (&h_now[0][0][0])[i] = 0;
     __syncthreads();
-#pragma unroll
-    for (int e = 0; e < CELLS; ++e) {
-        exists[e] = unit < hidden && t + 4 * e < own;
-        sequences[e] = first_sequence + (t + 4 * e < own ? t + 4 * e : 0);
-        const long long at = (long long)sequences[e] * hidden + there;
-        lengths_left[e] = lengths ? lengths[sequences[e]] - first_time : steps;
-        c[e] = cells[first_slot + at];
+    const bool hands = exists && (SEQUENCES > 1 || t == 0);
+    store* const handed = (store*)h_now[0][column] + unit;
+    const uint4* const words = (const uint4*)(h_now[0][SEQUENCES == 1 ? 0 : g / 2] + 4 * t);
 #if OPTIONS
-        h[e] = state[at];
+    if (hands) *handed = stored(real_of(h) * (drops ? 0.0f : options.hidden_scale));
 #else
-        h[e] = hiddens[first_slot + at];
+    if (hands) *handed = h;
 #endif
-    }
-    store* const handed = (store*)&h_now[0][t][0] + unit;
-    const uint4* const words = (const uint4*)&h_now[0][g / 2 + 4 * (CELLS - 1) * (g % 2)][4 * t];
 
-#if OPTIONS
-    float mask[CELLS];  // of h, on its way to the products
-#pragma unroll
-    for (int e = 0; e < CELLS; ++e) mask[e] = hidden_mask(options, draw_for_sequence(options, unit, sequences[e]));
-    float peep[3] = {};
-    if (peephole) {
-#pragma unroll
-        for (int k = 0; k < 3; ++k) peep[k] = real_of(peephole[k * hidden + there]);
-    }
-#endif
-#pragma unroll
-    for (int e = 0; e < CELLS; ++e) {
-#if OPTIONS
-        if (exists[e]) handed[8 * e * PITCH] = stored(real_of(h[e]) * mask[e]);
-#else
-        if (exists[e]) handed[8 * e * PITCH] = h[e];
-#endif
-    }
+    // What a lane reads and writes of a step is this many bytes times the step behind where that of step 0 is. Of four
+    // lanes that have the same h and c each writes it somewhere else, if anywhere; a lane that has them alone writes
+    // them everywhere.
+    const unsigned half_bytes = (unsigned)batch * hidden * sizeof(store);  // of a number for each unit
+    const unsigned y_bytes = (unsigned)batch * y_width * sizeof(store);
+    store* const gate_of_0 =
+        made_once(gates + (long long)sequence * 4 * hidden + (SEQUENCES == 1 ? t * hidden : 0) + there);
+    store* const y_of_0 = made_once(y + (long long)sequence * y_width + y_offset + there);
+    store* const hidden_of_0 = made_once(hiddens + at + (1 - reverse) * units);  // of what follows step 0
+    float* const cell_of_0 = made_once(cells + at + (1 - reverse) * units);
+    const bool to_y = exists && (SEQUENCES > 1 || t == 1), keeps = exists && keep;
+    const bool to_hiddens = keeps && (SEQUENCES > 1 || t == 2), to_cells = keeps && (SEQUENCES > 1 || t == 3);
 
-    // What a lane reads and writes of a step is this many bytes times the step behind where that of step 0 is, and that
-    // of its second cell, if it has one, four sequences further on.
-    const unsigned unit_bytes = (unsigned)batch * hidden * sizeof(store);
-    const unsigned y_bytes = made_once((unsigned)batch * y_width * (unsigned)sizeof(store));
-    store* const gate_of_0 = made_once(gates + (long long)sequences[0] * 4 * hidden + there);
-    store* const y_of_0 = made_once(y + (long long)sequences[0] * y_width + y_offset + there);
-    const long long slot_of_0 = (long long)sequences[0] * hidden + there + (1 - reverse) * units;
-    store* const hidden_of_0 = made_once(hiddens + slot_of_0);  // of what follows step 0
-    float* const cell_of_0 = made_once(cells + slot_of_0);
-    const int further = sequences[CELLS - 1] - sequences[0];
-
-    const int direction = made_once(reverse ? -1 : 1), ahead = made_once(AHEAD * direction);
+    const int direction = made_once(reverse ? -1 : 1);
     int step = reverse ? steps - 1 : 0;
-    store next[AHEAD][4][CELLS];
-    const auto fetch = [&](store(&fetched)[4][CELLS], int at) {
-        const store* const of_step = at_step(gate_of_0, at, 4 * unit_bytes);
+    const int length = lengths ? lengths[sequence] - first_time : steps;
+    store next[AHEAD][GATES];
+    const auto fetch = [&](store(&fetched)[GATES], int later) {
+        const store* const of_step = at_step(gate_of_0, later, 4 * half_bytes);
 #pragma unroll
-        for (int gate = 0; gate < 4; ++gate) {
+        for (int k = 0; k < GATES; ++k) fetched[k] = of_step[k * hidden];
+    };
+    float inputs[GATES], sums[4];
+    const auto take = [&](const store(&fetched)[GATES]) {
 #pragma unroll
-            for (int e = 0; e < CELLS; ++e) fetched[gate][e] = of_step[(gate + e * 4 * further) * hidden];
+        for (int k = 0; k < GATES; ++k) {
+            const unsigned two = biases[k / 2];
+            inputs[k] = real_of(fetched[k]) + real_of(k % 2 ? second_of(two) : first_of(two));
         }
     };
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) fetch(next[i], step + direction * min(i, steps - 1));
     __syncthreads();
+    multiply(sums, w, parked, words, [](int) {});
+    take(next[0]);
+    if (steps > AHEAD) fetch(next[0], step + direction * AHEAD);
 
     for (int left = steps; left > 0; left -= UNROLLED) {
 #if OPTIONS
-        unsigned drawn = 0;  // for one of four steps, each lane its own: four bits for each sequence
-        if (draws_at_each_step(options)) {
+        if (SEQUENCES == 1) {
+            drawn = draw_for_step(options, unit, first_sequence, step + direction * t);
+        } else if (draws_at_each_step(options)) {
+            drawn = 0;
+#pragma unroll 2
             for (int s = 0; s < own; ++s) {
                 drawn |= draw_for_step(options, unit, first_sequence + s, step + direction * t) << 4 * s;
             }
@@ -258,74 +273,95 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
 #pragma unroll
         for (int i = 0; i < UNROLLED; ++i) {
             if (left <= i) break;
-            float sums[4][CELLS];
-#pragma unroll
-            for (int gate = 0; gate < 4; ++gate) {
-#pragma unroll
-                for (int e = 0; e < CELLS; ++e) sums[gate][e] = real_of(next[i % AHEAD][gate][e]) + b[gate];
-            }
-            add_products(sums, w, words + i % 2 * (COLUMNS * PITCH / 4));
-            if (left > i + AHEAD) fetch(next[i % AHEAD], step + ahead);
+            const bool runs = step < length;
+            float in, forget, candidate, out, c_star;
+            unsigned made[2];  // the gates as they are stored, two in a word; or the lane's own
 #if OPTIONS
-            const unsigned of_step = __shfl_sync(0xFFFFFFFFu, drawn, i, 4);
+            const unsigned now = __shfl_sync(0xFFFFFFFFu, drawn, i, 4) >> 4 * column;
+            const float written = candidate_mask(options, now);
 #endif
-#pragma unroll
-            for (int e = 0; e < CELLS; ++e) {
-                const bool runs = step < lengths_left[e];
+            if (SEQUENCES == 1) {
+                float a = (t < 2 ? t == 0 ? sums[0] : sums[1] : t == 2 ? sums[2] : sums[3]) + inputs[0];
 #if OPTIONS
-                const unsigned now = of_step >> 4 * (t + 4 * e);
-                if (peephole) {
-                    sums[0][e] = fmaf(peep[0], c[e], sums[0][e]);
-                    sums[1][e] = fmaf(peep[1], c[e], sums[1][e]);
-                }
-                const float in = quick_sigmoid(sums[0][e]);
-                const float forget = options.coupled ? 1.0f - in : quick_sigmoid(sums[1][e]);
-                const float candidate = quick_tanh(sums[2][e]);
-                const float c_star = fmaf(forget, c[e], in * (candidate * candidate_mask(options, now)));
-                if (peephole) sums[3][e] = fmaf(peep[2], c_star, sums[3][e]);
-                const float out = quick_sigmoid(sums[3][e]);
-                if (runs) {
-                    c[e] = zoned_c(options, now, c[e], c_star);
-                    h[e] = stored(zoned_h(options, now, real_of(h[e]), out * quick_tanh(c_star)));
-                }
-                const store masked = stored(real_of(h[e]) * mask[e]);
-                const store shown = step + direction < lengths_left[e] ? masked : stored(0.0f);
+                if (peephole && t < 2) a = fmaf(real_of(*peep), c, a);
+#endif
+                float activated = quick_gate(t, a);
+                in = __shfl_sync(0xFFFFFFFFu, activated, 0, 4);
+                forget = __shfl_sync(0xFFFFFFFFu, activated, 1, 4);
+                candidate = __shfl_sync(0xFFFFFFFFu, activated, 2, 4);
+#if OPTIONS
+                if (options.coupled) forget = 1.0f - in;
+                if (t == 1) activated = forget;
+                c_star = fmaf(forget, c, in * (candidate * written));
+                if (peephole && t == 3) activated = quick_sigmoid(fmaf(real_of(*peep), c_star, a));
 #else
-                const float in = quick_sigmoid(sums[0][e]), forget = quick_sigmoid(sums[1][e]);
-                const float candidate = quick_tanh(sums[2][e]), out = quick_sigmoid(sums[3][e]);
-                if (runs) {
-                    c[e] = fmaf(forget, c[e], in * candidate);
-                    h[e] = stored(out * quick_tanh(c[e]));
-                }
-                const store masked = h[e], shown = h[e];
+                c_star = fmaf(forget, c, in * candidate);
 #endif
-                if (exists[e]) {
-                    handed[((i + 1) % 2 * COLUMNS + 4 * e) * 2 * PITCH] = masked;
-                    at_step(y_of_0, step, y_bytes)[e * further * y_width] = runs ? h[e] : stored(0.0f);
-                    if (keep) {
-                        at_step(hidden_of_0, step, unit_bytes)[e * further * hidden] = shown;
-                        at_step(cell_of_0, step, 2 * unit_bytes)[e * further * hidden] = c[e];
-                        if (runs) {
-                            store* const of_step = at_step(gate_of_0, step, 4 * unit_bytes) + e * 4 * further * hidden;
-                            of_step[0] = stored(in), of_step[hidden] = stored(forget);
-                            of_step[2 * hidden] = stored(candidate), of_step[3 * hidden] = stored(out);
-                        }
+                out = __shfl_sync(0xFFFFFFFFu, activated, 3, 4);
+                made[0] = made[1] = stored(activated).bits;
+            } else {
+                float a[4];
+#pragma unroll
+                for (int k = 0; k < 4; ++k) a[k] = sums[k] + inputs[k % GATES];
+#if OPTIONS
+                if (peephole) a[0] = fmaf(real_of(peep[0]), c, a[0]), a[1] = fmaf(real_of(peep[hidden]), c, a[1]);
+#endif
+                in = quick_sigmoid(a[0]), forget = quick_sigmoid(a[1]), candidate = quick_tanh(a[2]);
+#if OPTIONS
+                if (options.coupled) forget = 1.0f - in;
+                c_star = fmaf(forget, c, in * (candidate * written));
+                if (peephole) a[3] = fmaf(real_of(peep[2 * hidden]), c_star, a[3]);
+#else
+                c_star = fmaf(forget, c, in * candidate);
+#endif
+                out = quick_sigmoid(a[3]);
+                made[0] = pair_of(stored(in), stored(forget)), made[1] = pair_of(stored(candidate), stored(out));
+            }
+#if OPTIONS
+            const float c_new = zoned_c(options, now, c, c_star);
+            const store h_new = stored(zoned_h(options, now, real_of(h), out * quick_tanh(c_star)));
+#else
+            const float c_new = c_star;
+            const store h_new = stored(out * quick_tanh(c_star));
+#endif
+            if (runs) c = c_new, h = h_new;
+#if OPTIONS
+            const store masked = stored(real_of(h) * (drops ? 0.0f : options.hidden_scale));
+            const store shown = step + direction < length ? masked : stored(0.0f);
+#else
+            const store masked = h, shown = h;
+#endif
+            if (hands) handed[(i + 1) % 2 * SEQUENCES * 2 * PITCH] = masked;
+            __syncthreads();
+            const store y_now = store{(unsigned short)(runs ? h.bits : 0)};
+            const bool writes_gates = keeps && runs;
+            const auto beside = [&](int v) {
+                if (v == 0) {
+                    if (to_y) *at_step(y_of_0, step, y_bytes) = y_now;
+                    if (to_hiddens) *at_step(hidden_of_0, step, half_bytes) = shown;
+                    if (to_cells) *at_step(cell_of_0, step, 2 * half_bytes) = c;
+                }
+                if (v == 1 % LOADS) {
+#pragma unroll
+                    for (int k = 0; k < GATES; ++k) {
+                        const store one = k % 2 ? second_of(made[k / 2]) : first_of(made[k / 2]);
+                        if (writes_gates) at_step(gate_of_0, step, 4 * half_bytes)[k * hidden] = one;
                     }
                 }
-            }
+            };
+            // After the last step for nothing.
+            multiply(sums, w, parked, words + (i + 1) % 2 * (SEQUENCES * PITCH / 4), beside);
+            take(next[(i + 1) % AHEAD]);
+            if (left > i + 1 + AHEAD) fetch(next[(i + 1) % AHEAD], step + (1 + AHEAD) * direction);
             step += direction;
-            __syncthreads();
         }
     }
-#pragma unroll
-    for (int e = 0; e < CELLS; ++e) {
-        if (!exists[e]) continue;
-        const long long at = (long long)sequences[e] * hidden + unit;
+    if (!hands) return;
+    const long long end = (long long)afresh(sequence) * hidden + afresh(unit);
 #if OPTIONS
-        state[at] = h[e];
-        if (!keep) cells[at] = c[e];
+    state[end] = h;
+    if (!keep) cells[end] = c;
 #else
-        if (!keep) hiddens[at] = h[e], cells[at] = c[e];
+    if (!keep) hiddens[end] = h, cells[end] = c;
 #endif
-    }
 }

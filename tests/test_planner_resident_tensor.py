@@ -32,10 +32,13 @@ def test_whatever_is_chosen_covers_the_layer(device):
 
 
 def test_sequences_fill_blocks_before_blocks_share_a_multiprocessor():
-    of_batch = {n: choose(FORWARD, n, 60, "float16", H200) for n in (1, 132, 133, 4 * 132, 4 * 132 + 1, 8 * 132)}
-    assert [(c.groups, c.share) for c in of_batch.values()][:4] == [(1, 1), (132, 1), (67, 2), (132, 4)]
-    assert of_batch[1].microseconds == of_batch[528].microseconds < of_batch[529].microseconds
-    assert of_batch[529].microseconds == of_batch[1056].microseconds < 2 * of_batch[1].microseconds
+    of_batch = {n: choose(FORWARD, n, 128, "float16", H200) for n in (1, 132, 133, 528, 529)}
+    found = [(c.groups, c.share, c.tiles) for c in of_batch.values()]
+    assert found == [(1, 1, (8, 1)), (132, 1, (8, 1)), (67, 2, (8, 4)), (132, 4, (8, 4)), (133, 4, (8, 4))]
+    assert of_batch[1].microseconds == of_batch[132].microseconds < of_batch[133].microseconds
+    assert of_batch[528].microseconds * 2 == of_batch[529].microseconds
+    shared = [choose(FORWARD, n, 60, "float16", H200) for n in (528, 529, 1056)]
+    assert shared[0].microseconds < shared[1].microseconds == shared[2].microseconds < 2 * shared[0].microseconds
 
 
 def test_going_back_eight_sequences_share_a_block_where_four_would_take_turns():
@@ -55,7 +58,7 @@ def test_two_directions_share_the_device(options):
         both, _ = both_directions.side_by_side(direction, one, batch, 128, H200, options=bool(options))
         assert one.kernel == both.kernel == resident_tensor_layouts.KERNELS[direction]
         assert (both.groups, both.share) == {1: (1, 1), 66: (66, 1), 67: (34, 2), 264: (66, 4)}[batch]
-        assert both.microseconds == one.microseconds
+        assert one.microseconds <= both.microseconds < 1.2 * one.microseconds
 
 
 def test_who_takes_other_kernels():

@@ -2,17 +2,18 @@
 operands of the tensor cores, and runs a few sequences for itself. Pure arithmetic.
 
 The kernels are `kernels/lstm_resident_tensor_forward.cu` and `lstm_resident_tensor_backward.cu`. Their blocks wait for
-nobody, like those of `gpulstm.cuda.resident_layouts`, and have a warp for every 8 hidden units forward, for every 16
-back, where sums of 16 bits' products would otherwise cross between warps. The tensor cores have the weights of eight sequences' products for the price of one's, so a block takes several sequences
-before a multiprocessor takes a second block. Of how many, the kernel learns from the number of blocks: it splits the
-batch evenly.
+nobody, like those of `gpulstm.cuda.resident_layouts`. A warp has 8 hidden units forward, and 16 back, where a row of
+products is four times as long: no sum crosses from warp to warp. The tensor cores make the products of up to eight
+sequences for the price of one's, so a block takes several sequences before a multiprocessor takes a second block. How
+many they are, the kernel learns from the number of blocks: it splits the batch evenly.
 
 Where a pass may run in one of these, the kernels that multiply by FMA are left alone, whatever the batch: a sequence's
 outputs have the same bits by itself as among others. From which `hidden_size` on that is so, `FROM` says.
 
 The predictions are those of the model of benchmarks/cycles.py, which runs the machine code for compute capability 9.0
 with products at the rate that one H200 was measured to have (646 TFLOP/s: one in 6.6 cycles for each of a
-multiprocessor's schedulers). No kernel of these has run on a GPU yet.
+multiprocessor's schedulers). It gives the forward kernel that multiplies by FMA 436, 615 and 918 cycles a step with one
+sequence, for up to 32, 64 and 96 hidden units. No kernel of these has run on a GPU yet.
 """
 
 from collections.abc import Iterator
@@ -24,15 +25,16 @@ KERNELS = {"forward": FORWARD, "backward": BACKWARD}  # by direction
 DTYPES = ("float16", "bfloat16")
 LOWEST_CAPABILITY = 80
 
-# kernel -> the names of its tile sizes, and every choice of them; the first one is a sixteenth of the largest hidden,
-# the second one a quarter of the most sequences of a block.
-NAMES: dict[str, tuple[str, ...]] = {FORWARD: ("KTILES", "CELLS"), BACKWARD: ("WARPS", "PAIRS")}
+# kernel -> the names of its tile sizes, and every choice of them. The first one is a sixteenth of the largest hidden;
+# the second one, times the number in `SEQUENCES`, is how many sequences a block has at most.
+NAMES: dict[str, tuple[str, ...]] = {FORWARD: ("KTILES", "SEQUENCES"), BACKWARD: ("WARPS", "PAIRS")}
 TILES: dict[str, tuple[tuple[int, ...], ...]] = {
-    FORWARD: ((2, 1), (4, 1), (6, 1), (8, 1)),
+    FORWARD: ((2, 1), (2, 4), (4, 1), (4, 4), (6, 1), (6, 4), (8, 1), (8, 4)),
     BACKWARD: ((2, 1), (4, 1), (6, 1), (6, 2), (8, 1), (8, 2)),
 }
-TILES_WITH_SWITCHES = TILES | {BACKWARD: tuple(tiles for tiles in TILES[BACKWARD] if tiles[1] == 1)}
+TILES_WITH_SWITCHES = TILES | {BACKWARD: ((2, 1), (4, 1), (6, 1), (8, 1))}
 """Those that leave registers for the switches OPTIONS and BIDIRECTIONAL."""
+SEQUENCES = {FORWARD: 1, BACKWARD: 4}
 UNITS_OF_A_WARP = {FORWARD: 8, BACKWARD: 16}
 HIDDEN_MULTIPLE = {FORWARD: 1, BACKWARD: 2}  # units that a lane reads at a time
 WITH_OPTIONS = (FORWARD, BACKWARD)
@@ -41,11 +43,17 @@ WITH_OPTIONS = (FORWARD, BACKWARD)
 FROM = {FORWARD: 1, BACKWARD: 1}
 """Hidden units from which on the kernel is taken instead of the one that multiplies by FMA."""
 
+SAME_BITS = (FORWARD,)
+"""Kernels that give the same bits with tiles that differ in the sequences of a block alone."""
+
 CYCLES_OF_A_STEP: dict[str, dict[tuple[int, ...], tuple[int, int]]] = {
-    FORWARD: {(2, 1): (430, 120), (4, 1): (610, 350), (6, 1): (890, 890), (8, 1): (1250, 1250)},
+    FORWARD: {
+        **{(2, 1): (370, 60), (4, 1): (500, 180), (6, 1): (680, 680), (8, 1): (950, 950)},
+        **{(2, 4): (425, 115), (4, 4): (560, 335), (6, 4): (815, 815), (8, 4): (1100, 1100)},
+    },
     BACKWARD: {
         **{(2, 1): (274, 22), (4, 1): (345, 64), (6, 1): (629, 629), (6, 2): (840, 840)},
-        **{(8, 1): (767, 767), (8, 2): (1136, 1136)},
+        **{(8, 1): (726, 726), (8, 2): (1044, 1044)},
     },
 }
 """Of a block alone on its multiprocessor, and more for each further one."""
@@ -53,7 +61,7 @@ CYCLES_OF_A_STEP: dict[str, dict[tuple[int, ...], tuple[int, int]]] = {
 
 def sequences(kernel: str, tiles: tuple[int, ...]) -> int:
     """Of a block, at most."""
-    return 4 * tiles[1]
+    return SEQUENCES[kernel] * tiles[1]
 
 
 def units(tiles: tuple[int, ...]) -> int:
