@@ -19,8 +19,8 @@ ALL = [s for s in catalogue.specialisations() if s.entry in catalogue.RESIDENT_T
 TIGHTEST = {
     80: [(FORWARD, "float16", (True, False), (8, 4)), (BACKWARD, "bfloat16", (True, True), (8, 1))],
     86: [(FORWARD, "bfloat16", (False, False), (8, 4)), (BACKWARD, "float16", (False, False), (8, 2))],
-    89: [(FORWARD, "bfloat16", (True, True), (8, 4)), (BACKWARD, "float16", (False, True), (4, 1))],
-    90: [(FORWARD, "float16", (True, True), (8, 1)), (BACKWARD, "bfloat16", (False, False), (6, 2))],
+    89: [(FORWARD, "bfloat16", (True, True), (8, 4))],
+    90: [(FORWARD, "float16", (True, True), (8, 1))],
     100: [(FORWARD, "bfloat16", (True, True), (2, 4)), (BACKWARD, "float16", (True, False), (8, 1))],
     120: [(FORWARD, "float16", (True, True), (4, 4)), (BACKWARD, "bfloat16", (False, False), (8, 2))],
 }
