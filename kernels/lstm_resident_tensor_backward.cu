@@ -28,7 +28,8 @@
 //
 // OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_resident_backward.cu: what was
 //          drawn ends up in the prepared numbers, and c* comes from the gates instead of c[t]. What peepholes need
-//          beside, and their gradients, are in shared memory: each thread reads what it has written itself.
+//          beside, and their gradients, are in shared memory: each thread reads what it has written itself. Where there
+//          is nothing but a mask of h, steps run without the rest.
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
@@ -38,11 +39,11 @@
 #include "storage.cuh"
 #include "tensor_gradients.cuh"
 
-#define AHEAD (WARPS < 6 ? 4 / PAIRS : 1)       // steps: registers are short
-#define UNROLLED (AHEAD < 2 ? 2 : AHEAD)     // steps: even, since two buffers take turns
-#define COLUMNS (4 * PAIRS)                  // sequences
-#define PITCH (8 * WARPS + 2)                // pairs of a sequence's da. No two lanes that are served together share a bank.
-#define SECOND (4 * PITCH + 4)               // from a lane's first sequence to its second one
+#define AHEAD (PAIRS == 2 ? 1 : WARPS < 6 ? 4 : OPTIONS ? 1 : 2)  // steps: registers are short
+#define UNROLLED (AHEAD < 2 ? 2 : AHEAD)  // steps: even, since two buffers take turns
+#define COLUMNS (4 * PAIRS)               // sequences
+#define PITCH (8 * WARPS + 2)             // pairs of a sequence's da: lanes that are served together share no bank
+#define SECOND (4 * PITCH + 4)            // from a lane's first sequence to its second one
 #define PLACES (COLUMNS * PITCH + 4)
 #define BLOCKS_TOGETHER (WARPS <= 4 ? 8 / WARPS : 1)  // that the registers of a multiprocessor hold
 
@@ -111,8 +112,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
     const int write_at = made_once(t * PITCH + unit / 2);
 
     int longest = 0;  // steps of any of the block's sequences
-    for (int s = first_sequence; s < end_sequence; ++s) longest = max(longest, lengths ? min(lengths[s], steps) : steps);
-    int running[PAIRS], first_step[PAIRS], last[PAIRS];  // steps of a sequence; the first in time, and the last's number
+    for (int s = first_sequence; s < end_sequence; ++s) {
+        longest = max(longest, lengths ? min(lengths[s], steps) : steps);
+    }
+    int running[PAIRS], first_step[PAIRS], last[PAIRS];  // steps of a sequence; the first one in time; the last number
     float d_hidden[PAIRS][2], d_cell[PAIRS][2];
 #if OPTIONS
     float mask[PAIRS][2];
@@ -170,8 +173,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
     };
     Fetched fetched[AHEAD][PAIRS];
     Prepared prepared[PAIRS][2];
+#if OPTIONS  // what of h and of c stays; returns the mask of the candidate
+    const auto draw = [&](Prepared& of, int j, int u, int n) {
+        const int sequence = first_sequence + t + 4 * j;
+        const unsigned drawn = draw_for_step(options, unit + u, sequence, step_number(j, n));
+        of.h_stays = kept_of_h(options, drawn), of.c_stays = kept_of_c(options, drawn);
+        return candidate_mask(options, drawn);
+    };
+#endif
     // Of step number n, from what was fetched of it.
-    const auto prepare = [&](const Fetched& of_pair, int j, int u, int n) {
+    const auto prepare = [&](const Fetched& of_pair, int j, int u, int n, bool everything) {  // else a mask of h alone
         float gate[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) gate[k] = real_of(u ? second_of(of_pair.gates[k]) : first_of(of_pair.gates[k]));
@@ -180,17 +191,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
         Prepared& of = prepared[j][u];
         of.dy = real_of(u ? second_of(of_pair.dy) : first_of(of_pair.dy));
 #if OPTIONS
-        const int sequence = first_sequence + t + 4 * j;
-        const unsigned drawn = draw_for_step(options, unit + u, sequence, step_number(j, n));
-        of.h_stays = kept_of_h(options, drawn), of.c_stays = kept_of_c(options, drawn);
-        const float mask_now = candidate_mask(options, drawn), written = candidate * mask_now;
+        const float mask_now = everything ? draw(of, j, u, n) : 1.0f, written = candidate * mask_now;
         const float c_star = forget * before + in * written, tanh_c = tanh_near(c_star);
-        of.of_gate[0] = (options.coupled ? written - before : written) * slope_of(in);
-        of.of_gate[1] = options.coupled ? 0.0f : before * slope_of(forget);
+        const float of_h = everything ? 1.0f - of.h_stays : 1.0f;  // what of h is the step's own
+        of.of_gate[0] = (everything && options.coupled ? written - before : written) * slope_of(in);
+        of.of_gate[1] = everything && options.coupled ? 0.0f : before * slope_of(forget);
         of.of_gate[2] = in * mask_now * (1.0f - candidate * candidate);
-        of.of_gate[3] = (1.0f - of.h_stays) * tanh_c * slope_of(out);
-        of.to_c = (1.0f - of.h_stays) * out * (1.0f - tanh_c * tanh_c), of.to_before = forget;
-        if (peephole) {
+        of.of_gate[3] = of_h * tanh_c * slope_of(out);
+        of.to_c = of_h * out * (1.0f - tanh_c * tanh_c), of.to_before = forget;
+        if (everything && peephole) {
             float* const states = (float*)&of_peephole[j][thread] + 2 * u;
             states[0] = before, states[1] = c_star;
             const store* const of_unit = peephole + min(unit, hidden - 2) + u;
@@ -206,24 +215,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
 #endif
         return made_by_now(of);
     };
-    if (longest > 0) {
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-#pragma unroll
-            for (int j = 0; j < PAIRS; ++j) fetch(fetched[i][j], j, i);
-        }
-#pragma unroll
-        for (int j = 0; j < PAIRS; ++j) {
-#pragma unroll
-            for (int u = 0; u < 2; ++u) prepare(fetched[0][j], j, u, 0);
-            fetch(fetched[0][j], j, AHEAD);
-        }
-    }
-    __syncthreads();
-
     const unsigned zero = unknown_zero(gates);
     // Step number n, which is i in turn.
-    const auto run_step = [&](int n, int i) {
+    const auto run_step = [&](int n, int i, bool everything) {
         unsigned words[PAIRS][4];
 #if OPTIONS
         float h_stayed[PAIRS][2];
@@ -237,9 +231,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
                 const Prepared& of = prepared[j][u];
                 const float d_h = d_hidden[j][u] + of.dy;
 #if OPTIONS  // what does not stay is left out: 0 times infinity is NaN
-                const float d_c = (1.0f - of.c_stays) * d_cell[j][u] + d_h * of.to_c;
-                const float stayed = of.c_stays == 0.0f ? 0.0f : of.c_stays * d_cell[j][u];
-                h_stayed[j][u] = of.h_stays == 0.0f ? 0.0f : of.h_stays * d_h;
+                const float of_c = everything ? of.c_stays : 0.0f, of_h = everything ? of.h_stays : 0.0f;
+                const float d_c = (1.0f - of_c) * d_cell[j][u] + d_h * of.to_c;
+                const float stayed = of_c == 0.0f ? 0.0f : of_c * d_cell[j][u];
+                h_stayed[j][u] = of_h == 0.0f ? 0.0f : of_h * d_h;
                 if (runs) d_cell[j][u] = d_c * of.to_before + stayed;
 #else
                 const float d_c = d_cell[j][u] + d_h * of.to_c;
@@ -253,7 +248,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
             const uint4 of_pair = make_uint4(words[j][0], words[j][1], words[j][2], words[j][3]);
             if (runs) da[i % 2][write_at + j * SECOND] = of_pair;
 #if OPTIONS
-            if (peephole && runs) {
+            if (everything && peephole && runs) {
                 const float4 states = of_peephole[j][thread];
 #pragma unroll
                 for (int u = 0; u < 2; ++u) {
@@ -288,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
             for (int k = 0; k < 2 * PAIRS; ++k) {
                 if (q != k * READS / (2 * PAIRS + 1)) continue;
                 const int j = k / 2, next = (i + 1) % AHEAD;
-                const unsigned bits = prepare(fetched[next][j], j, k % 2, n + 1);
+                const unsigned bits = prepare(fetched[next][j], j, k % 2, n + 1, everything);
                 if (WARPS > 4) after = bits & zero;
                 if (k % 2) {
                     fetch(fetched[next][j], j, n + 1 + AHEAD);
@@ -315,15 +310,41 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
             }
         }
     };
-    int n = 0;
-    for (; n + UNROLLED <= longest; n += UNROLLED) {
+    const auto run = [&](bool everything) {
+        if (longest > 0) {
 #pragma unroll
-        for (int i = 0; i < UNROLLED; ++i) run_step(n + i, i);
-    }
+            for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
-    for (int i = 0; i < UNROLLED - 1; ++i) {
-        if (n + i < longest) run_step(n + i, i);
+                for (int j = 0; j < PAIRS; ++j) fetch(fetched[i][j], j, i);
+            }
+#pragma unroll
+            for (int j = 0; j < PAIRS; ++j) {
+#pragma unroll
+                for (int u = 0; u < 2; ++u) prepare(fetched[0][j], j, u, 0, everything);
+                fetch(fetched[0][j], j, AHEAD);
+            }
+        }
+        __syncthreads();
+        int n = 0;
+        for (; n + UNROLLED <= longest; n += UNROLLED) {
+#pragma unroll
+            for (int i = 0; i < UNROLLED; ++i) run_step(n + i, i, everything);
+        }
+#pragma unroll
+        for (int i = 0; i < UNROLLED - 1; ++i) {
+            if (n + i < longest) run_step(n + i, i, everything);
+        }
+    };
+#if OPTIONS
+    const bool has_shares = options.zone_h_share != 0.0f || options.zone_c_share != 0.0f;
+    if (peephole || options.coupled || has_shares || draws_at_each_step(options)) {
+        run(true);
+    } else {
+        run(false);
     }
+#else
+    run(false);
+#endif
 
 #if BIDIRECTIONAL  // found out only here: registers are short in between
     if (blockIdx.x >= blocks) {

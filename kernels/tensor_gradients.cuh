@@ -81,8 +81,8 @@ __device__ __forceinline__ void hold_columns(
     }
 }
 
-// dh of number u of the lane's two units, of each of its sequences. With PAIRS=1 the lane two further on, or two before,
-// has the other part of the sum, and the other sequence of the two. A whole warp has to come.
+// dh of number u of the lane's two units, of each of its sequences. With PAIRS=1 the lane two further on, or two
+// before, has the other part of the sum, and the other sequence of the two. A whole warp has to come.
 __device__ __forceinline__ void finish_sums(
     float (&sums)[PAIRS], const float (&d)[PARTS][CHAINS][4], int u, int t) {
     float of_parts[4];
