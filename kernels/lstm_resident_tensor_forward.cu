@@ -45,7 +45,7 @@
 #define GATES (SEQUENCES == 1 ? 1 : 4)               // that a lane makes
 // Where registers are short: what is fetched that many steps ahead, and fragments that stand in shared memory instead.
 #define AHEAD (SEQUENCES == 1 || (KTILES < 8 && !OPTIONS) ? 4 : KTILES < 8 || !OPTIONS ? 2 : 1)
-#define PARKED (KTILES == 8 && SEQUENCES > 1 && OPTIONS ? 4 : 0)
+#define PARKED (KTILES == 8 && SEQUENCES > 1 && OPTIONS ? 3 : 0)
 #define CHAINS (KTILES == 8 ? 1 : 2)                 // sums of a product that do not wait for each other
 #define LOADS (KTILES / 2)                           // of h, of 16 bytes each
 #define PITCH (8 * KTILES + 4)                       // words of h of a sequence
@@ -237,7 +237,7 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
     const int direction = made_once(reverse ? -1 : 1);
     int step = reverse ? steps - 1 : 0;
     const int length = lengths ? lengths[sequence] - first_time : steps;
-    store next[AHEAD][GATES];
+    store next[AHEAD][GATES] = {};
     const auto fetch = [&](store(&fetched)[GATES], int later) {
         const store* const of_step = at_step(gate_of_0, later, 4 * half_bytes);
 #pragma unroll
@@ -252,24 +252,29 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
         }
     };
 #pragma unroll
-    for (int i = 0; i < AHEAD; ++i) fetch(next[i], step + direction * min(i, steps - 1));
+    for (int i = 0; i < AHEAD; ++i) {
+        if (i < steps) fetch(next[i], step + direction * i);
+    }
     __syncthreads();
     multiply(sums, w, parked, words, [](int) {});
     take(next[0]);
     if (steps > AHEAD) fetch(next[0], step + direction * AHEAD);
 
-    for (int left = steps; left > 0; left -= UNROLLED) {
 #if OPTIONS
+    const auto draw = [&](int first) {
         if (SEQUENCES == 1) {
-            drawn = draw_for_step(options, unit, first_sequence, step + direction * t);
+            drawn = draw_for_step(options, unit, first_sequence, first + direction * t);
         } else if (draws_at_each_step(options)) {
             drawn = 0;
 #pragma unroll 2
             for (int s = 0; s < own; ++s) {
-                drawn |= draw_for_step(options, unit, first_sequence + s, step + direction * t) << 4 * s;
+                drawn |= draw_for_step(options, unit, first_sequence + s, first + direction * t) << 4 * s;
             }
         }
+    };
+    draw(step);
 #endif
+    for (int left = steps; left > 0; left -= UNROLLED) {
 #pragma unroll
         for (int i = 0; i < UNROLLED; ++i) {
             if (left <= i) break;
@@ -333,6 +338,9 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
 #endif
             if (hands) handed[(i + 1) % 2 * SEQUENCES * 2 * PITCH] = masked;
             __syncthreads();
+#if OPTIONS
+            if (i == UNROLLED - 1) draw(step + direction);  // whoever has drawn multiplies while others draw
+#endif
             const store y_now = store{(unsigned short)(runs ? h.bits : 0)};
             const bool writes_gates = keeps && runs;
             const auto beside = [&](int v) {
