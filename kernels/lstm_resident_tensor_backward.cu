@@ -103,7 +103,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
     const int unit = thread / 32 * 16 + 2 * g;  // the first of the lane's two
 
     unsigned w[PARTS][2 * READS][4];
-    hold_columns(w, made_once(weight), unit, t, hidden);
+    const unsigned zero = unknown_zero(cells);
+    hold_columns(w, made_once(weight), unit, t, hidden, zero);
     for (int i = thread; i < 2 * PLACES; i += blockDim.x) (&da[0][0])[i] = make_uint4(0, 0, 0, 0);
 
     // Where the lane reads, of a column that is a sequence and, with PAIRS=1, a part of the sum; and where it writes.
@@ -215,7 +216,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
 #endif
         return made_by_now(of);
     };
-    const unsigned zero = unknown_zero(gates);
     // Step number n, which is i in turn.
     const auto run_step = [&](int n, int i, bool everything) {
         unsigned words[PAIRS][4];

@@ -58,9 +58,9 @@ __device__ __forceinline__ unsigned made_by_now(Prepared& of) {
 }
 
 // The lane's fragments of W_hh^T. A word stands for two neighbouring units of one gate, as da has them. `unit` is the
-// first of the lane's two, t is lane % 4.
+// first of the lane's two, t is lane % 4. `zero` is one of which the compiler knows nothing.
 __device__ __forceinline__ void hold_columns(
-    unsigned (&w)[PARTS][2 * READS][4], const store* weight, int unit, int t, int hidden) {
+    unsigned (&w)[PARTS][2 * READS][4], const store* weight, int unit, int t, int hidden, unsigned zero) {
     int after[4] = {0, 0, 0, 0};  // a fragment's loads wait for those of the fourth one before
 #pragma unroll
     for (int m = 0; m < PARTS; ++m) {
@@ -76,7 +76,7 @@ __device__ __forceinline__ void hold_columns(
                 const store* const two = in_global_memory(weight + place);
                 w[m][k][i] = inside ? pair_of(two[0], two[hidden]) : 0u;
             }
-            after[k % 4] = (int)((w[m][k][0] ^ w[m][k][1] ^ w[m][k][2] ^ w[m][k][3]) & unknown_zero(weight));
+            after[k % 4] = (int)((w[m][k][0] ^ w[m][k][1] ^ w[m][k][2] ^ w[m][k][3]) & zero);
         }
     }
 }

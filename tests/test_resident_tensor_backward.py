@@ -83,21 +83,24 @@ def test_however_many_sequences_a_block_has():
     assert (found["gates"][1:, 3] == 0).all() and not np.isfinite(found["gates"][0, 2]).any()
 
 
-def test_a_dy_between_two_words():
-    """It is read two numbers at a time, from wherever it begins."""
+def test_a_dy_and_weights_between_two_words():
+    """Wherever they begin: dy is read two numbers at a time."""
     case, choice = usual("bfloat16", "reverse")
     forward = forward_in_numpy(case)
     with cupy_on_cpu() as cupy:
         expected = run_backward(cupy, case, choice, forward["gates"], forward["cells"])
         half = numpy_dtype(case.dtype)
-        shifted = cupy.empty(1 + case.dy.size, half)[1:].reshape(case.dy.shape)
-        shifted[...] = cupy.asarray(case.dy.astype(half))
-        assert shifted.data.ptr % 4 == 2
+
+        def shifted(numbers):
+            array = cupy.empty(1 + numbers.size, half)[1:].reshape(numbers.shape)
+            array[...] = cupy.asarray(numbers.astype(half))
+            assert array.data.ptr % 4 == 2
+            return array
+
         gates, dh, dc = (cupy.asarray(a) for a in (forward["gates"].astype(half), case.dh, case.dc))
         cells, lengths = (cupy.asarray(forward["cells"].astype("f4")), cupy.asarray(SOME.astype("i4")))
-        weights = Weights(None, cupy.asarray(case.weight.astype(half)), None)
-        lane = Lane(0, case.sizes[2], True, 0)
-        cupy_one_launch.backward_steps(choice, gates, cells, weights, shifted, dh, dc, lane, lengths)
+        weights, lane = Weights(None, shifted(case.weight), None), Lane(0, case.sizes[2], True, 0)
+        cupy_one_launch.backward_steps(choice, gates, cells, weights, shifted(case.dy), dh, dc, lane, lengths)
         np.testing.assert_array_equal(gates.get().astype("f4"), expected["gates"])
         np.testing.assert_array_equal(dh.get(), expected["dh"])
 
