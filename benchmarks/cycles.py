@@ -22,6 +22,7 @@ from gpulstm.cuda.catalogue import Specialisation  # noqa: E402
 
 IN_16_BITS = tuple(resident_tensor_layouts.TILES)
 KERNELS = ("lstm_resident_forward", "lstm_resident_backward", *IN_16_BITS)  # whose step has one barrier
+TAKE_TURNS = (resident_tensor_layouts.FORWARD,)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,14 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     print("kernel | tiles | blocks | instructions a step | cycles | us at 1.98 GHz | issued a cycle | compiler")
     try:
         for specialisation in _specialisations(chosen):
-            instructions, used = machine_code.of(specialisation, chosen.architecture)
-            loop = machine_code.time_loop(instructions)
+            made = [machine_code.of(specialisation, chosen.architecture, text) for text in _turns(specialisation)]
+            (loop, *others), used = [machine_code.time_loop(instructions) for instructions, _ in made], made[-1][1]
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
             layouts = resident_tensor_layouts if specialisation.entry in IN_16_BITS else resident_layouts
             hidden = chosen.hidden or layouts.units(specialisation.tiles)
             warps = layouts.threads(*[specialisation.entry] * (layouts is not resident_layouts), hidden) // 32
             for blocks in chosen.blocks:
-                found = multiprocessor.run(loop, warps, blocks)
+                found = multiprocessor.run(loop, warps, blocks, others=others)
                 cycles = found.cycles / steps
                 numbers = f"{len(loop) / steps:.0f} | {cycles:.0f} | {cycles / multiprocessor.MEGAHERTZ:.3f}"
                 tiles = ",".join(map(str, specialisation.tiles))
@@ -64,6 +65,11 @@ def timeline(loop: list[machine_code.Instruction], issued_at: list[int]) -> Iter
         waited = cycle - free
         yield f"{cycle:6d} {f'+{waited}' if waited > 0 else '':>5}  {one.text}"
         free = cycle + max(1, one.stall)
+
+
+def _turns(specialisation: Specialisation) -> tuple[str, ...]:
+    """What makes a kernel's source that of each of a scheduler's warps which take turns."""
+    return ("#define LATE 0\n", "#define LATE 1\n") if specialisation.entry in TAKE_TURNS else ("",)
 
 
 def _specialisations(chosen: argparse.Namespace) -> Iterator[Specialisation]:

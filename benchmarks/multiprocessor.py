@@ -66,19 +66,30 @@ def kind_of(instruction: Instruction) -> Kind:
 
 
 class _Warp:
-    def __init__(self, block: int) -> None:
+    def __init__(self, block: int, loop: Sequence[Instruction]) -> None:
         self.block, self.at, self.passes, self.ready = block, 0, 0, 0
+        self.loop, self.kinds = loop, [kind_of(one) for one in loop]
+        at_barrier = [one.opcode.startswith("BAR") for one in loop]
+        self.barriers = [sum(at_barrier[:at]) if there else -1 for at, there in enumerate(at_barrier)]
         self.scoreboards = [0] * SCOREBOARDS
         self.barrier: tuple[int, int] | None = None  # the pass and the place that it stands at
         self.began: list[int] = []
 
 
-def run(loop: Sequence[Instruction], warps: int, blocks: int = 1, passes: int = 12) -> Found:
+def run(
+    loop: Sequence[Instruction],
+    warps: int,
+    blocks: int = 1,
+    passes: int = 12,
+    *,
+    others: Sequence[Sequence[Instruction]] = (),
+) -> Found:
     """``warps`` of each of ``blocks`` blocks that share a multiprocessor go through the loop ``passes`` times. The
-    first of them, in which they get out of step, and the last one do not count."""
-    kinds = [kind_of(one) for one in loop]
-    at_barrier = [one.opcode.startswith("BAR") for one in loop]
-    all_warps = [_Warp(number // warps) for number in range(warps * blocks)]
+    first of them, in which they get out of step, and the last one do not count. Where a scheduler's warps take turns,
+    its second warp goes through the first of the ``others`` instead, and so on; they have barriers in common."""
+    loops = [loop, *others]
+    of_warp = [number % warps // SCHEDULERS % len(loops) for number in range(warps * blocks)]
+    all_warps = [_Warp(number // warps, loops[which]) for number, which in enumerate(of_warp)]
     of_scheduler = [all_warps[first::SCHEDULERS] for first in range(SCHEDULERS)]
     free: list[dict[str, float]] = [{} for _ in range(SCHEDULERS)]  # when each pipe is
     shared_path = 0
@@ -87,18 +98,20 @@ def run(loop: Sequence[Instruction], warps: int, blocks: int = 1, passes: int = 
     last: list[_Warp | None] = [None] * SCHEDULERS
     timeline = [0] * len(loop)
     issued = now = 0
-    a_pass, reached = len(loop) * len(all_warps), [0]  # when so many passes had been issued
+    a_pass, reached = sum(len(warp.loop) for warp in all_warps), [0]  # when so many passes had been issued
     while any(warp.passes < passes for warp in all_warps):
         for number, mine in enumerate(of_scheduler):
             # The one that has just issued goes on as long as it can; else the one that is furthest behind.
-            for warp in sorted(mine, key=lambda warp: (warp is not last[number], warp.passes, warp.at)):
+            for warp in sorted(
+                mine, key=lambda warp: (warp is not last[number], warp.passes, warp.at / len(warp.loop))
+            ):
                 if warp.passes == passes or now < warp.ready:
                     continue
                 if warp.barrier is not None:
                     if opens.get((warp.block, warp.barrier), now + 1) > now:
                         continue
                     warp.barrier = None
-                one, kind = loop[warp.at], kinds[warp.at]
+                one, kind = warp.loop[warp.at], warp.kinds[warp.at]
                 if any(one.waits >> board & 1 and warp.scoreboards[board] > now for board in range(SCOREBOARDS)):
                     continue
                 if free[number].get(kind.pipe, 0) > now and kind.pipe:
@@ -120,14 +133,14 @@ def run(loop: Sequence[Instruction], warps: int, blocks: int = 1, passes: int = 
                         warp.scoreboards[board] = max(warp.scoreboards[board], now + cycles + queued)
                 warp.ready, last[number] = now + max(1, one.stall), warp
                 issued += 1
-                if at_barrier[warp.at]:
-                    warp.barrier = warp.passes, warp.at
+                if warp.barriers[warp.at] >= 0:
+                    warp.barrier = warp.passes, warp.barriers[warp.at]
                     key = warp.block, warp.barrier
                     arrived[key] = arrived.get(key, 0) + 1
                     if arrived[key] == warps:
                         opens[key] = now + BARRIER
                 warp.at += 1
-                if warp.at == len(loop):
+                if warp.at == len(warp.loop):
                     warp.at, warp.passes = 0, warp.passes + 1
                 break
         now += 1

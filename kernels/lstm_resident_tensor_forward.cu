@@ -21,8 +21,9 @@
 // bytes; a sequence's words are followed by four, so that what lanes read or write at once is in banks of their own.
 //
 // A step of a block: make the cells from the sums, hand h over, meet at the barrier, and begin the next step's product.
-// What a step has made is written to memory beside that product, and so is asked for what a later step needs, AHEAD
-// steps before it is used: neither is on the way from h to h.
+// What a step has made is written to memory beside that product, by every other warp of a scheduler before its own and
+// by the others after it: so some make cells while others multiply. What a later step needs is asked for AHEAD steps
+// before it is used. None of it is on the way from h to h.
 //
 // Bytes per hidden unit and step: reads 4 gates of 2, writes y of 2, and with `keep` 4 gates and h of 2 and c of 4.
 //
@@ -45,7 +46,10 @@
 #define GATES (SEQUENCES == 1 ? 1 : 4)               // that a lane makes
 // Where registers are short: what is fetched that many steps ahead, and fragments that stand in shared memory instead.
 #define AHEAD (SEQUENCES == 1 || (KTILES < 8 && !OPTIONS) ? 4 : KTILES < 8 || !OPTIONS ? 2 : 1)
-#define PARKED (KTILES == 8 && SEQUENCES > 1 && OPTIONS ? 3 : 0)
+#define PARKED (KTILES == 8 && SEQUENCES > 1 && OPTIONS ? 4 : 0)
+#ifndef LATE  // benchmarks/cycles.py says it for all warps alike
+#define LATE (thread / 128 % 2)                      // which warps of a scheduler multiply after the others
+#endif
 #define CHAINS (KTILES == 8 ? 1 : 2)                 // sums of a product that do not wait for each other
 #define LOADS (KTILES / 2)                           // of h, of 16 bytes each
 #define PITCH (8 * KTILES + 4)                       // words of h of a sequence
@@ -91,11 +95,10 @@ __device__ __forceinline__ void fragment(unsigned (&a)[4], const unsigned (&w)[4
     a[2] = w[2 * m][v][2 * k + 1], a[3] = w[2 * m + 1][v][2 * k + 1];
 }
 
-// W_hh h of the unit's four gates, from the words of h of the lane's column. The last of the fragments may be in shared
-// memory, PARKED of them. beside(v) is a part of what is done while the tensor cores are at work.
-template <class Beside>
+// W_hh h of the unit's four gates, from the words of h of the lane's column. The last PARKED fragments are in shared
+// memory.
 __device__ __forceinline__ void multiply(
-    float (&sums)[4], const unsigned (&w)[4][LOADS][4], const uint4* parked, const uint4* words, Beside beside) {
+    float (&sums)[4], const unsigned (&w)[4][LOADS][4], const uint4* parked, const uint4* words) {
     float d[CHAINS][2][4] = {};
 #pragma unroll
     for (int v = 0; v < LOADS; ++v) {
@@ -116,7 +119,6 @@ __device__ __forceinline__ void multiply(
                 multiply_add(d[k % CHAINS][m], a, b[k]);
             }
         }
-        beside(v);
     }
 #pragma unroll
     for (int gate = 0; gate < 4; ++gate) {
@@ -234,6 +236,7 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
     const bool to_y = exists && (SEQUENCES > 1 || t == 1), keeps = exists && keep;
     const bool to_hiddens = keeps && (SEQUENCES > 1 || t == 2), to_cells = keeps && (SEQUENCES > 1 || t == 3);
 
+    const bool late = !PARKED && LATE;
     const int direction = made_once(reverse ? -1 : 1);
     int step = reverse ? steps - 1 : 0;
     const int length = lengths ? lengths[sequence] - first_time : steps;
@@ -256,7 +259,7 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
         if (i < steps) fetch(next[i], step + direction * i);
     }
     __syncthreads();
-    multiply(sums, w, parked, words, [](int) {});
+    multiply(sums, w, parked, words);
     take(next[0]);
     if (steps > AHEAD) fetch(next[0], step + direction * AHEAD);
 
@@ -338,29 +341,26 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
 #endif
             if (hands) handed[(i + 1) % 2 * SEQUENCES * 2 * PITCH] = masked;
             __syncthreads();
+            const store y_now = store{(unsigned short)(runs ? h.bits : 0)};
+            const bool writes_gates = keeps && runs;
+            const auto beside = [&] {
+                if (to_y) *at_step(y_of_0, step, y_bytes) = y_now;
+                if (to_hiddens) *at_step(hidden_of_0, step, half_bytes) = shown;
+                if (to_cells) *at_step(cell_of_0, step, 2 * half_bytes) = c;
+#pragma unroll
+                for (int k = 0; k < GATES; ++k) {
+                    const store one = k % 2 ? second_of(made[k / 2]) : first_of(made[k / 2]);
+                    if (writes_gates) at_step(gate_of_0, step, 4 * half_bytes)[k * hidden] = one;
+                }
+            };
 #if OPTIONS
             if (i == UNROLLED - 1) draw(step + direction);  // whoever has drawn multiplies while others draw
 #endif
-            const store y_now = store{(unsigned short)(runs ? h.bits : 0)};
-            const bool writes_gates = keeps && runs;
-            const auto beside = [&](int v) {
-                if (v == 0) {
-                    if (to_y) *at_step(y_of_0, step, y_bytes) = y_now;
-                    if (to_hiddens) *at_step(hidden_of_0, step, half_bytes) = shown;
-                    if (to_cells) *at_step(cell_of_0, step, 2 * half_bytes) = c;
-                }
-                if (v == 1 % LOADS) {
-#pragma unroll
-                    for (int k = 0; k < GATES; ++k) {
-                        const store one = k % 2 ? second_of(made[k / 2]) : first_of(made[k / 2]);
-                        if (writes_gates) at_step(gate_of_0, step, 4 * half_bytes)[k * hidden] = one;
-                    }
-                }
-            };
-            // After the last step for nothing.
-            multiply(sums, w, parked, words + (i + 1) % 2 * (SEQUENCES * PITCH / 4), beside);
+            if (late) beside();
+            multiply(sums, w, parked, words + (i + 1) % 2 * (SEQUENCES * PITCH / 4));  // at the end for nothing
             take(next[(i + 1) % AHEAD]);
             if (left > i + 1 + AHEAD) fetch(next[(i + 1) % AHEAD], step + (1 + AHEAD) * direction);
+            if (!late) beside();
             step += direction;
         }
     }
