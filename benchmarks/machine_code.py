@@ -100,20 +100,21 @@ def _without_jumped_over(instructions: list[Instruction], loop: range) -> list[I
     return found
 
 
-def of(specialisation: Specialisation, architecture: int = 90) -> tuple[list[Instruction], str]:
-    """Its machine code for a compute capability, and the compiler's line about registers and shared memory."""
-    binary, log = _compiled(specialisation, architecture)
+def of(specialisation: Specialisation, architecture: int = 90, before: str = "") -> tuple[list[Instruction], str]:
+    """Its machine code for a compute capability, with the text ``before`` its source, and the compiler's line about
+    registers and shared memory."""
+    binary, log = _compiled(specialisation, architecture, before)
     used = next((line.split(":", 1)[1].strip() for line in log.splitlines() if "Used " in line), "")
     return parse(_taken_apart(binary)), used
 
 
-def _compiled(specialisation: Specialisation, architecture: int) -> tuple[bytes, str]:
+def _compiled(specialisation: Specialisation, architecture: int, before: str) -> tuple[bytes, str]:
     try:
         import cupy  # noqa: F401 - it finds the library
         from cupy_backends.cuda.libs import nvrtc
     except ImportError:
         raise NotThere('machine code is made by NVRTC: pip install "gpulstm[kernelcheck]"') from None
-    program = nvrtc.createProgram(specialisation.source, specialisation.file, (), ())
+    program = nvrtc.createProgram(before + specialisation.source, specialisation.file, (), ())
     try:
         target = f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"
         nvrtc.compileProgram(program, (*target, *AS_CUPY_DOES, *specialisation.options))

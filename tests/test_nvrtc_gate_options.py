@@ -18,7 +18,10 @@ from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 EVERYTHING = [
     s
     for s in catalogue.specialisations()
-    if s.definitions.get("OPTIONS") == 1 and not s.definitions.get("BIDIRECTIONAL") and "layer_norm" not in s.entry
+    if s.definitions.get("OPTIONS") == 1
+    and not s.definitions.get("BIDIRECTIONAL")
+    and "layer_norm" not in s.entry
+    and s.entry not in catalogue.RESIDENT_TENSOR_TILES
 ]  # of both directions: tests/test_nvrtc_gate_directions.py, with layer norm: tests/test_nvrtc_gate_layer_norm.py
 WITHOUT_PEEPHOLES = [
     s for s in EVERYTHING if s.entry not in catalogue.HALF_TILES and not s.definitions.get("PEEPHOLES")

@@ -23,6 +23,7 @@ from ..cuda import (
     layer_norm_layouts,
     planner,
     resident_layouts,
+    resident_tensor_layouts,
     wide_layouts,
 )
 from ..cuda.copies import fill, to_host
@@ -245,7 +246,12 @@ def _launch(
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
-        threads = resident_layouts.threads(sizes[2], choice.kernel)
+        if choice.kernel in resident_tensor_layouts.TILES:
+            threads = resident_tensor_layouts.threads(choice.kernel, sizes[2])
+        else:
+            threads = resident_layouts.threads(sizes[2], choice.kernel)
+        if choice.kernel == resident_tensor_layouts.BACKWARD and arrays[3] is not None and arrays[3].data.ptr % 4:
+            arrays = (*arrays[:3], arrays[3].copy(), *arrays[4:])  # it reads two numbers of dy at a time
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
