@@ -45,7 +45,7 @@
 #define UNROLLED 4                                   // steps: as many as lanes draw for, and even, for two buffers
 #define GATES (SEQUENCES == 1 ? 1 : 4)               // that a lane makes
 // Where registers are short: what is fetched that many steps ahead, and fragments that stand in shared memory instead.
-#define AHEAD (SEQUENCES == 1 || (KTILES < 8 && !OPTIONS) ? 4 : KTILES < 8 || !OPTIONS ? 2 : 1)
+#define AHEAD (KTILES < 8 ? (SEQUENCES > 1 && OPTIONS ? 2 : 4) : (SEQUENCES > 1 ? 2 : 4) / (1 + OPTIONS))
 #define PARKED (KTILES == 8 && SEQUENCES > 1 && OPTIONS ? 4 : 0)
 #ifndef LATE  // benchmarks/cycles.py says it for all warps alike
 #define LATE (thread / 128 % 2)                      // which warps of a scheduler multiply after the others
@@ -236,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(64 * KTILES, BLOCKS_TOGETHER) lstm_
     const bool to_y = exists && (SEQUENCES > 1 || t == 1), keeps = exists && keep;
     const bool to_hiddens = keeps && (SEQUENCES > 1 || t == 2), to_cells = keeps && (SEQUENCES > 1 || t == 3);
 
-    const bool late = !PARKED && LATE;
+    const bool late = !(KTILES == 8 && OPTIONS) && LATE;  // registers are short
     const int direction = made_once(reverse ? -1 : 1);
     int step = reverse ? steps - 1 : 0;
     const int length = lengths ? lengths[sequence] - first_time : steps;

@@ -2,7 +2,7 @@
 // instructions of the unit for special functions each, and a few others, instead of the twenty of tanhf.
 //
 // 2^x and 1 / x are off by some 2^-22 of their value (PTX ISA, ex2.approx, rcp.approx). A sigmoid is then off by less
-// than 2^-21 of itself for arguments down to -8, and by less than |a| / 2^23 of itself below; a tanh by less than 2^-19
+// than 2^-20 of itself for arguments down to -8, and by less than |a| / 2^23 of itself below; a tanh by less than 2^-19
 // of itself. That is far below what 16 bits can tell. Infinity gives 0, 1 and -1, and NaN gives NaN.
 #pragma once
 

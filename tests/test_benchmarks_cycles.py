@@ -118,6 +118,20 @@ def test_loops_that_come_to_as_many_barriers():
     assert machine_code.time_loop(code) == code[:5]
 
 
+def test_warps_of_a_scheduler_may_take_turns_at_a_pipe():
+    """Products first and then the rest, or the other way round: together they wait for neither."""
+    products, rest = [made("HMMA.16816.F32 R1, R4, R8, RZ")] * 15, [made("FADD R1, R1, R2", stall=4)] * 25
+    barrier = [made("BAR.SYNC.DEFER_BLOCKING 0x0")]
+    alike = multiprocessor.run([*products, *rest, *barrier], 8, passes=20).cycles
+    turns = multiprocessor.run([*products, *rest, *barrier], 8, passes=20, others=[[*rest, *products, *barrier]]).cycles
+    assert turns < alike - 30
+
+
+def test_parts_of_a_cycle_add_up():
+    loop = [made("HMMA.16816.F32 R1, R4, R8, RZ")] * 20
+    assert multiprocessor.run(loop, 4, passes=40).cycles == pytest.approx(20 * 6.63, rel=0.01)
+
+
 def test_a_timeline_shows_where_a_warp_waited():
     loop = [made("LDS R1, [R2]", holds=0), made("FADD R1, R1, R2", stall=4, waits=1)]
     lines = list(cycles.timeline(loop, [0, 29]))
