@@ -86,7 +86,7 @@ def lstm_forward(
     rng : seed below 2^64 or numpy Generator for the random masks of training; None draws a fresh seed.
     checkpoint_every : keep only the states of every so many steps, and compute the rest again in the backward pass:
         less memory for a second forward pass, and the same gradients to the bit (but on a GPU for a stack whose layers
-        would run side by side, and those of peepholes and of layer norm). NumPy and CuPy round it up to a multiple of
+        would run side by side, those of peepholes, and with layer norm). NumPy and CuPy round it up to a multiple of
         the window in which they add up gradients: 128 steps, on a GPU more for fewer than 64 sequences.
 
     Returns

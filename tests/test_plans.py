@@ -111,4 +111,4 @@ def test_a_stretch_of_a_single_step_runs_as_the_others(monkeypatch):
             found.append([a.get() for a in (inferred, y, dx, grads["weight_ih_l0"], grads["weight_hh_l0"])])
         assert cupy.on_cpu.launches["lstm_resident_layer_norm_forward"] == 1 + 1 + 2 + 2 + 2
     for whole, in_parts in zip(*found, strict=True):
-        np.testing.assert_array_equal(in_parts, whole)
+        np.testing.assert_allclose(in_parts, whole, rtol=0, atol=2e-6)  # c's variance is of the step before's mean

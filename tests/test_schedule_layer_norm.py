@@ -195,7 +195,8 @@ class TestOnTheCpu:
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_with_checkpoints(self, backend, schedule, monkeypatch):
-        """A stretch adds to the gains' gradients of the one before, and so in another order."""
+        """A stretch adds to the gains' gradients of the one before, and so in another order. The resident kernel makes the
+        variance of c from the mean of the step before, which the first step of a stretch does not know."""
         monkeypatch.setattr(engines, "WINDOW", 4)
         monkeypatch.setattr(engines, "GPU_ROWS", 1)
         given, found = usual(steps=7, batch=3, lengths=(7, 0, 5)), []
@@ -207,10 +208,10 @@ class TestOnTheCpu:
                 dx, grads, dinitial = gl.lstm_backward(cache, a["dy"], a["dstate"])
                 found.append(backend.numpy({"y": y, "dx": dx, "dh": dinitial.h, "dc": dinitial.c, **grads}))
         norms = [name for name in found[0] if "norm" in name]
-        for name in norms:
-            np.testing.assert_allclose(found[1].pop(name), found[0].pop(name), rtol=0, atol=1e-5)
-        assert_same_bits(found[1], found[0])
         assert len(norms) == 4
+        for name in list(found[0]) if schedule == "resident" else norms:
+            np.testing.assert_allclose(found[1].pop(name), found[0].pop(name), rtol=0, atol=1e-5, err_msg=name)
+        assert_same_bits(found[1], found[0])
 
     @pytest.mark.parametrize(
         ("kernel", "line"),
