@@ -8,29 +8,10 @@
 #pragma once
 
 #include "registers.cuh"
+#include "special_functions.cuh"
 
 #define LOG2_E 1.4426950408889634f
 #define SMALL 0.6f
-
-__device__ __forceinline__ float power_of_two(float exponent) {
-#ifdef __CUDA_ARCH__
-    float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
-    return power;
-#else
-    return exp2f(exponent);
-#endif
-}
-
-__device__ __forceinline__ float reciprocal(float number) {
-#ifdef __CUDA_ARCH__
-    float found;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(number));
-    return found;
-#else
-    return 1.0f / number;
-#endif
-}
 
 // tanh(a) for |a| below SMALL: those coefficients with which its error is least there, below 2^-22 of it.
 __device__ __forceinline__ float tanh_of_small(float a) {

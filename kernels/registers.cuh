@@ -10,9 +10,9 @@ __device__ __forceinline__ int afresh(int number) {
     return number;
 }
 
-// Zero. `numbers` is a pointer to numbers of two bytes or more, whose place is a multiple of two bytes: a caller's array
-// of 16 bits may begin between two words. Loads whose place depends, by way of `&` with it, on what was loaded before
-// are not all on their way at once: they, or their addresses, would take more registers than there are.
+// Zero. `numbers` is a pointer to numbers of two bytes or more, whose place is a multiple of two bytes: a caller's
+// array of 16 bits may begin between two words. Loads whose place depends, by way of `&` with it, on what was loaded
+// before are not all on their way at once: they, or their addresses, would take more registers than there are.
 __device__ __forceinline__ unsigned unknown_zero(const void* numbers) { return (size_t)numbers % 2; }
 
 // The number, or the address, itself: what it was made of is not looked at again where it is used, so it stays in its

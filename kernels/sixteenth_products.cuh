@@ -1,7 +1,7 @@
 // Where four neighbouring lanes own a hidden unit, and sixteen make the dh = W_hh^T da of their four units together:
-// lane `part`, 0 to 15, has a sixteenth of the sum over all 4*hidden pre-activations, the gates of every sixteenth unit.
-// Its sum number j is for unit j ^ (its own one), so that what others have for its own unit has the same number in each
-// lane, and adding up takes no choice.
+// lane `part`, 0 to 15, has a sixteenth of the sum over all 4*hidden pre-activations, the gates of every sixteenth
+// unit. Its sum number j is for unit j ^ (its own one), so that what others have for its own unit has the same number
+// in each lane, and adding up takes no choice.
 //
 // da stands in shared memory in the order of the threads that make it, four gates of a unit next to each other. Sixteen
 // lanes read sixteen float4 in a row, the other half of the warp the same ones, so no bank is asked twice at a time.

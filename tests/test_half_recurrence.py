@@ -204,6 +204,6 @@ def test_shared_memory_fits():
 
 
 def test_words_that_are_handed_over():
-    choice = planner.choose(BACKWARD, 5, 104, "float16", planner.Device(90, 16, 232448, True))
+    choice = planner.choose(BACKWARD, 5, 136, "float16", planner.Device(90, 16, 232448, True))
     assert choice.kernel == half_layouts.BACKWARD
-    assert half_layouts.exchange_shape(7, 5, 104) == (7, 5, 208)
+    assert half_layouts.exchange_shape(7, 5, 136) == (7, 5, 272)
