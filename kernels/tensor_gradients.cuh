@@ -27,7 +27,7 @@ struct Prepared {
 
 // Off by some 2^-22 of 1: of what it is multiplied with, 16 bits are kept.
 __device__ __forceinline__ float tanh_near(float x) {
-    return fmaf(-2.0f, reciprocal(1.0f + power_of_2(2.88539008f * x)), 1.0f);
+    return fmaf(-2.0f, reciprocal(1.0f + power_of_two(2.88539008f * x)), 1.0f);
 }
 // x (1 - x)
 __device__ __forceinline__ float slope_of(float x) { return fmaf(-x, x, x); }
