@@ -23,7 +23,6 @@ from tests.half_recurrence import (
     run_backward,
 )
 from tests.schedule_cases import scheduled
-from tests.test_nvrtc_gate import nvrtc_or_skip
 from tests.test_schedule_options import TOGETHER
 
 DTYPES = ("float16", "bfloat16")
@@ -105,10 +104,8 @@ def test_a_dy_and_weights_between_two_words():
         np.testing.assert_array_equal(dh.get(), expected["dh"])
 
 
-@pytest.mark.parametrize("mode", ["asan", "tsan", "ptx"])
+@pytest.mark.parametrize("mode", ["asan", "tsan"])  # as PTX: test_kernels_in_ptx
 def test_in_other_modes(mode):
-    if mode == "ptx":
-        nvrtc_or_skip()
     case, choice = usual("bfloat16" if mode == "asan" else "float16", "reverse")
     check(*run(BACKWARD, case, choice, mode, thread_order="random", seed=1), case.dtype)
 

@@ -195,8 +195,8 @@ class TestOnTheCpu:
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_with_checkpoints(self, backend, schedule, monkeypatch):
-        """A stretch adds to the gains' gradients of the one before, and so in another order. The resident kernel makes the
-        variance of c from the mean of the step before, which the first step of a stretch does not know."""
+        """A stretch adds to the gains' gradients of the one before, and so in another order. The resident kernel makes
+        the variance of c from the mean of the step before, which the first step of a stretch does not know."""
         monkeypatch.setattr(engines, "WINDOW", 4)
         monkeypatch.setattr(engines, "GPU_ROWS", 1)
         given, found = usual(steps=7, batch=3, lengths=(7, 0, 5)), []
