@@ -17,18 +17,27 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import machine_code, multiprocessor  # noqa: E402 - the repository need not be installed
-from gpulstm.cuda import catalogue, resident_layouts  # noqa: E402
+from gpulstm.cuda import catalogue, resident_layouts, resident_tensor_layouts  # noqa: E402
 from gpulstm.cuda.catalogue import Specialisation  # noqa: E402
 
-KERNELS = ("lstm_resident_forward", "lstm_resident_backward")  # whose step has one barrier
+IN_16_BITS = tuple(resident_tensor_layouts.TILES)
+BARRIERS = {  # of a step
+    "lstm_resident_forward": 1,
+    "lstm_resident_backward": 1,
+    "lstm_resident_layer_norm_forward": 2,
+    "lstm_resident_layer_norm_backward": 2,
+    **dict.fromkeys(IN_16_BITS, 1),
+}
+TAKE_TURNS = (resident_tensor_layouts.FORWARD,)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kernel", choices=KERNELS, nargs="+", default=list(KERNELS))
+    parser.add_argument("--kernel", choices=BARRIERS, nargs="+", default=list(BARRIERS))
     parser.add_argument("--tiles", type=_tiles, help="such as 4; all of the kernel's unless told otherwise")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", help="float32, and float16 for kernels of 16 bits alone, unless told otherwise")
     parser.add_argument("--options", action="store_true", help="with the switch OPTIONS")
+    parser.add_argument("--peepholes", action="store_true", help="with the switches OPTIONS and PEEPHOLES")
     parser.add_argument("--hidden", type=int, help="as many as the tiles are for, unless told otherwise")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1], help="that share a multiprocessor")
     parser.add_argument("--architecture", type=int, default=90)
@@ -37,13 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
     print("kernel | tiles | blocks | instructions a step | cycles | us at 1.98 GHz | issued a cycle | compiler")
     try:
         for specialisation in _specialisations(chosen):
-            instructions, used = machine_code.of(specialisation, chosen.architecture)
-            loop = machine_code.time_loop(instructions)
-            steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
-            hidden = chosen.hidden or resident_layouts.units(specialisation.tiles)
-            warps = resident_layouts.threads(hidden) // 32
+            made = [machine_code.of(specialisation, chosen.architecture, text) for text in _turns(specialisation)]
+            (loop, *beside), used = machine_code.time_loops(made[0][0]), made[-1][1]
+            others = [machine_code.time_loop(instructions) for instructions, _ in made[1:]]
+            steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop) // BARRIERS[specialisation.entry]
+            _, warps = _size(specialisation, chosen.hidden)
             for blocks in chosen.blocks:
-                found = multiprocessor.run(loop, warps, blocks)
+                jobs = warps - 4 if beside else 0  # of warps that do something else: there is one for each scheduler
+                rest = {"beside": beside[0], "warps_beside": jobs} if beside else {}
+                found = multiprocessor.run(loop, warps - jobs, blocks, others=others, **rest)
                 cycles = found.cycles / steps
                 numbers = f"{len(loop) / steps:.0f} | {cycles:.0f} | {cycles / multiprocessor.MEGAHERTZ:.3f}"
                 tiles = ",".join(map(str, specialisation.tiles))
@@ -64,11 +75,26 @@ def timeline(loop: list[machine_code.Instruction], issued_at: list[int]) -> Iter
         free = cycle + max(1, one.stall)
 
 
+def _turns(specialisation: Specialisation) -> tuple[str, ...]:
+    """What makes a kernel's source that of each of a scheduler's warps which take turns."""
+    return ("#define LATE 0\n", "#define LATE 1\n") if specialisation.entry in TAKE_TURNS else ("",)
+
+
+def _size(specialisation: Specialisation, hidden: int | None) -> tuple[int, int]:
+    """Hidden units, and the warps of a block that has them."""
+    if specialisation.entry in IN_16_BITS:
+        hidden = hidden or resident_tensor_layouts.units(specialisation.tiles)
+        return hidden, resident_tensor_layouts.threads(specialisation.entry, hidden) // 32
+    hidden = hidden or resident_layouts.units(specialisation.tiles)
+    return hidden, resident_layouts.threads(hidden, specialisation.entry) // 32
+
+
 def _specialisations(chosen: argparse.Namespace) -> Iterator[Specialisation]:
     for entry in chosen.kernel:
-        for tiles in [chosen.tiles] if chosen.tiles else catalogue.TILES[entry][1]:
-            features = tuple(chosen.options and name == "OPTIONS" for name in catalogue.KERNELS[entry][1])
-            yield Specialisation(entry, chosen.dtype, features, tiles)
+        for tiles in [chosen.tiles] if chosen.tiles else catalogue.TILED[entry][1]:
+            on = {"OPTIONS": chosen.options or chosen.peepholes, "PEEPHOLES": chosen.peepholes}
+            features = tuple(on.get(name, False) for name in catalogue.KERNELS[entry][1])
+            yield Specialisation(entry, chosen.dtype or catalogue.dtypes_of(entry)[0], features, tiles)
 
 
 def _tiles(text: str) -> tuple[int, ...]:

@@ -65,28 +65,56 @@ def parse(listing: str) -> list[Instruction]:
 
 
 def time_loop(instructions: list[Instruction]) -> list[Instruction]:
-    """The loop with the most barriers in it, and of those the longest: from its head to the branch back."""
-    loops = [instructions[one.target : index + 1] for index, one in enumerate(instructions) if 0 <= one.target <= index]
-    loops = [loop for loop in loops if len(loop) > 1]  # a branch to itself stands behind the end of a kernel
-    if not loops:
+    """The loop with the most barriers in it, and of those the longest: from its head to the branch back, without what
+    a branch that is always taken jumps over. A loop within it counts once: that is what a kernel has for steps that
+    are left over, and it stands behind such a branch."""
+    return time_loops(instructions)[0]
+
+
+def time_loops(instructions: list[Instruction]) -> list[list[Instruction]]:
+    """That loop, and those beside it with as many barriers: warps with another job go through them."""
+    loops = [range(one.target, index + 1) for index, one in enumerate(instructions) if 0 <= one.target < index]
+    if not loops:  # a branch to itself stands behind the end of a kernel
         raise ValueError("this kernel has no loop")
-    return max(loops, key=lambda loop: (sum(one.opcode.startswith("BAR.SYNC") for one in loop), len(loop)))
+    passes = [(loop, _without_jumped_over(instructions, loop)) for loop in loops]
+
+    def barriers(of: list[Instruction]) -> int:
+        return sum(one.opcode.startswith("BAR.SYNC") for one in of)
+
+    most = max(barriers(of) for _, of in passes)
+    found: list[tuple[range, list[Instruction]]] = []
+    for loop, of in sorted(passes, key=lambda one: len(one[1]), reverse=True):
+        if barriers(of) < most or (found and not most):
+            continue
+        if all(loop[-1] < other[0] or other[-1] < loop[0] for other, _ in found):
+            found.append((loop, of))
+    return [of for _, of in found]
 
 
-def of(specialisation: Specialisation, architecture: int = 90) -> tuple[list[Instruction], str]:
-    """Its machine code for a compute capability, and the compiler's line about registers and shared memory."""
-    binary, log = _compiled(specialisation, architecture)
+def _without_jumped_over(instructions: list[Instruction], loop: range) -> list[Instruction]:
+    found, index = [], loop.start
+    while index < loop.stop:
+        one = instructions[index]
+        found.append(one)
+        index = one.target if one.text.startswith("BRA") and index < one.target < loop.stop else index + 1
+    return found
+
+
+def of(specialisation: Specialisation, architecture: int = 90, before: str = "") -> tuple[list[Instruction], str]:
+    """Its machine code for a compute capability, with the text ``before`` its source, and the compiler's line about
+    registers and shared memory."""
+    binary, log = _compiled(specialisation, architecture, before)
     used = next((line.split(":", 1)[1].strip() for line in log.splitlines() if "Used " in line), "")
     return parse(_taken_apart(binary)), used
 
 
-def _compiled(specialisation: Specialisation, architecture: int) -> tuple[bytes, str]:
+def _compiled(specialisation: Specialisation, architecture: int, before: str) -> tuple[bytes, str]:
     try:
         import cupy  # noqa: F401 - it finds the library
         from cupy_backends.cuda.libs import nvrtc
     except ImportError:
         raise NotThere('machine code is made by NVRTC: pip install "gpulstm[kernelcheck]"') from None
-    program = nvrtc.createProgram(specialisation.source, specialisation.file, (), ())
+    program = nvrtc.createProgram(before + specialisation.source, specialisation.file, (), ())
     try:
         target = f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"
         nvrtc.compileProgram(program, (*target, *AS_CUPY_DOES, *specialisation.options))

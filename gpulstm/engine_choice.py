@@ -94,4 +94,4 @@ def _variant_engine(layout: Layout, x: Array, draws: Draws) -> Any:
         return NumpyVariantEngine(draws)
     from .engines.cupy_variant_engine import CupyVariantEngine
 
-    return CupyVariantEngine(draws)
+    return CupyVariantEngine(draws, len(x))

@@ -85,9 +85,9 @@ def lstm_forward(
     options : what `LSTM` takes beyond sizes, such as ``{"zoneout": 0.1}`` or ``{"tf32": True}``.
     rng : seed below 2^64 or numpy Generator for the random masks of training; None draws a fresh seed.
     checkpoint_every : keep only the states of every so many steps, and compute the rest again in the backward pass:
-        less memory for a second forward pass, and the same gradients to the bit (but for a stack whose layers would run
-        side by side on a GPU: they run one after the other then). NumPy and CuPy round it up to a multiple of the
-        window in which they add up gradients: 128 steps, on a GPU more for fewer than 64 sequences.
+        less memory for a second forward pass, and the same gradients to the bit (but on a GPU for a stack whose layers
+        would run side by side, those of peepholes, and with layer norm). NumPy and CuPy round it up to a multiple of
+        the window in which they add up gradients: 128 steps, on a GPU more for fewer than 64 sequences.
 
     Returns
     -------
@@ -189,9 +189,11 @@ def inference(
     return _outward(y, call.batched, batch_first), _state_outward(final, call.batched)
 
 
-def plan(layout: Layout, x: Array, params: Mapping[str, Array], batch_first: bool, draws: Draws) -> planner.Plan:
+def plan(
+    layout: Layout, x: Array, params: Mapping[str, Array], batch_first: bool, draws: Draws, *, checkpoints: bool = False
+) -> planner.Plan:
     """What would run each layer's time steps forward and back, and why; the same for all layers and directions."""
-    return plans.of(_check(layout, x, params, None, None, batch_first, draws))
+    return plans.of(_check(layout, x, params, None, None, batch_first, draws), checkpoints=checkpoints)
 
 
 def lstm_backward(

@@ -229,9 +229,9 @@ class LSTM:
         one, and so have both directions, which run side by side where it says "2 directions", as layers do where it
         says how many.
         """
-        return plan(
-            self.layout, x, self.params, self.batch_first, Draws(self.options, 0 if self.options.is_random else None)
-        )
+        draws = Draws(self.options, 0 if self.options.is_random else None)
+        checkpoints = self.checkpoint_every is not None
+        return plan(self.layout, x, self.params, self.batch_first, draws, checkpoints=checkpoints)
 
     def gate(self, name: str, layer: int = 0, *, reverse: bool = False) -> Gate:
         """A copy of one gate's parameters as the textbook writes them.

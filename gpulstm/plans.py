@@ -17,30 +17,45 @@ from .engines.folded_projection import FoldedEngine, obstacle
 from .native import library
 
 PROJECTION = "does not hold proj_size"  # said of what runs both directions
+CHECKPOINTS = "does not hold checkpoints"  # said of both directions, and of layers
 
 
-def of(call: Any) -> planner.Plan:
-    """The plan of `gpulstm.functional`'s checked call."""
+def of(call: Any, *, checkpoints: bool = False) -> planner.Plan:
+    """The plan of `gpulstm.functional`'s checked call, whose draws are those of training."""
     if arrays.is_numpy(call.x):
         return _on_cpu(call)
     if not arrays.is_cupy(call.x):
         reason = f"{arrays.library(call.x)}'s own operations, so that its autograd and jit apply"
         return planner.both("equations", reason)
     with arrays.on_device_of(call.x):
-        found = cupy_graph.explained(_on_gpu(call))
-        layout, (steps, batch, _), device = call.layout, call.x.shape, cupy_one_launch.current_device()
-        if not layout.bidirectional:
-            return found if layout.num_layers == 1 else _of_stack(call, found, steps, batch, device)
-        why_not, hidden = PROJECTION if layout.proj_size else "", layout.hidden_size
-        return both_directions.explained(found, batch, hidden, device, why_not, options=not call.is_plain)
+        training = _of_passes(call, CHECKPOINTS if checkpoints else "")
+        # Masks are drawn in training alone: what they keep a schedule from is no obstacle in inference.
+        inference = _of_passes(call._replace(draws=call.draws._replace(seed=None)), "", inference=True)
+        return training._replace(inference=inference.inference)
 
 
-def _of_stack(call: Any, of_one: planner.Plan, steps: int, batch: int, device: planner.Device) -> planner.Plan:
+def _of_passes(call: Any, why_apart: str, *, inference: bool = False) -> planner.Plan:
+    """The plan with both directions, or all layers. ``why_apart`` says what keeps these one after the other, if
+    anything does. With ``inference`` it is asked for that pass."""
+    found = cupy_graph.explained(_on_gpu(call))
+    layout, (steps, batch, _), device = call.layout, call.x.shape, cupy_one_launch.current_device()
+    if not layout.bidirectional:
+        return found if layout.num_layers == 1 else _of_stack(call, found, steps, batch, device, why_apart)
+    hidden, why_not = layout.hidden_size, PROJECTION if layout.proj_size else why_apart
+    if inference and 8 * hidden * steps * batch * call.x.itemsize > cupy_engine.GATE_BUFFER_BYTES:
+        why_not = why_not or "would need gates of both directions at a time, which is too much"
+    return both_directions.explained(found, batch, hidden, device, why_not, options=not call.is_plain)
+
+
+def _of_stack(
+    call: Any, of_one: planner.Plan, steps: int, batch: int, device: planner.Device, why_apart: str
+) -> planner.Plan:
     """The plan of layers on top of each other."""
     in_training, in_inference = (
         cupy_layers.why_not(call.layout, call.draws, is_plain=call.is_plain, training=training)
         for training in (True, False)
     )
+    in_training = in_training or why_apart
     why_not = {"forward": in_training, "backward": in_training, "inference": in_inference}
     sizes = call.layout.num_layers, steps, batch, call.layout.hidden_size
     return stacked_layers.explained(of_one, why_not, *sizes, device)

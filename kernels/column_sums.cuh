@@ -1,5 +1,5 @@
-// Several sums over the rows of matrices in one fixed order, without floating-point atomics: what column_sum.cu does for
-// the elements of one matrix.
+// Several sums over the rows of matrices in one fixed order, without floating-point atomics: what column_sum.cu does
+// for the elements of one matrix.
 //
 // A block owns COLUMNS_PER_BLOCK neighbouring columns and one slab of rows. A thread adds up every ROW_LANES-th row of
 // its column in the slab; the lanes are then folded by a tree in shared memory. A launch over several slabs leaves

@@ -59,8 +59,8 @@ __device__ __forceinline__ void hold_weights(unsigned (&w)[MTILES][size][4], uin
 #pragma unroll 1
         for (int k = kept; k < KTILES; ++k) {
             const int word = corner.word + 2 * k;
-            parked[((k - kept) * MTILES + m) * THREADS] =
-                make_uint4(word_of(row, word), word_of(row + 8, word), word_of(row, word + 1), word_of(row + 8, word + 1));
+            parked[((k - kept) * MTILES + m) * THREADS] = make_uint4(
+                word_of(row, word), word_of(row + 8, word), word_of(row, word + 1), word_of(row + 8, word + 1));
         }
     }
 }

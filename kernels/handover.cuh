@@ -11,7 +11,9 @@
 #endif
 
 #ifndef SPINS
-#define SPINS 4000000  // some seconds
+// Twenty seconds or more: a load takes 0.13 us at least, the way to L2 and back. That is not for the other blocks'
+// arithmetic, but for kernels of other streams and processes that may keep some of them from beginning.
+#define SPINS 160000000
 #endif
 
 __device__ __forceinline__ void load_words(const unsigned* source, unsigned (&words)[4]) {
@@ -66,7 +68,8 @@ __device__ __forceinline__ bool any_early(const unsigned (&words)[4], unsigned b
     return ((words[0] ^ bit) | (words[1] ^ bit) | (words[2] ^ bit) | (words[3] ^ bit)) & 1u;
 }
 
-// CuPy leaves out blocks that do not fit on the device, with a warning. Whoever waited for one of them would wait long.
+// Where CuPy itself launches (gpulstm/cuda/packed.py), it leaves out blocks that do not fit on the device, with a
+// warning. Whoever waited for one of them would wait long.
 __device__ __forceinline__ bool blocks_are_missing(int blocks, int batch, int share, unsigned* failed) {
     const int groups = (BIDIRECTIONAL ? 2 : 1) * ((batch + share - 1) / share);
     if ((int)gridDim.x == blocks * groups) return false;

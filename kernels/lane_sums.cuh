@@ -21,6 +21,16 @@ __device__ __forceinline__ float sum_of_four_lanes(float value) {
     return (value + b) + (c + d);
 }
 
+// The same over eight lanes.
+template <int STEP>
+__device__ __forceinline__ float sum_of_eight_lanes(float value) {
+    const float b = __shfl_xor_sync(ALL_LANES, value, STEP), c = __shfl_xor_sync(ALL_LANES, value, 2 * STEP);
+    const float d = __shfl_xor_sync(ALL_LANES, value, 3 * STEP), e = __shfl_xor_sync(ALL_LANES, value, 4 * STEP);
+    const float f = __shfl_xor_sync(ALL_LANES, value, 5 * STEP), g = __shfl_xor_sync(ALL_LANES, value, 6 * STEP);
+    const float h = __shfl_xor_sync(ALL_LANES, value, 7 * STEP);
+    return ((value + b) + (c + d)) + ((e + f) + (g + h));
+}
+
 // Reduce-scatter: adds up values[0 .. COUNT - 1] over WIDE neighbouring lanes, of which this is number `lane`. It is
 // left with the sum of number lane % COUNT; in which order a sum is made does not depend on COUNT.
 template <int WIDE, int COUNT>

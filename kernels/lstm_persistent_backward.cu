@@ -99,7 +99,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_backwar
     __shared__ float da[ROWS * STRIDE];
     __shared__ float parts[COLUMNS * PARTS * UNITS];
 #if LAYERS
-    extern __shared__ unsigned fragments[];  // [WARPS][FRAGMENTS][32][2] of W_ih above, then every warp's sums for dy
+    // [WARPS][FRAGMENTS][32][2] of W_ih above, two words at a time, then every warp's sums for dy
+    extern __shared__ __align__(16) unsigned fragments[];
     float* of_above = (float*)(fragments + WARPS * FRAGMENTS * 64);  // [WARPS][COLUMNS][UNITS]
 #endif
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;

@@ -294,7 +294,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_ba
                 const unsigned got = __shfl_xor_sync(0xFFFFFFFFu, sent, 1);
                 const unsigned low = odd ? got : kept, high = odd ? kept : got;
                 if (!owner) continue;
-                unsigned* target = exchange + ((long long)step * batch + sequence) * 2 * hidden + unit / 2 * 4 + 2 * odd;
+                unsigned* target = exchange + row * 2 * hidden + unit / 2 * 4 + 2 * odd;
                 store_words(target, present((low & 0xFFFFu) | high << 16), present(low >> 16 | (high & 0xFFFF0000u)));
             }
             __syncwarp();  // no lane waits for what another one of its own warp has yet to publish

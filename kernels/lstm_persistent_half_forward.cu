@@ -243,7 +243,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_half_fo
                 const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
                 const float c_next = fmaf(f, c[e], i * candidate);
                 const store h_next = stored(o * tanhf(c_next));
-                const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, (unsigned)h_next.bits, 4);  // the word's other unit
+                // The word's other unit.
+                const unsigned h_neighbour = __shfl_xor_sync(0xFFFFFFFFu, (unsigned)h_next.bits, 4);
                 if (unit >= hidden || sequence >= end_sequence) continue;
                 const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
                 const bool runs = !lengths || first_time + step < lengths[sequence];

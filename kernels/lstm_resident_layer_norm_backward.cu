@@ -8,32 +8,58 @@
 // da and dr replace the activated gates and norm(r). What becomes of the products of x is
 // lstm_layer_norm_inputs_backward's.
 //
-// Who owns what: as in lstm_resident_backward. A block owns a sequence, and waits for no other block. Four neighbouring
-// lanes own a hidden unit: each makes one gate's gradient, and all of them have its dh and dc. Sixteen lanes make the
-// dh of four units together (sixteenth_products.cuh). Gradients of the gains and of the cell's bias are added up over
-// time in registers: a gate's gain by its lane, the cell's by a unit's first two.
+// Who owns what: a block owns a sequence, and waits for no other block. It has two warps for each of a multiprocessor's
+// schedulers. The first four go back through time. LANES_OF_UNIT lanes own a hidden unit: each makes GATES of its
+// gates' gradients, and all of them have its dh and dc, with the same bits. Sixteen lanes make the dh of their units
+// together (group_products.cuh). Gradients of the gains and of the cell's bias are added up over time in registers.
 //
-// The means are sums over the block: over a warp's units by shuffles, then over the warps through shared memory, each
-// of a unit's lanes adding up one of the four. Those over d are had together with those over e:
+// The four means are sums over the block: over a warp's units by its tensor core, then over the warps through shared
+// memory, one of the four in each of four lanes. Those over d are had together with those over e:
 // lstm_persistent_layer_norm_backward.cu says how, out of sums that lstm_layer_norm_slope_sums has made beforehand. A
 // step has two barriers, for the sums and for dr.
 //
-// What does not depend on dh is prepared for four steps at once, each of a unit's lanes doing so for a step of its own,
-// from what it fetched four steps before that. The first warp fetches what belongs to a step and no unit. All of it
-// lies in shared memory until its step comes.
+// All that is added up is linear in dh and dc. What it is multiplied by does not depend on them. The other four warps
+// fetch what it is made of, for four steps at once, a step each, make it four steps later, and put it into shared
+// memory another four before it is used. So from dh to what is added up there is one multiply-add. They write to memory
+// what each step leaves, too.
 //
 // Steps that a sequence does not have are none here: they get zeros at the end.
 //
 // Bytes per hidden unit and step: reads 4 gates + 4 r + 2 cells (+ 1 dy), writes 4 gates + 4 r.
 //
-// hidden is at most 16 * QUADS, and batch * hidden below 2^28; a block has 32 threads for every 8 hidden units.
-#include "lane_sums.cuh"
+// hidden is at most 16 * QUADS, and batch * hidden below 2^28; a block has 256 threads. Two of them share a
+// multiprocessor with QUADS = 2, none with 4.
+#include "common.cuh"
+#include "exponential_gates.cuh"
+#include "group_products.cuh"
 #include "registers.cuh"
-#include "sixteenth_products.cuh"
+#include "warp_roles.cuh"
+#include "warp_sums.cuh"
 
-#define WARPS (2 * QUADS)  // at most
+#define WARPS 4                    // of either kind
+#define GATES (QUADS / 2)          // of a lane, and of the four sums that it adds to
+#define SERVED (QUADS / 2)         // hidden units that a lane of the other warps prepares: 32 apart
+#define OF_A_SUM (2 * QUADS)       // numbers in shared memory that are added up to one of the four
 
-extern "C" __global__ void __launch_bounds__(64 * QUADS, 8 / QUADS) lstm_resident_layer_norm_backward(
+struct __align__(4 * GATES) PerGate {
+    float of[GATES];               // each of a lane's gates
+};
+
+struct __align__(8 * GATES) OwnGates {
+    float slope[GATES];            // what gives each gate's gradient from dc, the output gate's from dh
+    float r[GATES];                // norm(r)
+};
+
+// What is prepared of a step.
+struct __align__(16) Prepared {
+    float4 of_sums[LANES_OF_UNIT][UNITS];  // what is added up of dh, one or two, and of dc; and the gradient of the
+                                           // cell's gain or bias from dh
+    OwnGates of_gates[LANES_OF_UNIT][UNITS];
+    float4 of_cell[UNITS];                 // what of dh is added to dc, f, norm(c), dy
+    float of_step[8];                      // slope_sums as they are needed, and norms
+};
+
+extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_resident_layer_norm_backward(
     float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
     float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
     const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
@@ -56,142 +82,226 @@ extern "C" __global__ void __launch_bounds__(64 * QUADS, 8 / QUADS) lstm_residen
     int dy_offset,
     int reverse) {                     // 1: the forward pass went from the last step to the first
     const int sequence = blockIdx.x;
-    __shared__ __align__(16) float dr_now[4 * UNITS];
-    // Sums over a warp's units: of e, e * norm(c), and with x for dc of d, d * norm(r).
-    __shared__ __align__(16) float of_warps[4][WARPS];
-    // What is prepared of four steps and the four after them. Two units more than there can be, so that what four lanes
-    // write of a step each has banks of its own.
-    __shared__ float4 of_gates[2][4][UNITS + 2];  // what gives each gate's gradient from dc, the output gate's from dh
-    __shared__ float4 of_r[2][4][UNITS + 2];      // norm(r) of each gate
-    __shared__ float4 of_cell[2][4][UNITS + 2];   // what gives the gradient of norm(c) from dh; norm(c), f, dy
-    __shared__ float of_step[2][4][8];            // slope_sums and norms
-    const int thread = threadIdx.x, unit = thread / 4, gate = thread % 4, part = thread % 16;
-    const int lane = thread % 32, warp = thread / 32;
-    const bool exists = unit < hidden, odd = gate % 2;
-    const long long at = (long long)sequence * hidden + unit;
+    __shared__ float4 da_now[UNITS];
+    __shared__ float4 dr_now[UNITS];
+    __shared__ __align__(16) float of_warps[4][OF_A_SUM];  // parts of the sums
+    __shared__ Prepared prepared[2][4];                    // of four steps and the four after them
+    const int lane = threadIdx.x % 32, warp = own_warp();
     const float per_unit = 1.0f / hidden;
-
-    float w[4][4 * QUADS];
-    sixteenths_of_columns(w, weight, unit, part, hidden);
-    const float gain_r = exists ? gain[gate * hidden + unit] : 0.0f;
-    const float gain_c = exists ? gain_cell[unit] : 0.0f, bias_c = exists ? bias_cell[unit] : 0.0f;
-    for (int i = thread; i < 4 * UNITS; i += blockDim.x) dr_now[i] = 0.0f;  // also of units that there are not
-    for (int i = thread; i < 4 * WARPS; i += blockDim.x) (&of_warps[0][0])[i] = 0.0f;
 
     int running = steps;
     if (lengths) running = min(max(lengths[sequence], 0), steps);
     const int direction = reverse ? 1 : -1, first_step = reverse ? 0 : running - 1;
-    float d_hidden = exists ? dh[at] : 0.0f, d_cell = exists ? dc[at] : 0.0f;
-    float d_gain = 0.0f, d_of_cell = 0.0f;  // of the cell's gain in a unit's first lane, of its bias in the others
 
-    // What is read and written of a step is this many bytes times the step behind where that of step 0 is.
-    const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 4 * cell_bytes, dy_bytes = 4u * batch * dy_width;
-    const long long first_gate = 4 * at - 3 * unit;  // of the unit
-    float* const gate_of_0 = made_once(gates + first_gate + gate * hidden);
-    float* const r_of_0 = made_once(r + first_gate + gate * hidden);
-    const float* const cell_of_0 = made_once(cells + at);
-    const float* const dy_of_0 = made_once(dy + (dy ? (long long)sequence * dy_width + dy_offset + unit : 0));
-
-    float4 gates_there, r_there;
-    float lower, upper, d_output, number;
-    const auto fetch = [&](int first) {  // from step number `first` on, one each
-        const int there = first_step + direction * (first + gate);
-        const float4 zeros = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        gates_there = r_there = zeros;
-        lower = upper = d_output = number = 0.0f;
-        if (exists && first + gate < running) {
-            const float* const own = at_step(gate_of_0, there, gate_bytes) - gate * hidden;
-            gates_there = make_float4(own[0], own[hidden], own[2 * hidden], own[3 * hidden]);
-            const float* const own_r = at_step(r_of_0, there, gate_bytes) - gate * hidden;
-            r_there = make_float4(own_r[0], own_r[hidden], own_r[2 * hidden], own_r[3 * hidden]);
-            const float* const cell = at_step(cell_of_0, there, cell_bytes);
-            lower = cell[0], upper = cell[batch * hidden];
-            if (dy) d_output = *at_step(dy_of_0, there, dy_bytes);
+    if (warp >= WARPS) {
+        // What is read and written of a step is this many bytes times the step behind where that of step 0 is.
+        const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 4 * cell_bytes, dy_bytes = 4u * batch * dy_width;
+        const int turn = warp - WARPS;
+        const long long first_cell = (long long)sequence * hidden + lane;
+        const float* const gates_of_0 = made_once(gates + 4 * first_cell - 3 * lane);
+        const float* const rs_of_0 = made_once(r + 4 * first_cell - 3 * lane);
+        const float* const cells_of_0 = made_once(cells + first_cell);
+        const float* const dy_of_0 = made_once(dy + (dy ? (long long)sequence * dy_width + dy_offset + lane : 0));
+        float gain_r[SERVED][4], gain_c[SERVED], bias_c[SERVED];
+        bool exists[SERVED];
+#pragma unroll
+        for (int p = 0; p < SERVED; ++p) {
+            const int unit = lane + 32 * p;
+            exists[p] = unit < hidden;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) gain_r[p][k] = exists[p] ? gain[k * hidden + unit] : 0.0f;
+            gain_c[p] = exists[p] ? gain_cell[unit] : 0.0f, bias_c[p] = exists[p] ? bias_cell[unit] : 0.0f;
         }
-        if (thread < 32 && first + thread / 8 < running) {
-            const long long row = (long long)(first_step + direction * (first + thread / 8)) * batch + sequence;
-            number = (thread % 8 < 4 ? slope_sums : norms)[4 * row + thread % 4];
-        }
-    };
-    const auto hand = [&](int buffer) {
-        if (thread < 32) of_step[buffer][thread / 8][thread % 8] = number;
-    };
-    const auto prepare = [&](int buffer) {  // behind a barrier after hand()
-        const float in = gates_there.x, forget = gates_there.y, candidate = gates_there.z, out = gates_there.w;
-        const float before = reverse ? upper : lower, after = reverse ? lower : upper;
-        const float normal = (after - of_step[buffer][gate][6]) * of_step[buffer][gate][7];
-        const float tanh_n = tanhf(gain_c * normal + bias_c);
-        of_gates[buffer][gate][unit] =
-            make_float4(candidate * (in * (1.0f - in)), before * (forget * (1.0f - forget)),
-                        in * (1.0f - candidate * candidate), tanh_n * (out * (1.0f - out)));
-        of_r[buffer][gate][unit] = r_there;
-        of_cell[buffer][gate][unit] = make_float4(out * (1.0f - tanh_n * tanh_n), normal, forget, d_output);
-    };
-    fetch(0);
-    hand(0);
-    __syncthreads();
-    prepare(0);
-    fetch(4);
-    __syncthreads();
 
+        // What is fetched and prepared is of step number first + turn.
+        float of_4[SERVED][4], r_of_4[SERVED][4], lower[SERVED], upper[SERVED], d_output[SERVED], of_row;
+        const auto fetch_row = [&](int first) {
+            const long long row = (long long)(first_step + direction * (first + turn)) * batch + sequence;
+            of_row = 0.0f;
+            if (lane < 8 && first + turn < running) of_row = (lane < 4 ? slope_sums : norms)[4 * row + lane % 4];
+        };
+        const auto fetch = [&](int first, int p) {
+            const int there = first_step + direction * (first + turn);
+            const bool is_there = exists[p] && first + turn < running;
+            const float* const own = at_step(gates_of_0, there, gate_bytes) + 32 * p;
+            const float* const own_r = at_step(rs_of_0, there, gate_bytes) + 32 * p;
+            const float* const cell = at_step(cells_of_0, there, cell_bytes) + 32 * p;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                of_4[p][k] = is_there ? own[k * hidden] : 0.0f;
+                r_of_4[p][k] = is_there ? own_r[k * hidden] : 0.0f;
+            }
+            lower[p] = is_there ? cell[0] : 0.0f, upper[p] = is_there ? cell[batch * hidden] : 0.0f;
+            d_output[p] = is_there && dy ? at_step(dy_of_0, there, dy_bytes)[32 * p] : 0.0f;
+        };
+        const auto prepare = [&](int buffer) {
+            Prepared& to = prepared[buffer][turn];
+            const float scale_r = __shfl_sync(ALL_LANES, of_row, 5), mean_c = __shfl_sync(ALL_LANES, of_row, 6);
+            const float scale_c = __shfl_sync(ALL_LANES, of_row, 7), per_row = 0.25f * per_unit * scale_r;
+            if (lane < 8) to.of_step[lane] = lane < 4 ? of_row * per_row : of_row;
+#pragma unroll
+            for (int p = 0; p < SERVED; ++p) {
+                const int unit = lane + 32 * p;
+                const float in = of_4[p][0], forget = of_4[p][1], candidate = of_4[p][2], out = of_4[p][3];
+                const float before = reverse ? upper[p] : lower[p], after = reverse ? lower[p] : upper[p];
+                const float normal = (after - mean_c) * scale_c, n[1] = {fmaf(gain_c[p], normal, bias_c[p])};
+                float tanh_n[1] = {2.0f * LOG2_E * n[0]};
+                tanh_all(tanh_n, n);
+                const float slopes[4] = {
+                    candidate * (in * (1.0f - in)), before * (forget * (1.0f - forget)),
+                    in * (1.0f - candidate * candidate), tanh_n[0] * (out * (1.0f - out))};
+                float d[4], sum = 0.0f, along = 0.0f;  // of what dc makes of the gates, through gain_r
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    to.of_gates[k / GATES][unit].slope[k % GATES] = slopes[k];
+                    to.of_gates[k / GATES][unit].r[k % GATES] = r_of_4[p][k];
+                    d[k] = slopes[k] * gain_r[p][k];
+                    if (k < 3) sum += d[k], along += d[k] * r_of_4[p][k];
+                }
+                const float to_n = out * (1.0f - tanh_n[0] * tanh_n[0]), to_c = scale_c * gain_c[p] * to_n;
+                const float of_dh[4] = {to_c * per_unit, to_c * per_unit * normal, per_row * (to_c * sum + d[3]),
+                                        per_row * (to_c * along + d[3] * r_of_4[p][3])};
+                const float of_dc[4] = {0.0f, 0.0f, per_row * sum, per_row * along};
+                const float of_cell[4] = {to_n * normal, to_n, 0.0f, 0.0f};
+#pragma unroll
+                for (int number = 0; number < LANES_OF_UNIT; ++number) {
+                    const int other = (number + 2) % 4, last = GATES == 2 ? other : number;
+                    to.of_sums[number][unit] = make_float4(of_dh[number], of_dh[other], of_dc[last], of_cell[number]);
+                }
+                to.of_cell[unit] = make_float4(to_c, forget, normal, d_output[p]);
+            }
+        };
+
+        // What a warp writes: da or dr of 32 units.
+        const int written = lane + turn % SERVED * 32;
+        const bool writes = written < hidden && turn < 2 * SERVED;
+        const float4* const from = (turn < SERVED ? da_now : dr_now) + written % UNITS;
+        float* const to_of_0 = made_once((turn < SERVED ? gates : r) + 4ll * sequence * hidden + written);
+        int step = first_step;
+        const auto write = [&](float4 four) {
+            float* const to = at_step(to_of_0, step, gate_bytes);
+            if (writes) to[0] = four.x, to[hidden] = four.y, to[2 * hidden] = four.z, to[3 * hidden] = four.w;
+        };
+
+        fetch_row(0);
+#pragma unroll
+        for (int p = 0; p < SERVED; ++p) fetch(0, p);
+        prepare(0);
+        fetch_row(4);
+#pragma unroll
+        for (int p = 0; p < SERVED; ++p) fetch(4, p);
+        wait_for_all_warps();
+        for (int first = 0; first < running; first += 4) {
+            const bool whole = first + 4 <= running;
+            if (whole) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    wait_for_all_warps();
+                    wait_for_all_warps();
+                    write(*from);
+                    step += direction;
+                    if (i == 0) prepare(first / 4 % 2 ^ 1);
+                    if (i == 1) fetch_row(first + 8);
+                    if (i > 0 && i <= SERVED) fetch(first + 8, i - 1);
+                }
+            } else {
 #pragma unroll 1
-    for (int count = 0; count < running; ++count) {
-        const int i = count % 4, buffer = count / 4 % 2, step = first_step + direction * count;
-        const float4 cell = of_cell[buffer][i][unit];
-        const float* const now = of_step[buffer][i];
-        const float slope = ((const float*)of_gates[buffer][i])[thread];
-        const float own_r = ((const float*)of_r[buffer][i])[thread];
-        d_hidden += cell.w;
-        const float dn = exists ? d_hidden * cell.x : 0.0f, e = dn * gain_c, x = d_cell + now[7] * e;
-        float d_gate = (gate == 3 ? d_hidden : x) * slope;
-        const float d = exists ? d_gate * gain_r : 0.0f, along_r = d * own_r;
-        d_of_cell += gate == 0 ? dn * cell.y : dn;
-        // Over a unit's gates: in even lanes of d, in odd ones of d * norm(r). Then over the warp's units, each of a
-        // unit's lanes one of the four sums.
-        float of_gate = (odd ? along_r : d) + __shfl_xor_sync(ALL_LANES, odd ? d : along_r, 1);
-        of_gate += __shfl_xor_sync(ALL_LANES, of_gate, 2);
-        const float own = gate == 0 ? e : gate == 1 ? e * cell.y : of_gate;
-        const float of_warp = sum_over_lanes<16, 32>(sum_of_four_lanes<4>(own));
-        if (lane < 4) of_warps[gate][warp] = of_warp;
-        __syncthreads();
+                for (int i = first; i < running; ++i) {
+                    wait_for_all_warps();
+                    wait_for_all_warps();
+                    write(*from);
+                    step += direction;
+                }
+            }
+        }
+        for (step = running; step < steps; ++step) write(make_float4(0.0f, 0.0f, 0.0f, 0.0f));
+        return;
+    }
+
+    const int unit = warp * UNITS_OF_WARP + lane % UNITS_OF_WARP, number = lane / UNITS_OF_WARP, gate = number * GATES;
+    const int part = made_once(part_of(lane)), own = made_once(unit * LANES_OF_UNIT + number);
+    const bool exists = unit < hidden, has_out = number == LANES_OF_UNIT - 1;  // among its gates
+    float w[OUTPUTS][4 * QUADS], gain_r[GATES];
+    columns_of_group(w, weight, unit, part, hidden);
+#pragma unroll
+    for (int k = 0; k < GATES; ++k) gain_r[k] = exists ? gain[(gate + k) * hidden + unit] : 0.0f;
+
+    const long long at = (long long)sequence * hidden + unit;
+    float d_hidden = exists ? dh[at] : 0.0f, d_cell = exists ? dc[at] : 0.0f;
+    float d_gain[GATES], d_of_cell = 0.0f;  // the cell's gain's in a unit's first lane, its bias's in the second
+#pragma unroll
+    for (int k = 0; k < GATES; ++k) d_gain[k] = 0.0f;
+
+    float4 cell_now, sums_now, slopes_now;
+    OwnGates own_now;
+    float gain_now[GATES], added[GATES];  // what is added to the sums without what comes from the products
+    const auto take = [&](int buffer, int i) {
+        const Prepared& from = prepared[buffer][i];
+        cell_now = from.of_cell[unit], sums_now = from.of_sums[number][unit], own_now = from.of_gates[number][unit];
+        slopes_now = *(const float4*)from.of_step;
+#pragma unroll
+        for (int k = 0; k < GATES; ++k) gain_now[k] = gain_r[k] * from.of_step[5];
+        added[0] = sums_now.x * cell_now.w;
+        added[GATES - 1] = fmaf(sums_now.z, d_cell, GATES == 2 ? sums_now.y * cell_now.w : added[0]);
+    };
+    wait_for_all_warps();
+    take(0, 0);
+    // Step number first + i, of four that were prepared together. Before its product it takes what the next one needs.
+    const auto run_step = [&](int first, int i, bool goes_on) {
+        const int buffer = first / 4 % 2;
+#pragma unroll
+        for (int k = 0; k < GATES; ++k) {
+            const float of_lane = fmaf(k ? sums_now.y : sums_now.x, d_hidden, added[k]);
+            const float of_8 = sum_of_eight_neighbours(of_lane);
+            if (lane < 4) of_warps[lane / GATES + 2 * k][GATES * warp + lane % GATES] = of_8;
+        }
+        d_hidden += cell_now.w;
+        d_of_cell += sums_now.w * d_hidden;
+        const float x = fmaf(cell_now.x, d_hidden, d_cell);
+        wait_for_all_warps();
 
         float total = 0.0f;
 #pragma unroll
-        for (int q = 0; q < WARPS / 4; ++q) {
-            const float4 four = ((const float4*)of_warps[gate])[q];
-            total += (four.x + four.y) + (four.z + four.w);
+        for (int q = 0; q < OF_A_SUM / 4; ++q) {
+            const float4 four = ((const float4*)of_warps[lane % 4])[q];
+            total = q ? total + ((four.x + four.y) + (four.z + four.w)) : (four.x + four.y) + (four.z + four.w);
         }
-        const float scale_c = now[7] * per_unit;
-        const float mean_e = __shfl_sync(ALL_LANES, total, 0, 4) * scale_c;
-        const float along_e = __shfl_sync(ALL_LANES, total, 1, 4) * scale_c;
-        const float sum = __shfl_sync(ALL_LANES, total, 2, 4) - (mean_e * now[0] + along_e * now[1]);
-        const float along = __shfl_sync(ALL_LANES, total, 3, 4) - (mean_e * now[2] + along_e * now[3]);
-        const float d_c = x - (mean_e + along_e * cell.y);
-        if (gate < 3) d_gate = d_c * slope;
-        const float dr = now[5] * (d_gate * gain_r - 0.25f * per_unit * (sum + own_r * along));
-        d_gain += d_gate * own_r;
-        d_cell = d_c * cell.z;
-        if (exists) {
-            dr_now[thread] = dr;
-            *at_step(gate_of_0, step, gate_bytes) = d_gate;
-            *at_step(r_of_0, step, gate_bytes) = dr;
+        const float mean_e = __shfl_sync(ALL_LANES, total, 0, 4), along_e = __shfl_sync(ALL_LANES, total, 1, 4);
+        const float sum = __shfl_sync(ALL_LANES, total, 2, 4) - (mean_e * slopes_now.x + along_e * slopes_now.y);
+        const float along = __shfl_sync(ALL_LANES, total, 3, 4) - (mean_e * slopes_now.z + along_e * slopes_now.w);
+        const float d_c = x - fmaf(along_e, cell_now.z, mean_e);
+        PerGate d_gate, dr;
+#pragma unroll
+        for (int k = 0; k < GATES; ++k) {
+            d_gate.of[k] = (k == GATES - 1 && has_out ? d_hidden : d_c) * own_now.slope[k];
+            dr.of[k] = fmaf(d_gate.of[k], gain_now[k], -fmaf(own_now.r[k], along, sum));
+            d_gain[k] += d_gate.of[k] * own_now.r[k];
         }
-        __syncthreads();
-        if (i == 1) hand(buffer ^ 1);
-        if (i == 2) {
-            prepare(buffer ^ 1);
-            fetch(count + 6);
+        d_cell = d_c * cell_now.y;
+        // Units that there are not have zeros in the weights that these are multiplied by.
+        ((PerGate*)dr_now)[own] = dr, ((PerGate*)da_now)[own] = d_gate;
+        wait_for_all_warps();
+        float4 of_sources[QUADS];
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) of_sources[q] = dr_now[16 * q + part];
+        if (i < 3) take(buffer, i + 1);
+        if (i == 3 && goes_on) take(buffer ^ 1, 0);
+        d_hidden = sum_of_group(w, of_sources);
+    };
+    for (int first = 0; first < running; first += 4) {
+        if (first + 4 <= running) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) run_step(first, i, true);
+        } else {
+#pragma unroll 1
+            for (int i = 0; i < running - first; ++i) run_step(first, i, false);
         }
-        d_hidden = sum_of_sixteenths(w, dr_now, part);
     }
     if (!exists) return;
-    if (gate == 0) dh[at] = d_hidden;
-    if (gate == 1) dc[at] = d_cell;
+    if (number == 0) dh[at] = d_hidden;
+    if (number == 1) dc[at] = d_cell;
     float* const of_sequence = d_norm + (long long)sequence * 10 * hidden + unit;
-    of_sequence[(4 + gate) * hidden] += d_gain;
-    if (gate < 2) of_sequence[(8 + gate) * hidden] += d_of_cell;
-    for (int step = running; step < steps; ++step) {
-        *at_step(gate_of_0, step, gate_bytes) = 0.0f;
-        *at_step(r_of_0, step, gate_bytes) = 0.0f;
-    }
+#pragma unroll
+    for (int k = 0; k < GATES; ++k) of_sequence[(4 + gate + k) * hidden] += d_gain[k];
+    if (number < 2) of_sequence[(8 + number) * hidden] += d_of_cell;
 }

@@ -143,6 +143,17 @@ __device__ __forceinline__ float zone_c_takes(const Options& options, unsigned d
     return zone_takes(options.zone_c_threshold, options.zone_c_share, drawn & C_STAYS, d);
 }
 
+// The same where a step has no instruction to spare: what stays is a share of the old state, all of it in training, at
+// the steps at which the bit is set, in inference all of them. Where it does not stay, the old state is left out.
+struct Zones {
+    unsigned always;  // bits that are set whatever is drawn
+    float h_share, c_share;
+    __device__ __forceinline__ explicit Zones(const Options& options)
+        : always((options.zone_h_share != 0.0f ? H_STAYS : 0u) | (options.zone_c_share != 0.0f ? C_STAYS : 0u)),
+          h_share(options.zone_h_threshold != 0 ? 1.0f : options.zone_h_share),
+          c_share(options.zone_c_threshold != 0 ? 1.0f : options.zone_c_share) {}
+};
+
 // A peephole's weight as it is computed with; half_precision.cuh has the same of 16 bits.
 __device__ __forceinline__ float weight_of(float weight) { return weight; }
 

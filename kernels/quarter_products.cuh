@@ -47,3 +47,22 @@ __device__ __forceinline__ float own_sum(float own, float of_other, const float 
     sums[2] += __shfl_xor_sync(0xFFFFFFFFu, sums[3], 1);
     return sums[0] + __shfl_xor_sync(0xFFFFFFFFu, sums[2], 2);
 }
+
+// The same with no sum to begin with, of hidden states that are in registers already. None of the shuffles waits for
+// another one.
+__device__ __forceinline__ float own_sum_at_once(const float (&w)[4][PART], const float4 (&quarter)[QUADS]) {
+    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int q = 0; q < QUADS; ++q) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[j] += w[j][4 * q] * quarter[q].x;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[j] += w[j][4 * q + 1] * quarter[q].y;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[j] += w[j][4 * q + 2] * quarter[q].z;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[j] += w[j][4 * q + 3] * quarter[q].w;
+    }
+    const float by_1 = __shfl_xor_sync(0xFFFFFFFFu, sums[1], 1), by_2 = __shfl_xor_sync(0xFFFFFFFFu, sums[2], 2);
+    return (sums[0] + by_1) + (by_2 + __shfl_xor_sync(0xFFFFFFFFu, sums[3], 3));
+}

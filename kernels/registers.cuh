@@ -10,10 +10,10 @@ __device__ __forceinline__ int afresh(int number) {
     return number;
 }
 
-// Zero. `words` is a pointer to words, whose place is a multiple of four bytes. Loads whose place depends, by way of
-// `&` with it, on what was loaded before are not all on their way at once: they, or their addresses, would take more
-// registers than there are.
-__device__ __forceinline__ unsigned unknown_zero(const void* words) { return (size_t)words % 4; }
+// Zero. `numbers` is a pointer to numbers of two bytes or more, whose place is a multiple of two bytes: a caller's
+// array of 16 bits may begin between two words. Loads whose place depends, by way of `&` with it, on what was loaded
+// before are not all on their way at once: they, or their addresses, would take more registers than there are.
+__device__ __forceinline__ unsigned unknown_zero(const void* numbers) { return (size_t)numbers % 2; }
 
 // The number, or the address, itself: what it was made of is not looked at again where it is used, so it stays in its
 // register. Outside of a loop, for what the compiler would rather make again in each step.
@@ -21,6 +21,12 @@ template <class Number>
 __device__ __forceinline__ Number made_once(Number number) {
 #ifdef __CUDA_ARCH__
     asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+__device__ __forceinline__ float made_once(float number) {  // in a loop: what it is made of is not waited for later on
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+f"(number));
 #endif
     return number;
 }

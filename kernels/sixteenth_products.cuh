@@ -1,7 +1,7 @@
 // Where four neighbouring lanes own a hidden unit, and sixteen make the dh = W_hh^T da of their four units together:
-// lane `part`, 0 to 15, has a sixteenth of the sum over all 4*hidden pre-activations, the gates of every sixteenth unit.
-// Its sum number j is for unit j ^ (its own one), so that what others have for its own unit has the same number in each
-// lane, and adding up takes no choice.
+// lane `part`, 0 to 15, has a sixteenth of the sum over all 4*hidden pre-activations, the gates of every sixteenth
+// unit. Its sum number j is for unit j ^ (its own one), so that what others have for its own unit has the same number
+// in each lane, and adding up takes no choice.
 //
 // da stands in shared memory in the order of the threads that make it, four gates of a unit next to each other. Sixteen
 // lanes read sixteen float4 in a row, the other half of the warp the same ones, so no bank is asked twice at a time.
@@ -26,8 +26,10 @@ __device__ __forceinline__ void sixteenths_of_columns(
 }
 
 // dh of the lane's own unit, in all four of its lanes with the same bits. None of either three shuffles waits for
-// another. A whole warp has to come.
-__device__ __forceinline__ float sum_of_sixteenths(const float (&w)[4][4 * QUADS], const float* da, int part) {
+// another. A whole warp has to come. `meanwhile` is done while the first of them are on their way.
+template <class Meanwhile>
+__device__ __forceinline__ float sum_of_sixteenths(
+    const float (&w)[4][4 * QUADS], const float* da, int part, const Meanwhile& meanwhile) {
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int q = 0; q < QUADS; ++q) {
@@ -42,5 +44,10 @@ __device__ __forceinline__ float sum_of_sixteenths(const float (&w)[4][4 * QUADS
     }
     const float by_4 = __shfl_xor_sync(ALL_LANES, sums[1], 4), by_8 = __shfl_xor_sync(ALL_LANES, sums[2], 8);
     const float by_12 = __shfl_xor_sync(ALL_LANES, sums[3], 12);
+    meanwhile();
     return sum_of_four_lanes<1>((sums[0] + by_4) + (by_8 + by_12));
+}
+
+__device__ __forceinline__ float sum_of_sixteenths(const float (&w)[4][4 * QUADS], const float* da, int part) {
+    return sum_of_sixteenths(w, da, part, []() {});
 }

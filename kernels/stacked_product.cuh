@@ -10,12 +10,12 @@
 // written twice. A layer waits for itself and for one neighbour, below it forward and above it backward. The layer at
 // that end waits for itself alone, so whichever layer waits, one that it waits for goes on.
 //
-// Of the second matrix' KTILES the first NEXT_KEPT stay in registers, as many as make 64 of a thread (56 where many loads
-// are on their way) together with those of the first matrix; the others stand in shared memory. The neighbour is ahead, so its numbers have mostly arrived when a
-// step begins. Their products come first, while the block's own numbers are on their way; these go on from the same
-// sums. So the order of a sum over the neighbour's and the own columns is: in a warp its part of the neighbour's, then
-// its part of the own; then the warps' parts, in their order. One after the other the first half is a sum of its own,
-// rounded to 16 bits where it is stored; here it never is.
+// Of the second matrix' KTILES the first NEXT_KEPT stay in registers, as many as make 64 of a thread (56 where many
+// loads are on their way) together with those of the first matrix; the others stand in shared memory. The neighbour is
+// ahead, so its numbers have mostly arrived when a step begins. Their products come first, while the block's own
+// numbers are on their way; these go on from the same sums. So the order of a sum over the neighbour's and the own columns is:
+// in a warp its part of the neighbour's, then its part of the own; then the warps' parts, in their order. One after the
+// other the first half is a sum of its own, rounded to 16 bits where it is stored; here it never is.
 #pragma once
 
 #include "handed_product.cuh"

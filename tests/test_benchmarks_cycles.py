@@ -44,6 +44,18 @@ def test_a_text_that_is_no_listing():
         machine_code.time_loop([made("EXIT")])
 
 
+def test_what_a_branch_always_jumps_over_is_not_in_a_loop():
+    """A kernel has four steps in a row, and behind them a loop for steps that are left over."""
+    head, step, back = made("IADD3 R1, R1, R2, RZ"), made("BAR.SYNC.DEFER_BLOCKING 0x0"), made("@P0 BRA `(.L_x_1)")
+    over = made("BRA `(.L_x_3)")._replace(target=6)
+    left_over = [step, back._replace(target=4)]
+    last = made("@P1 BRA `(.L_x_0)")._replace(target=0)
+    loop = [head, step, step, over, *left_over, head, last]
+    assert machine_code.time_loop([*loop, made("EXIT")]) == [head, step, step, over, head, last]
+    sometimes = [one._replace(text="@P2 BRA `(.L_x_3)") if one is over else one for one in loop]
+    assert machine_code.time_loop(sometimes) == sometimes
+
+
 def made(text: str, stall: int = 1, holds: int = NO_SCOREBOARD, waits: int = 0) -> Instruction:
     return Instruction(text, stall, holds, NO_SCOREBOARD, waits)
 
@@ -90,6 +102,36 @@ def test_a_barrier_waits_for_the_slowest_warp_of_its_block_alone():
     assert apart == pytest.approx(2 * 51, abs=8)  # while one block waits, the other one computes
 
 
+def test_warps_with_another_job_come_to_the_same_barriers():
+    short, long = ([made("FFMA R1, R2, R3, R1")] * of + [made("BAR.SYNC.DEFER_BLOCKING 0x0")] for of in (10, 60))
+    alone = multiprocessor.run(short, 4, passes=20).cycles
+    beside = multiprocessor.run(short, 4, passes=20, beside=long, warps_beside=4).cycles
+    assert alone == pytest.approx(10 + multiprocessor.BARRIER, abs=4)
+    assert 60 + multiprocessor.BARRIER <= beside <= 70 + multiprocessor.BARRIER + 6
+
+
+def test_loops_that_come_to_as_many_barriers():
+    barrier, back = made("BAR.SYNC.DEFER_BLOCKING 0x0"), made("BRA `(.L_x_1)")
+    one, other = [made("FFMA R1, R2, R3, R1")] * 3 + [barrier], [made("EXIT"), barrier]
+    code = [*one, back._replace(target=0), *other, back._replace(target=5), made("NOP"), back._replace(target=8)]
+    assert [len(loop) for loop in machine_code.time_loops(code)] == [5, 3]
+    assert machine_code.time_loop(code) == code[:5]
+
+
+def test_warps_of_a_scheduler_may_take_turns_at_a_pipe():
+    """Products first and then the rest, or the other way round: together they wait for neither."""
+    products, rest = [made("HMMA.16816.F32 R1, R4, R8, RZ")] * 15, [made("FADD R1, R1, R2", stall=4)] * 25
+    barrier = [made("BAR.SYNC.DEFER_BLOCKING 0x0")]
+    alike = multiprocessor.run([*products, *rest, *barrier], 8, passes=20).cycles
+    turns = multiprocessor.run([*products, *rest, *barrier], 8, passes=20, others=[[*rest, *products, *barrier]]).cycles
+    assert turns < alike - 30
+
+
+def test_parts_of_a_cycle_add_up():
+    loop = [made("HMMA.16816.F32 R1, R4, R8, RZ")] * 20
+    assert multiprocessor.run(loop, 4, passes=40).cycles == pytest.approx(20 * 6.63, rel=0.01)
+
+
 def test_a_timeline_shows_where_a_warp_waited():
     loop = [made("LDS R1, [R2]", holds=0), made("FADD R1, R1, R2", stall=4, waits=1)]
     lines = list(cycles.timeline(loop, [0, 29]))
@@ -101,11 +143,11 @@ def test_the_machine_code_of_a_kernel():
     entry = "lstm_resident_forward"
     tiles = next(of for of in cycles.catalogue.TILES[entry][1] if of[0] == 4)
     try:
-        instructions, used = machine_code.of(Specialisation(entry, "float32", (False, False), tiles))
+        instructions, used = machine_code.of(Specialisation(entry, "float32", (False, False, False), tiles))
     except machine_code.NotThere as error:
         pytest.skip(str(error))
     loop = machine_code.time_loop(instructions)
-    steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop)
+    steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop) / cycles.BARRIERS[entry]
     assert "registers" in used and steps in (2, 4, 8) and loop[-1].opcode.startswith("BRA")
     products = sum(one.opcode.startswith("FFMA") for one in loop) / steps
     assert 64 <= products <= 96  # of a lane and step: 64, and the activations

@@ -44,7 +44,7 @@ def test_in_16_bits_and_both_directions(monkeypatch):
         rows = list(options.measured(cupy, 2, 24, 2, made_up, some, dtype="bfloat16", bidirectional=True))
         launches = dict(cupy.on_cpu.launches)
     assert [row["schedules"] for row in rows] == ["resident and resident"] * 2 + ["loop and loop"]
-    assert launches["lstm_resident_forward"] > launches["lstm_resident_backward"] > 0
+    assert launches["lstm_resident_tensor_forward"] > launches["lstm_resident_tensor_backward"] > 0
     assert launches["lstm_variant_output_forward"] == 2 * launches["lstm_variant_output_backward"] > 0
 
 

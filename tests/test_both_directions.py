@@ -8,7 +8,7 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import engines
-from gpulstm.cuda import both_directions, catalogue, packed, planner
+from gpulstm.cuda import both_directions, catalogue, modules, planner
 from gpulstm.engines import cupy_engine, cupy_one_launch
 from tests import backends
 from tests.backends import Backend
@@ -187,8 +187,10 @@ class TestMissingBlocks:
         given = given_for("float32", steps=2, lengths=None)
         with laid_out(backend, "float32", "alike"):
             expected = infer(backend, given)
-            monkeypatch.setattr(packed, "_thread", packed._Thread())  # a thread's first launch goes through CuPy
-            with cupy_on_cpu(multiprocessors=multiprocessors, shared_memory_optin=48 * 1024, schedules=("persistent",)):
+            monkeypatch.setattr(modules, "_kernels", {})
+            settings = {"multiprocessors": multiprocessors, "shared_memory_optin": 48 * 1024}
+            with cupy_on_cpu(**settings, schedules=("persistent",)) as small, monkeypatch.context() as patch:
+                patch.delattr(small.cuda.driver, "launchCooperativeKernel")  # so that launches go through CuPy
                 with pytest.warns(UserWarning, match=f"grid size will be reduced from 8 to {multiprocessors},"):
                     infer(backend, given)
             with pytest.raises(RuntimeError, match="in vain"):

@@ -34,9 +34,10 @@ def test_specialisations_are_all_different_and_complete():
             choices = len(tiled[entry][1])
             in_tf32 = "tf32" in catalogue.dtypes_of(entry)
             with_options = len(catalogue.WITH_OPTIONS.get(entry, tiled[entry][1]))
-            expected += dtypes * choices + (dtypes - in_tf32) * with_options * ("OPTIONS" in switches)
+            times = ("OPTIONS" in switches) + ("PEEPHOLES" in switches)  # without these and with
+            expected += dtypes * choices + (dtypes - in_tf32) * with_options * times
             expected += dtypes * len(catalogue.BIDIRECTIONAL.get(entry, ()))
-            expected += (dtypes - in_tf32) * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ()))
+            expected += (dtypes - in_tf32) * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ())) * times
             expected += dtypes * len(catalogue.LAYERS.get(entry, ()))
         else:
             expected += dtypes * 2 ** len(switches)
@@ -59,7 +60,7 @@ def test_kernels_for_arrays_of_16_bits_are_those_that_tell_storage_from_arithmet
         knows = '#include "storage.cuh"' in (folder / file).read_text(encoding="utf-8")
         half = {"float16", "bfloat16"} & set(catalogue.dtypes_of(entry))
         assert len(half) == (2 if knows else 0), entry
-        alone = file == "convert.cu" or entry in catalogue.HALF_TILES | catalogue.CLUSTER_HALF_TILES
+        alone = file == "convert.cu" or entry in catalogue.TILES_IN_16_BITS
         assert ("float32" in catalogue.dtypes_of(entry)) == (not alone), entry
 
 
@@ -112,11 +113,12 @@ def test_tiles_of_16_bits_are_those_that_the_shared_header_reads():
         assert len(set(choices)) == len(choices)
 
 
-def test_tiles_of_clusters_of_16_bits_are_those_that_the_files_read():
+def test_tiles_of_clusters_and_of_blocks_of_16_bits_are_those_that_the_files_read():
     shared = (sources.kernel_folder() / "cluster_product.cuh").read_text(encoding="utf-8")
-    for entry, (names, choices) in catalogue.CLUSTER_HALF_TILES.items():
-        text = shared + (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
-        code = re.sub(r"//.*", "", text)
-        own = re.findall(r"(?:#define|template <int) (\w+)", code)
-        assert set(re.findall(r"\b[A-Z_]{5,}\b", code)) - set(own) == set(names), entry
+    for entry, (names, choices) in (catalogue.CLUSTER_HALF_TILES | catalogue.RESIDENT_TENSOR_TILES).items():
+        text = (sources.kernel_folder() / catalogue.KERNELS[entry][0]).read_text(encoding="utf-8")
+        code = re.sub(r"//.*", "", text + shared * (entry in catalogue.CLUSTER_HALF_TILES))
+        defined_too = code + with_headers(catalogue.KERNELS[entry][0], "tensor_gradients")
+        own = {*re.findall(r"(?:#define|template <int) (\w+)", defined_too), *catalogue.KERNELS[entry][1]}
+        assert set(re.findall(r"\b[A-Z_]{5,}\b", code)) - own == set(names), entry
         assert len(set(choices)) == len(choices)

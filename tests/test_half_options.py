@@ -239,9 +239,9 @@ class TestPlan:
         with cupy_on_cpu(schedules=planner.AUTOMATIC) as cupy:
             made = {"dtype": dtype, "zoneout": 0.1, "xp": cupy, "rng": 0}
             x = cupy.zeros((5, 3, 2), gl.LSTM(2, 8, **made).params["weight_hh_l0"].dtype)
-            for hidden, schedule in ((64, "resident: 3 x 1 block"), (104, "persistent: 3 x 2 blocks")):
+            for hidden, schedule in ((64, "resident: 3 x 1 block"), (192, "persistent: 3 x 3 blocks")):
                 for choice in gl.LSTM(2, hidden, **made).plan(x):
                     assert str(choice).startswith(f"{schedule}, 1 sequence each; {dtype}")
             for choice in gl.LSTM(2, 64, cell_clip=3.0, **made).plan(x):
                 assert str(choice) == "loop: one launch for all steps does not hold cell_clip"
-            assert "is not a multiple of 8" in str(gl.LSTM(2, 100, **made).plan(x).forward)
+            assert "is not a multiple of 8" in str(gl.LSTM(2, 132, **made).plan(x).forward)

@@ -169,7 +169,7 @@ class TestHandingOver:
     @pytest.mark.parametrize("direction", DIRECTIONS)
     def test_a_block_that_publishes_nothing_is_reported(self, monkeypatch, direction):
         monkeypatch.setattr(cupy_one_launch, "_alarms", {})
-        without(monkeypatch, FILE[direction], "#define SPINS 4000000", 1, "#define SPINS 60")
+        without(monkeypatch, FILE[direction], "#define SPINS 160000000", 1, "#define SPINS 60")
         silent = {
             FORWARD: ("if (gate == 0 && unit % 2 == 0) {", "if (gate == 0 && unit % 2 == 0 && blockIdx.x != 1) {"),
             BACKWARD: ("if (!owner) continue;\n", "if (!owner || blockIdx.x == 1) continue;\n"),
@@ -204,6 +204,6 @@ def test_shared_memory_fits():
 
 
 def test_words_that_are_handed_over():
-    choice = planner.choose(BACKWARD, 5, 104, "float16", planner.Device(90, 16, 232448, True))
+    choice = planner.choose(BACKWARD, 5, 136, "float16", planner.Device(90, 16, 232448, True))
     assert choice.kernel == half_layouts.BACKWARD
-    assert half_layouts.exchange_shape(7, 5, 104) == (7, 5, 208)
+    assert half_layouts.exchange_shape(7, 5, 136) == (7, 5, 272)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import catalogue, stacked_layers
+from gpulstm.cuda import catalogue, resident_tensor_layouts, stacked_layers
 from gpulstm.training import clip_by_value
 from tests import (
     problems,
@@ -144,6 +144,10 @@ CASES = {
     "bfloat16": Case(
         lambda b: test_half_schedule.TestHalf().test_what_may_be_missing(b, "persistent", "bfloat16"),
         both_ways("lstm_persistent_half"),
+    ),
+    "resident in bfloat16": Case(
+        lambda b: test_half_schedule.TestHalf().test_what_may_be_missing(b, "resident", "bfloat16"),
+        " ".join(resident_tensor_layouts.TILES),
     ),
     "clusters in bfloat16": Case(
         lambda b: test_cluster_half.TestLayers().test_all_results(b, "bfloat16"), both_ways("lstm_cluster_half")

@@ -100,12 +100,14 @@ def programs(cooperative: bool = False) -> dict[tuple[str, tuple[str, ...]], set
     """(source, options) -> kernels that are wanted from it: kernels of one file are compiled together.
 
     Those whose blocks all run together are compiled by tests/test_nvrtc_gate_persistent.py, those whose blocks come in
-    clusters by tests/test_nvrtc_gate_clusters.py, and those with one launch for all steps that hold options, or run
-    both directions, by tests/test_nvrtc_gate_options.py and tests/test_nvrtc_gate_directions.py.
+    clusters by tests/test_nvrtc_gate_clusters.py, resident ones on the tensor cores by
+    tests/test_nvrtc_gate_resident_tensor.py, and those with one launch for all steps that hold options, or run both
+    directions, by tests/test_nvrtc_gate_options.py and tests/test_nvrtc_gate_directions.py.
     """
     wanted: dict[tuple[str, tuple[str, ...]], set[str]] = {}
     for specialisation in catalogue.specialisations():
-        elsewhere = specialisation.entry in catalogue.CLUSTERED or specialisation.tiles and any(specialisation.features)
+        elsewhere = specialisation.entry in (*catalogue.CLUSTERED, *catalogue.RESIDENT_TENSOR_TILES)
+        elsewhere = elsewhere or specialisation.tiles and any(specialisation.features)
         if specialisation.is_cooperative != cooperative or elsewhere:
             continue
         wanted.setdefault((specialisation.source, specialisation.options), set()).add(specialisation.entry)
@@ -144,7 +146,8 @@ def test_specialisations_compile_without_spills(architecture):
         name = f"{'/'.join(sorted(entries))}, {parted(source)[0]}"
         check(entries, compile_for(architecture, source, options, name), f"{name}, sm_{architecture}")
         checked |= entries
-    assert checked == set(catalogue.KERNELS) - set(catalogue.COOPERATIVE) - set(catalogue.CLUSTERED)
+    elsewhere = {*catalogue.COOPERATIVE, *catalogue.CLUSTERED, *catalogue.RESIDENT_TENSOR_TILES}
+    assert checked == set(catalogue.KERNELS) - elsewhere
 
 
 def test_a_part_of_the_gate_reaches_every_specialisation():

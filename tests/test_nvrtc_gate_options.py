@@ -1,9 +1,9 @@
 """The compile gate for the kernels with one launch for all steps, with the switch OPTIONS: no spills here either.
 
 Every choice of tiles is compiled for one architecture, and the choices take turns, so that every kernel is compiled for
-every architecture; all for all would take a minute. In 16 bits it is one of those choices that need the most registers
-for each architecture, whose blocks may have as much shared memory as it asks for, in one of the two types. The
-environment variable GPULSTM_WHOLE_GATE=1 makes these all.
+every architecture; all for all would take a minute. With the switch PEEPHOLES each is compiled for one of the types. In
+16 bits, where blocks may have as much shared memory as they ask for, it is one of those choices that need the most
+registers for each architecture, in one of the two types. The environment variable GPULSTM_WHOLE_GATE=1 makes these all.
 """
 
 import os
@@ -11,15 +11,30 @@ import os
 import pytest
 
 from gpulstm.cuda import catalogue, half_layouts, planner, resident_layouts
+from gpulstm.cuda.catalogue import Specialisation
 from tests.test_nvrtc_gate import check, compile_for, nvrtc_or_skip
 from tests.test_nvrtc_gate_persistent import ARCHITECTURES
 
 EVERYTHING = [
     s
     for s in catalogue.specialisations()
-    if s.definitions.get("OPTIONS") == 1 and not s.definitions.get("BIDIRECTIONAL") and "layer_norm" not in s.entry
+    if s.definitions.get("OPTIONS") == 1
+    and not s.definitions.get("BIDIRECTIONAL")
+    and "layer_norm" not in s.entry
+    and s.entry not in catalogue.RESIDENT_TENSOR_TILES
 ]  # of both directions: tests/test_nvrtc_gate_directions.py, with layer norm: tests/test_nvrtc_gate_layer_norm.py
-WITH_OPTIONS = [s for s in EVERYTHING if s.entry not in catalogue.HALF_TILES]
+WITHOUT_PEEPHOLES = [
+    s for s in EVERYTHING if s.entry not in catalogue.HALF_TILES and not s.definitions.get("PEEPHOLES")
+]
+WITH_PEEPHOLES = [
+    Specialisation(entry, dtype, (True, False, True), tiles)
+    for entry, dtypes in (
+        ("lstm_resident_forward", ("bfloat16", "float32", "float16")),
+        ("lstm_resident_backward", ("float16", "bfloat16", "float32")),
+    )
+    for dtype, tiles in zip(dtypes, catalogue.TILES[entry][1], strict=True)
+]
+WITH_OPTIONS = WITHOUT_PEEPHOLES + WITH_PEEPHOLES
 IN_16_BITS = [s for s in EVERYTHING if s.entry in catalogue.HALF_TILES]
 LARGEST_SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB of a block, by CUDA's programming guide
 
@@ -37,7 +52,7 @@ def most_registers(one: catalogue.Specialisation) -> int:
     """Of a thread, so that a block starts, or as many as are to share a multiprocessor."""
     if "resident" not in one.entry:
         return min(255, 65536 // (32 * planner.WARPS))
-    alone = one.entry in resident_layouts.ALONE_WITH_OPTIONS and one.tiles[0] >= 4
+    alone = one.definitions["PEEPHOLES"] and one.entry in resident_layouts.ALONE_WITH_PEEPHOLES and one.tiles[0] >= 4
     together = 1 if alone else resident_layouts.together(one.tiles)
     return min(255, 65536 // (resident_layouts.threads(resident_layouts.units(one.tiles)) * together) // 8 * 8)
 
@@ -77,8 +92,9 @@ def test_every_choice_of_tiles_is_compiled_once_and_every_kernel_for_every_archi
     everything = [each for architecture in ARCHITECTURES for each in of(architecture)]
     compiled = [each for each in everything if each not in IN_16_BITS]
     assert set(compiled) == set(WITH_OPTIONS) and len(compiled) == len(WITH_OPTIONS)
+    assert set(WITH_PEEPHOLES) < set(EVERYTHING) and len({(s.entry, s.tiles) for s in WITH_PEEPHOLES}) == 6
     hold = [entry for entry in catalogue.TILES if "OPTIONS" in catalogue.KERNELS[entry][1] and "norm" not in entry]
-    assert len(WITH_OPTIONS) == sum(
+    assert len(WITHOUT_PEEPHOLES) == sum(
         len(catalogue.TILES[entry][1]) * len(set(catalogue.dtypes_of(entry)) - {"tf32"}) for entry in hold
     )
     for architecture in ARCHITECTURES:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import modules, planner
+from gpulstm.cuda import modules, planner, stacked_layers
 from gpulstm.cuda.packed import NULL, Kernel, Repeated, Series
 from tests import at_once, backends, problems
 from tests.cuda_on_cpu import InvalidMemory, cupy_on_cpu
@@ -231,6 +231,23 @@ def test_a_launch_within_a_launch_finds_other_room(backend):
     assert backend.numpy(outer).tolist() == [201] * 8 and backend.numpy(inner).tolist() == [7070711] * 8
 
 
+def test_cooperative_launches_are_the_drivers_from_a_threads_first_on(backend):
+    """Structs and all; and the kernel is compiled as any other one."""
+    module = backend.xp.RawModule(code=SOURCE, options=("--std=c++14",))
+    function = Kernel(backend.xp, module.get_function("all_kinds"), cooperative=True)
+    of_series, (out, more), wanted = all_kinds(backend, 3)
+
+    def work(step: int) -> None:
+        with backend.xp.cuda.Device(0):
+            function(ONE, ONE, (*of_series.before, *map(np.int32, (-3 + step, -3)), *of_series.after))
+            backend.xp.cuda.get_current_stream().synchronize()
+
+    at_once.run(work, range(3))
+    np.testing.assert_array_equal(backend.numpy(out).reshape(3, 11), wanted)
+    if backend.name == backends.CUPY_ON_CPU:
+        assert packed(backend) == {"all_kinds": 3}
+
+
 def test_a_numpy_array_that_is_no_struct_is_refused(backend):
     with pytest.raises(TypeError, match=r"one element goes to a kernel by value, got shape \(2,\)"):
         Series(kernel(backend, "pointers_and_ints"), ONE, ONE, (np.zeros(2), *[None] * 5), 3, 3)
@@ -275,6 +292,17 @@ class TestTheLibrary:
             launches, packed = self.counts(backend, lambda: problems.solve(backend, given))
         assert packed == launches
         assert set(packed) >= {"column_sum", "without_padding", "state_of_running", "clear_inputs"}
+
+    @pytest.mark.parametrize("options", [{}, {"zoneout": 0.1}, {"num_layers": 2}], ids=str)
+    def test_nothing_is_compiled_for_cooperative_groups(self, backend, monkeypatch, options):
+        """Which CuPy 14.0 and 14.1 need a library of CUDA's for; and CuPy launches none of these kernels."""
+        monkeypatch.setattr(modules, "_kernels", {})
+        lstm, x = gl.LSTM(4, 8, **options, xp=backend.xp, rng=0), backend.xp.ones((16, 2, 4), "float32")
+        raw_module = backend.xp.RawModule
+        monkeypatch.setattr(backend.xp, "RawModule", lambda *, code, options: raw_module(code=code, options=options))
+        with planner.only("persistent"), stacked_layers.ways("any"):
+            launches, packed = self.counts(backend, lambda: lstm.forward(x, rng=0))
+        assert packed["lstm_persistent_forward"] == launches["lstm_persistent_forward"] == 1
 
     @pytest.mark.parametrize("schedule", ["step", "resident", "persistent", "cluster"])
     def test_all_that_run_in_one_launch(self, backend, schedule):

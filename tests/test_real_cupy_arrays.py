@@ -94,6 +94,7 @@ def real_cupy(*schedules: str):
         cuda.cublas: {name: getattr(cublas, name) for name in ("sgemm", "gemmEx", "getMathMode", "setMathMode")},
         cuda.runtime: {
             "getDevice": device.get_device,
+            "memGetInfo": device.mem_get_info,
             "memsetAsync": device.memset_async,
             "memcpyAsync": device.memcpy_async,
             "memcpy2DAsync": device.memcpy_2d_async,

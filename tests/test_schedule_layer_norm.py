@@ -158,6 +158,14 @@ def test_a_cell_whose_mean_is_far_from_zero(backend, schedule):
     )  # rounding of c is 1e-4 of what varies
 
 
+def test_cells_that_are_all_far_from_where_their_mean_was(backend):
+    """In registers it is the last step's mean whose distances are squared, and before the first one it is zero."""
+    given = usual(steps=3, batch=3, hidden=40, lengths=(3, 1, 2))
+    h, c = given.arrays["state"]
+    with scheduled(backend, "resident", 5):
+        check(backend, given.but(state=(h, c + np.float32(3000))), "inference", "float32")
+
+
 class TestOnTheCpu:
     BACKENDS = (backends.CUPY_ON_CPU,)
 
@@ -178,7 +186,8 @@ class TestOnTheCpu:
 
     @pytest.mark.parametrize(("mode", "schedule"), [("asan", "resident"), ("asan", "persistent"), ("tsan", "resident")])
     def test_under_sanitizers(self, mode, schedule):
-        given = usual(steps=2, batch=2, hidden=12 if schedule == "persistent" else 7, lengths=(2, 1))
+        steps = 5 if schedule == "resident" else 2  # it goes through four at once, and prepares the next ones
+        given = usual(steps=steps, batch=2, hidden=12 if schedule == "persistent" else 7, lengths=(steps, 1))
         with cupy_on_cpu(mode, thread_order="random", seed=1) as cupy:
             backend = Backend(backends.CUPY_ON_CPU, cupy)
             with scheduled(backend, schedule, 1 if schedule == "resident" else 4):
@@ -186,8 +195,10 @@ class TestOnTheCpu:
 
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_with_checkpoints(self, backend, schedule, monkeypatch):
-        """A stretch adds to the gains' gradients of the one before, and so in another order."""
+        """A stretch adds to the gains' gradients of the one before, and so in another order. The resident kernel makes
+        the variance of c from the mean of the step before, which the first step of a stretch does not know."""
         monkeypatch.setattr(engines, "WINDOW", 4)
+        monkeypatch.setattr(engines, "GPU_ROWS", 1)
         given, found = usual(steps=7, batch=3, lengths=(7, 0, 5)), []
         a = backend.array({name: given.of("float32")[name] for name in ("x", "params", "state", "dy", "dstate")})
         with scheduled(backend, schedule, 5):
@@ -197,10 +208,10 @@ class TestOnTheCpu:
                 dx, grads, dinitial = gl.lstm_backward(cache, a["dy"], a["dstate"])
                 found.append(backend.numpy({"y": y, "dx": dx, "dh": dinitial.h, "dc": dinitial.c, **grads}))
         norms = [name for name in found[0] if "norm" in name]
-        for name in norms:
-            np.testing.assert_allclose(found[1].pop(name), found[0].pop(name), rtol=0, atol=1e-5)
-        assert_same_bits(found[1], found[0])
         assert len(norms) == 4
+        for name in list(found[0]) if schedule == "resident" else norms:
+            np.testing.assert_allclose(found[1].pop(name), found[0].pop(name), rtol=0, atol=1e-5, err_msg=name)
+        assert_same_bits(found[1], found[0])
 
     @pytest.mark.parametrize(
         ("kernel", "line"),
@@ -218,7 +229,7 @@ class TestOnTheCpu:
     def test_a_sum_that_never_comes_ends_the_launch_and_sounds_the_alarm(self, backend, kernel, line, monkeypatch):
         file = f"lstm_persistent_layer_norm_{kernel}.cu"
         monkeypatch.setattr(cupy_one_launch, "_alarms", {})
-        without(monkeypatch, file, "#define SPINS 4000000", 1, "#define SPINS 60")
+        without(monkeypatch, file, "#define SPINS 160000000", 1, "#define SPINS 60")
         without(monkeypatch, file, line, 1, f"if (blockIdx.x != 1) {{ {line} }}")
         run = train if kernel == "backward" else infer
         with scheduled(backend, SUMS if kernel == "forward" else "persistent", 5):

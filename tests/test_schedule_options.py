@@ -271,6 +271,18 @@ class TestNotANumber:
                 for name in wanted:
                     np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(wanted[name]), err_msg=name)
 
+    def test_of_one_unit_at_the_last_step_stays_in_its_gates(self, backend, schedule):
+        """A step that a sequence does not have reads zero, not that h: 0 * NaN would get into all rows of dW_hh."""
+        given = usual(steps=3, batch=2, hidden=8, lengths=(1, 3), **MASKED)
+        h, c = (part.copy() for part in given.arrays["state"])
+        c[0, 0, 5] = np.nan
+        given = given.but(state=(h, c))
+        with scheduled(backend, schedule, 5):
+            found = train(backend, given, "float32")["dweight_hh_l0"]
+        wanted = train(Backend(NUMPY, np), given, "float32")["dweight_hh_l0"]
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+        assert not np.isnan(found).all() and np.isnan(found).any()
+
 
 @pytest.mark.parametrize("schedule", ("loop", *SCHEDULES))
 def test_gradients_of_inference(backend, schedule):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
+from gpulstm import options
 from gpulstm.cuda import resident_layouts
 from gpulstm.cuda.planner import Choice
 from tests.backends import Backend
@@ -129,15 +130,32 @@ SYNC = "__syncthreads();"
 
 
 class TestRaces:
-    @pytest.mark.parametrize(("direction", "which"), [(FORWARD, 0), (FORWARD, 1), (FORWARD, 2), (BACKWARD, 0)])
+    @pytest.mark.parametrize(("direction", "which"), [(FORWARD, 0), (FORWARD, 3), (FORWARD, 4), (BACKWARD, 0)])
     def test_a_barrier_of_resident_taken_out(self, monkeypatch, direction, which):
+        """But those around the masks of recurrent dropout: the test after the next."""
         file = f"lstm_resident_{direction}.cu"
-        without(monkeypatch, file, SYNC, 3 if direction == FORWARD else 2, which=which)
+        without(monkeypatch, file, SYNC, 5 if direction == FORWARD else 2, which=which)
         noticed(RESIDENT, direction, "tsan", rf"data race[\s\S]*{file}")
 
     def test_the_barrier_within_the_steps_of_resident_backward_taken_out(self, monkeypatch):
         without(monkeypatch, "lstm_resident_backward.cu", SYNC, 2, which=1)
         noticed(RESIDENT, BACKWARD, "tsan", r"data race[\s\S]*lstm_resident_backward.cu")
+
+    def test_a_barrier_around_the_masks_of_resident_forward_taken_out(self, monkeypatch):
+        given, made = given_for(RESIDENT, lengths=None), options.checked(recurrent_dropout=0.3)
+
+        def run():
+            with cupy_on_cpu("tsan") as cupy, laid_out_by_hand(forward=RESIDENT.choice(FORWARD)):
+                x, params = (Backend("cupy-on-cpu", cupy).array(a) for a in (given.x, given.params))
+                gl.lstm_forward(x, params, options=made, rng=1)
+                assert "lstm_resident_forward" in cupy.on_cpu.launches
+
+        run()
+        for which in (1, 2):
+            with monkeypatch.context() as patched, pytest.raises(SanitizerError, match="data race"):
+                without(patched, "lstm_resident_forward.cu", SYNC, 5, which=which)
+                for _ in range(3):
+                    run()
 
     @pytest.mark.parametrize(
         ("direction", "line"),
@@ -148,7 +166,7 @@ class TestRaces:
         same = "handed[i % 2 * 4 * PITCH]" if direction == FORWARD else "da[0][thread]"
         without(monkeypatch, file, line, 1, same)
         if direction == BACKWARD:
-            without(monkeypatch, file, "(w, da[i % 2], part)", 1, "(w, da[0], part)")
+            without(monkeypatch, file, "(w, da[i % 2], part);", 1, "(w, da[0], part);")
         noticed(RESIDENT, direction, "tsan", rf"data race[\s\S]*{file}")
 
     @pytest.mark.parametrize("which", [0, 1])

@@ -243,7 +243,7 @@ class TestWhatIsNoticed:
     def test_a_block_that_says_nothing_raises_the_alarm(self, monkeypatch):
         monkeypatch.setattr(cupy_one_launch, "_alarms", {})
         for file in FILES.values():
-            without(monkeypatch, file, "#define SPINS 4000000", 1, "#define SPINS 60")
+            without(monkeypatch, file, "#define SPINS 160000000", 1, "#define SPINS 60")
         given = USUAL.problem(steps=3, lengths=False)
         with cupy_on_cpu() as cupy, laid_out_by_hand(**USUAL.choices()):
             backend = Backend("cupy-on-cpu", cupy)

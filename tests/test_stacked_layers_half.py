@@ -242,7 +242,7 @@ class TestHandingOver:
     def test_a_layer_that_hands_nothing_on_is_reported(self, monkeypatch, direction):
         monkeypatch.setattr(cupy_one_launch, "_alarms", {})
         file, given_and_choice = f"lstm_persistent_half_{direction}.cu", usual("float16", direction)
-        without(monkeypatch, file, "#define SPINS 4000000", 1, "#define SPINS 60")
+        without(monkeypatch, file, "#define SPINS 160000000", 1, "#define SPINS 60")
         silent = {
             FORWARD: ("if (gate == 0 && unit % 2 == 0) {", "if (gate == 0 && unit % 2 == 0 && layer) {"),
             BACKWARD: ("if (!owner) continue;\n", "if (!owner || layer) continue;\n"),

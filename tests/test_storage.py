@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpulstm.cuda import sources
 from gpulstm.engines import cupy_storage
 from tests import backends
 from tests.half_cases import DTYPES, numpy_dtype
@@ -80,3 +81,15 @@ class TestMoving:
             arrays = (backend.array(np.zeros(3, numpy_dtype(dtype))) for dtype in (target, source))
             with pytest.raises(TypeError, match=f"{source} is not converted to {target} here"):
                 cupy_storage.assign(*arrays)
+
+
+def test_unknown_zero_wherever_an_array_begins(backend):
+    """`kernels/registers.cuh`. Weights were read from elsewhere where it was none, between two words."""
+    header = (sources.kernel_folder() / "registers.cuh").read_text().replace("#pragma once", "")
+    kernel = 'extern "C" __global__ void zeros(const unsigned short* numbers, unsigned* found) {'
+    kernel += " found[threadIdx.x] = unknown_zero(numbers + threadIdx.x); }"
+    xp = backend.xp
+    found = xp.ones(8, np.uint32)
+    module = xp.RawModule(code=header + kernel, options=("--std=c++14",))
+    module.get_function("zeros")((1,), (8,), (xp.zeros(8, np.uint16), found))
+    assert not backend.numpy(found).any()

@@ -9,7 +9,8 @@ them: each direction is laid out on half of it. Which layouts are considered the
   as many bytes, and half as many steps follow each other: no worse than one after the other, even if no prediction
   held. What is won is all that does not grow with the sequences of a group: handing over, and products and sums for
   tiles of 8 sequences that were not full. Layers that fill less than half of the device keep their layout as it is.
-  The results have the same bits as one after the other.
+  The results have the same bits as one after the other; tiles may differ where they have too
+  (`resident_tensor_layouts.SAME_BITS`).
 - **any**: every layout that fits half of the device. Which one is best is then a matter of predictions alone, and those
   have not been compared with the times of two directions on a GPU; so this is taken only where asked for.
 - **apart**: none. To compare.
@@ -28,7 +29,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
-from . import planner, wide_layouts
+from . import planner, resident_tensor_layouts, wide_layouts
 from .catalogue import BIDIRECTIONAL, BIDIRECTIONAL_OPTIONS, TF32
 from .planner import Choice, Device, Plan
 
@@ -73,8 +74,9 @@ def _side_by_side(
         beside = " with layer norm" if "layer_norm" in one.kernel else beside
         return None, f"{one.schedule}{beside} has no kernel for it"
     half = device._replace(multiprocessors=device.multiprocessors // 2)
-    layouts = planner.LAYOUTS[one.schedule] if half.multiprocessors else lambda *_: []
-    found = layouts(direction, batch, hidden, one.arithmetic or "float32", half)
+    layouts = planner.LAYOUTS[one.schedule] if half.multiprocessors else lambda *_, **more: []
+    more = {"not_plain": "options"} if options and one.schedule == "resident" else {}  # not every kernel holds them
+    found = layouts(direction, batch, hidden, one.arithmetic or "float32", half, **more)
     found = [c for c in found if way == "any" or (_is_alike(c, one) and c.share <= 2 * one.share)]
     if not found:
         return None, f"half of {device.multiprocessors} multiprocessors is too little"
@@ -89,6 +91,8 @@ def _side_by_side(
 
 
 def _is_alike(choice: Choice, one: Choice) -> bool:
+    if choice.kernel in resident_tensor_layouts.SAME_BITS and choice.tiles[0] == one.tiles[0]:
+        return choice.kernel == one.kernel  # how many sequences a block has room for is not what is computed
     return (choice.kernel, choice.tiles, choice.blocks) == (one.kernel, one.tiles, one.blocks)
 
 

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from . import cluster_half_layouts, half_layouts, layer_norm_layouts, resident_layouts, sources, wide_layouts
+from . import (
+    cluster_half_layouts,
+    half_layouts,
+    layer_norm_layouts,
+    resident_layouts,
+    resident_tensor_layouts,
+    sources,
+    wide_layouts,
+)
 from .cluster_layouts import CLUSTER_TILES
 
 REAL_OF_DTYPE = {"float32": "float", "float64": "double"}
@@ -48,8 +56,10 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gate_activations_backward": ("gate_activations.cu", ()),
     "cell_update": ("cell_update.cu", ()),
     "cell_update_backward": ("cell_update.cu", ()),
-    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
+    "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
+    "lstm_resident_tensor_forward": ("lstm_resident_tensor_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_tensor_backward": ("lstm_resident_tensor_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
@@ -127,12 +137,18 @@ HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
 CLUSTER_HALF_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (cluster_half_layouts.NAMES, choices) for kernel, choices in cluster_half_layouts.TILES.items()
 }
+# The same of blocks that have all weights, on the tensor cores.
+RESIDENT_TENSOR_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
+    kernel: (resident_tensor_layouts.NAMES[kernel], choices)
+    for kernel, choices in resident_tensor_layouts.TILES.items()
+}
+TILES_IN_16_BITS = HALF_TILES | CLUSTER_HALF_TILES | RESIDENT_TENSOR_TILES
 
 # The same for kernels of float32 that read a part of the weights from L2 in each step.
 WIDE_TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     kernel: (wide_layouts.NAMES, choices) for kernel, choices in wide_layouts.TILES.items()
 }
-TILED = TILES | HALF_TILES | CLUSTER_HALF_TILES | WIDE_TILES
+TILED = TILES | TILES_IN_16_BITS | WIDE_TILES
 
 # With the switch BIDIRECTIONAL a launch runs both directions of a layer. There are kernels of those tiles whose weights
 # a device holds twice, and where registers are left for what tells the directions apart.
@@ -145,10 +161,14 @@ BIDIRECTIONAL: dict[str, tuple[tuple[int, ...], ...]] = {
         kernel: tuple(tiles for tiles in choices if half_layouts.largest_hidden(kernel, tiles) <= 1024)
         for kernel, (_, choices) in HALF_TILES.items()
     },
+    **resident_tensor_layouts.TILES_WITH_SWITCHES,
 }
 
 # The same of the switch OPTIONS, where registers are short: other kernels have it for all of their tiles.
-WITH_OPTIONS = {"lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS}
+WITH_OPTIONS = {
+    "lstm_persistent_layer_norm_once_forward": layer_norm_layouts.ONCE_TILES_WITH_OPTIONS,
+    **resident_tensor_layouts.TILES_WITH_SWITCHES,
+}
 # The same with OPTIONS too: registers are shorter there.
 _TOO_TIGHT = {
     "lstm_resident_backward": ((6,),),
@@ -245,7 +265,7 @@ class Specialisation:
 
 def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
-    if entry in HALF_TILES or entry in CLUSTER_HALF_TILES:
+    if entry in TILES_IN_16_BITS:
         return tuple(SWITCH_OF_DTYPE)
     if entry in resident_layouts.KERNELS:
         return resident_layouts.DTYPES
@@ -257,16 +277,16 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32 and no layer norm in 16 bits; several layers in one launch have neither options nor a second direction; and
-    there are fewer tiles where a launch runs more than one layer or direction (`LAYERS`, `BIDIRECTIONAL`,
-    `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
+    TF32, no layer norm in 16 bits, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
+    options nor a second direction; and there are fewer tiles where a launch runs more than one layer or direction
+    (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
                 options, both, layers = (on.get(name, False) for name in names)
-                if options and dtype == "tf32" or layers and (options or both):
+                if options and dtype == "tf32" or layers and (options or both) or on.get("PEEPHOLES") and not options:
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
                 if both:

@@ -38,7 +38,8 @@ class Choice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a layer runs forward, and back; and forward in inference, which differs for a single step alone."""
+    """How a layer runs forward, and back; and forward in inference, which differs for a single step, and where
+    what acts in training alone, masks or checkpoints, keeps a schedule from the forward pass."""
 
     forward: Choice
     backward: Choice

@@ -59,7 +59,7 @@ def hand_overs(kernel: str) -> int:
 def with_layer_norm(choice: Any) -> Any:
     """A choice of the plain layer as one of the layer with layer norm, with hand-overs of sums."""
     kernel = choice.kernel.replace("persistent", "persistent_layer_norm")  # the resident ones have layouts of their own
-    counted = kernel in resident_layouts.CYCLES_OF_A_STEP  # with its sums
+    counted = kernel in resident_layouts.CYCLES_WITH_LAYER_NORM  # with its sums
     more = 0.0 if counted else (hand_overs(kernel) - 1) * _microseconds_of_a_sum(choice)
     return _changed(choice, kernel, choice.tiles, more)
 

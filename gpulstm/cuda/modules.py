@@ -3,7 +3,7 @@
 import threading
 
 from .catalogue import Specialisation
-from .packed import Kernel
+from .packed import Kernel, binding_of
 
 USUAL_CLUSTER = 8  # blocks; more have to be asked for
 NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14  # CU_FUNC_ATTRIBUTE_..., for which CuPy has no name
@@ -31,11 +31,13 @@ def kernel(entry: str, dtype: str, *features: bool, tiles: tuple[int, ...] = (),
 
 
 def _compile(cupy, specialisation: Specialisation, shared_bytes: int) -> Kernel:
-    cooperative = {"enable_cooperative_groups": True} if specialisation.is_cooperative else {}
-    module = cupy.RawModule(code=specialisation.source, options=specialisation.options, **cooperative)
+    cooperative = specialisation.is_cooperative
+    by_cupy = cooperative and binding_of(cupy, cooperative=True) is None  # else `packed` says why not
+    how = {"enable_cooperative_groups": True} if by_cupy else {}
+    module = cupy.RawModule(code=specialisation.source, options=specialisation.options, **how)
     function = module.get_function(specialisation.entry)
     if specialisation.cluster > USUAL_CLUSTER:
         cupy.cuda.driver.funcSetAttribute(function.kernel.ptr, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
     if shared_bytes:  # more than 48 KB less the static part has to be asked for, and the rest may be
         function.max_dynamic_shared_size_bytes = shared_bytes
-    return Kernel(cupy, function, cooperative=specialisation.is_cooperative)
+    return Kernel(cupy, function, cooperative=cooperative)

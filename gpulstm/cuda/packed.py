@@ -6,11 +6,14 @@ table of addresses, and copies from each of them one argument before the launch 
 with its table made once: a launch writes what has changed and calls the driver, through CuPy's own binding.
 
 What stays as it is with RawKernel: the current stream, a capture on it, the current device, and that whoever launches
-keeps the arrays until then (what is freed later, the pool hands out in the stream's order). What is different: a
-cooperative grid that does not fit is refused by the driver, where CuPy makes it smaller.
+keeps the arrays until then (what is freed later, the pool hands out in the stream's order).
 
 A thread's first launch of a kernel goes through RawKernel all the same, which binds the device's context to the thread.
 So do all of them where CuPy has no such binding.
+
+But no cooperative launch goes through it. For one, CuPy 14.0 and 14.1 compile otherwise, for which they need a library
+of CUDA's that an installation from pip does not have; and it makes a grid that does not fit smaller, which the driver
+refuses.
 """
 
 import ctypes
@@ -31,19 +34,26 @@ SLOTS = 64  # of a thread's own room
 class Kernel:
     """A compiled kernel of one device. ``kernel(grid, block, args)`` is what CuPy's RawKernel of it does."""
 
-    __slots__ = ("function", "address", "driver_launch", "current_stream", "last")
+    __slots__ = ("function", "address", "driver_launch", "current_stream", "last", "bind_context")
 
     def __init__(self, cupy, function, *, cooperative: bool = False) -> None:
         self.function = function  # has the machine code loaded as long as it lives
         self.address: int = getattr(getattr(function, "kernel", None), "ptr", 0)  # CUfunction; asking compiles it
-        binding = "launchCooperativeKernel" if cooperative else "launchKernel"
-        driver = getattr(cupy.cuda, "driver", None)
-        self.driver_launch: Any = getattr(driver, binding, None) if self.address else None
+        self.driver_launch: Any = binding_of(cupy, cooperative=cooperative) if self.address else None
         self.last = () if cooperative else (0,)  # cuLaunchKernel's other way to pass arguments: none
         self.current_stream: Any = cupy.cuda.get_current_stream
+        # What binds the device's context to a thread where RawKernel does not: it asks this, too.
+        self.bind_context = cupy.cuda.runtime.memGetInfo if cooperative and self.driver_launch is not None else None
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple, *, shared_mem: int = 0) -> None:
-        self.function(grid, block, args, shared_mem=shared_mem)
+        if self.bind_context is None:
+            self.function(grid, block, args, shared_mem=shared_mem)
+            return
+        if not self.was_ready():
+            self.bind_context()
+            self.is_ready()
+        room, _ = _laid_out([*map(_bytes, args)])
+        self.driver_launch(self.address, *grid, *block, shared_mem, self.current_stream().ptr, room.table, *self.last)
 
     def launch(
         self,
@@ -71,13 +81,19 @@ class Kernel:
         thread.free.append(room)
 
     def is_ready(self) -> None:
-        """Says that this thread has launched it through CuPy."""
+        """Says that this thread has the device's context, as after a launch through CuPy."""
         if self.driver_launch is not None:
             _thread.ready.add(self.address)
 
     def was_ready(self) -> bool:
-        """Whether this thread has launched it through CuPy, so that the driver may be called."""
+        """Whether this thread has it, so that the driver may be called."""
         return self.address in _thread.ready
+
+
+def binding_of(cupy, *, cooperative: bool) -> Any:
+    """CuPy's binding of the driver's launch, or None."""
+    name = "launchCooperativeKernel" if cooperative else "launchKernel"
+    return getattr(getattr(cupy.cuda, "driver", None), name, None)
 
 
 class Series:
@@ -93,12 +109,7 @@ class Series:
         if kernel.driver_launch is None:
             return
         data = [*map(_bytes, self.before), *[bytes(SLOT)] * count, *map(_bytes, self.after)]
-        starts = [0]
-        for each in data:
-            starts.append(starts[-1] + -(-len(each) // SLOT) * SLOT)
-        self.room = _Room(starts[:-1], starts[-1])
-        for start, each in zip(starts, data, strict=False):
-            self.room.bytes[start : start + len(each)] = each
+        self.room, starts = _laid_out(data)
         self.write = partial(struct.Struct("=" + count * "i4x").pack_into, self.room.bytes, starts[first])
         stream, table = kernel.current_stream().ptr, self.room.table
         self.go = partial(kernel.driver_launch, kernel.address, *grid, *block, 0, stream, table, *kernel.last)
@@ -170,6 +181,17 @@ class _Room:
 
 
 _thread = _Thread()
+
+
+def _laid_out(data: list[bytes]) -> tuple[_Room, list[int]]:
+    """Room with these arguments in it, and where they begin."""
+    starts = [0]
+    for each in data:
+        starts.append(starts[-1] + -(-len(each) // SLOT) * SLOT)
+    room = _Room(starts[:-1], starts[-1])
+    for start, each in zip(starts, data, strict=False):
+        room.bytes[start : start + len(each)] = each
+    return room, starts
 
 
 @lru_cache(maxsize=256)

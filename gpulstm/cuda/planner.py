@@ -2,7 +2,8 @@
 
 - **loop**: one GEMM and one fused kernel per step (`gpulstm.engines.cupy_engine`). Takes everything.
 - **resident**: one launch for all steps, the recurrent weights in the registers of every block, each of which runs a
-  sequence for itself (`gpulstm.cuda.resident_layouts`). Takes small layers.
+  sequence for itself (`gpulstm.cuda.resident_layouts`), or in 16 bits a few of them on the tensor cores
+  (`gpulstm.cuda.resident_tensor_layouts`). Takes small layers.
 - **persistent**: one launch for all steps, the recurrent weights in the registers of many blocks, which hand the states
   to each other (`kernels/lstm_persistent_forward.cu`, `lstm_persistent_backward.cu`, and those of 16 bits, which
   `gpulstm.cuda.half_layouts` lays out). Takes what fits on the device, or nearly so (`gpulstm.cuda.wide_layouts`).
@@ -40,6 +41,7 @@ from . import (
     half_layouts,
     layer_norm_layouts,
     resident_layouts,
+    resident_tensor_layouts,
     wide_layouts,
 )
 from .catalogue import REAL_OF_DTYPE, TILES
@@ -190,7 +192,7 @@ def _in_one_launch(
         elif obstacle := _obstacle(schedule, direction, batch, hidden, dtype, device, not_plain):
             obstacles[schedule] = obstacle
         else:
-            more = {"layer_norm": True} if schedule == "resident" and not_plain == LAYER_NORM else {}
+            more = {"not_plain": not_plain} if schedule == "resident" else {}
             fitting = layouts(direction, batch, hidden, dtype, device, **more)
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
             if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
@@ -252,6 +254,8 @@ def _obstacle(
     if batch == 0:
         return "has no sequence to run"
     if schedule == "resident":
+        if kernel := resident_tensor_layouts.kernel_of(direction, hidden, dtype, device.capability, not_plain):
+            return resident_tensor_layouts.obstacle(kernel, batch, hidden)
         kernel = resident_layouts.kernel_of(direction, layer_norm=not_plain == LAYER_NORM)
         return resident_layouts.obstacle(kernel, batch, hidden)
     if schedule == "cluster":
@@ -269,12 +273,15 @@ def _obstacle(
 
 
 def _resident(
-    direction: str, batch: int, hidden: int, dtype: str, device: Device, *, layer_norm: bool = False
+    direction: str, batch: int, hidden: int, dtype: str, device: Device, *, not_plain: str = ""
 ) -> list[Choice]:
-    kernel = resident_layouts.kernel_of(direction, layer_norm=layer_norm)
     arithmetic, what = (dtype, dtype) if dtype in half_layouts.DTYPES else ("float32", "")  # no product is in TF32
+    kernel = resident_tensor_layouts.kernel_of(direction, hidden, dtype, device.capability, not_plain)
+    of_kernel, what = (resident_tensor_layouts, f"{what} on the tensor cores") if kernel else (resident_layouts, what)
+    kernel = kernel or resident_layouts.kernel_of(direction, layer_norm=not_plain == LAYER_NORM)
     found = []
-    for tiles, share, cost in resident_layouts.layouts(kernel, batch, hidden, device.multiprocessors):
+    more = {"options": not_plain == "options"} if kernel in resident_tensor_layouts.TILES else {}
+    for tiles, share, cost in of_kernel.layouts(kernel, batch, hidden, device.multiprocessors, **more):
         groups = _up(batch, share)
         found.append(Choice("resident", _predicted(cost, what), kernel, tiles, 1, groups, share, cost, arithmetic))
     return found

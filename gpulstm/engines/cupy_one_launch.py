@@ -23,6 +23,7 @@ from ..cuda import (
     layer_norm_layouts,
     planner,
     resident_layouts,
+    resident_tensor_layouts,
     wide_layouts,
 )
 from ..cuda.copies import fill, to_host
@@ -176,6 +177,7 @@ def _backward_steps(
     lane: Lane,
     lengths,
     of_options: Callable[[int], tuple] = _no_options,
+    peepholes: bool = False,
 ) -> None:
     """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's.
     ``of_options`` gives what `_launch` takes where a launch begins at a time, in the first direction."""
@@ -190,7 +192,7 @@ def _backward_steps(
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else ())
+    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else (), peepholes=peepholes)
 
 
 def _backward_half(
@@ -234,15 +236,22 @@ def _launch(
     second: tuple = (),
     second_sizes: tuple = (),
     of_layers: tuple = (),
+    peepholes: bool = False,
 ) -> None:
     """``arrays`` may have None in it; ``of_options`` is what the kernel takes beside with the switch OPTIONS,
-    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS."""
-    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers)}
+    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS. ``peepholes``
+    is the switch PEEPHOLES, where a kernel has it."""
+    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers), "PEEPHOLES": peepholes}
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
-        threads = resident_layouts.threads(sizes[2])
+        if choice.kernel in resident_tensor_layouts.TILES:
+            threads = resident_tensor_layouts.threads(choice.kernel, sizes[2])
+        else:
+            threads = resident_layouts.threads(sizes[2], choice.kernel)
+        if choice.kernel == resident_tensor_layouts.BACKWARD and arrays[3] is not None and arrays[3].data.ptr % 4:
+            arrays = (*arrays[:3], arrays[3].copy(), *arrays[4:])  # it reads two numbers of dy at a time
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time

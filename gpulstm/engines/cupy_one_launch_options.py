@@ -1,12 +1,13 @@
 """The LSTM's options in the schedules with one launch for all time steps: which of them these hold, and launches.
 
 The kernels are those of `gpulstm.engines.cupy_one_launch` with the switch OPTIONS; `kernels/persistent_options.cuh` has
-the equations. Weight drop is no matter of theirs: they are handed the weights with the mask on them.
+the equations. The resident ones hold peepholes and coupled gates with the switch PEEPHOLES alone, and take no peepholes
+without it. Weight drop is no matter of theirs: they are handed the weights with the mask on them.
 """
 
 import numpy as np
 
-from ..cuda import planner
+from ..cuda import catalogue, planner
 from ..cuda.launch import or_null
 from ..cuda.planner import Choice
 from ..masks import Draws
@@ -71,9 +72,10 @@ def forward_steps(
     """
     steps, batch, _ = gates.shape
     first = cupy_one_launch._forward_arrays(gates, weights, cells, hiddens)
-    more = (h, or_null(weights.peephole), arguments(draws, lane))
+    peepholes, peephole = _peepholes(choice, draws, [(weights.peephole,)])
+    more = (h, *peephole[0], arguments(draws, lane))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
-    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more)
+    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, peepholes=peepholes)
 
 
 def forward_steps_of_both(
@@ -82,10 +84,10 @@ def forward_steps_of_both(
     """`forward_steps` of both directions, of whose arrays there are pairs, but for y."""
     first, second = map(cupy_one_launch._forward_arrays, all_gates, all_weights, all_cells, all_hiddens)
     steps, batch, _ = all_gates[0].shape
-    (h, peephole), (h_2, peephole_2) = ((h, or_null(w.peephole)) for h, w in zip(all_h, all_weights, strict=True))
-    more = (h, peephole, arguments(draws, lanes[0]), h_2, peephole_2, np.uint32(lanes[1].stream))
+    peepholes, of_each = _peepholes(choice, draws, [(w.peephole,) for w in all_weights])
+    more = (all_h[0], *of_each[0], arguments(draws, lanes[0]), all_h[1], *of_each[1], np.uint32(lanes[1].stream))
     sizes = (steps, batch, lanes[0].width, y.shape[2], 0, keep, 0, 0)
-    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, second=second)
+    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, second=second, peepholes=peepholes)
 
 
 def backward_steps(
@@ -93,28 +95,39 @@ def backward_steps(
 ) -> None:
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's;
     d_peephole (batch, 3*hidden) or None is added to."""
+    peepholes, peephole = _peepholes(choice, draws, [(weights.peephole, d_peephole)])
 
     def more(first_time: int) -> tuple:
         own = lane._replace(first_time=lane.first_time + first_time)
-        return or_null(weights.peephole), or_null(d_peephole), arguments(draws, own)
+        return *peephole[0], arguments(draws, own)
 
     directions = [(gates, weights.recurrent, cells, dh, dc)]
-    cupy_one_launch._backward_steps(choice, directions, dy, lane, lengths, more)
+    cupy_one_launch._backward_steps(choice, directions, dy, lane, lengths, more, peepholes)
 
 
 def backward_steps_of_both(
     choice: Choice, draws: Draws, all_gates, all_cells, all_weights, dy, dh, dc, d_peephole, lanes, lengths
 ) -> None:
     """`backward_steps` of both directions, of whose arrays there are pairs, but for dy."""
-    peepholes = [(or_null(w.peephole), or_null(d)) for w, d in zip(all_weights, d_peephole, strict=True)]
+    of_each = [(w.peephole, d) for w, d in zip(all_weights, d_peephole, strict=True)]
+    peepholes, of_each = _peepholes(choice, draws, of_each)
 
     def more(first_time: int) -> tuple:
         own = lanes[0]._replace(first_time=lanes[0].first_time + first_time)
-        return *peepholes[0], arguments(draws, own), *peepholes[1], np.uint32(lanes[1].stream)
+        return *of_each[0], arguments(draws, own), *of_each[1], np.uint32(lanes[1].stream)
 
     recurrent = (weights.recurrent for weights in all_weights)
     directions = [*zip(all_gates, recurrent, all_cells, dh, dc, strict=True)]
-    cupy_one_launch._backward_steps(choice, directions, dy, lanes[0], lengths, more)
+    cupy_one_launch._backward_steps(choice, directions, dy, lanes[0], lengths, more, peepholes)
+
+
+def _peepholes(choice: Choice, draws: Draws, of_each: list[tuple]) -> tuple[bool, list[tuple]]:
+    """Whether the kernel has to hold peepholes or coupled gates, and what it takes of them for each direction:
+    ``of_each``, whose first one is the peepholes' weights, or nothing where it has a switch for them."""
+    needed = draws.options.coupled or of_each[0][0] is not None
+    if not needed and "PEEPHOLES" in catalogue.KERNELS[choice.kernel][1]:
+        return False, [() for _ in of_each]
+    return needed, [tuple(map(or_null, arrays)) for arrays in of_each]
 
 
 def arguments(draws: Draws, lane: Lane) -> np.ndarray:

@@ -91,15 +91,15 @@ class CupyVariantEngine(BothDirections):
     without_padding = staticmethod(cupy_engine.without_padding)
     dropped = staticmethod(cupy_engine.dropped)
 
-    def __init__(self, draws: Draws) -> None:
-        self.draws = draws
+    def __init__(self, draws: Draws, steps: int) -> None:
+        self.draws, self.steps = draws, steps  # of the whole call: stretches of time are all run as it would be
 
     def _call(self, *arguments: Any, **more: Any) -> "_Call":
-        return _Call(self.draws, *arguments, **more)
+        return _Call(self.draws, self.steps, *arguments, **more)
 
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths, *, begin: Any = None) -> Saved:
         """``begin`` is `cupy_engine.forward_from`'s."""
-        call = _Call(self.draws, x, weights, lane, lengths, keep=True, begin=begin)
+        call = self._call(x, weights, lane, lengths, keep=True, begin=begin)
         choice = call.choose(planner.FORWARD, x)
         saved, hiddens = self._begin(call, choice, x, weights, h, c)
         if choice.schedule in LOOPS:
@@ -131,7 +131,7 @@ class CupyVariantEngine(BothDirections):
     def inference(
         self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, begin: Any = None
     ) -> None:
-        call = _Call(self.draws, x, weights, lane, lengths, keep=False, begin=begin)
+        call = self._call(x, weights, lane, lengths, keep=False, begin=begin)
         choice = call.choose(planner.FORWARD, x)
         # A thread reads p before it writes gates, and has done with them when it writes c*, and with that when it
         # writes m: they can all stand in the same memory.
@@ -177,7 +177,7 @@ class CupyVariantEngine(BothDirections):
         lengths,
         gradient: Gradient,
     ) -> None:
-        call = _Call(self.draws, x, weights, lane, lengths, keep=True)
+        call = self._call(x, weights, lane, lengths, keep=True)
         choice = call.choose(planner.BACKWARD, x)
         dh_star = empty((*x.shape[:2], lane.width), x) if call.projected else None
         if choice.schedule in LOOPS:
@@ -213,14 +213,14 @@ class _Call(cupy_graph_options.Staged):
     """What all launches of one call have in common: sizes, geometry, and arguments that no step changes."""
 
     def __init__(
-        self, draws: Draws, x, weights: Weights, lane: Lane, lengths, *, keep: bool, begin: Any = None
+        self, draws: Draws, of_all: int, x, weights: Weights, lane: Lane, lengths, *, keep: bool, begin: Any = None
     ) -> None:
         import cupy
 
         real = wide_dtype(x).type
         self.dtype, self.gemm = dtype_name(x), Gemm(cupy, dtype_name(x), tf32=draws.options.tf32)
         self.adding = Gemm(cupy, self.dtype, wide=True) if is_half(x) else self.gemm  # products that are added up wide
-        self.steps, self.batch, _ = x.shape
+        (self.steps, self.batch, _), self.of_all = x.shape, of_all
         self.hidden, self.lane = weights.input.shape[0] // 4, lane
         self.normed, self.projected = weights.gain_input is not None, weights.projection is not None
         self.has_peephole = weights.peephole is not None
@@ -248,7 +248,7 @@ class _Call(cupy_graph_options.Staged):
         of_step = self.draws.options.of_step(training=self.draws.training)
         projection = "which is not folded into weight_hh" if self.projected else ""
         has: dict[str, Any] = {"layer_norm": self.normed, "peephole": self.has_peephole, "projection": projection}
-        not_held = cupy_one_launch_options.not_held(of_step, steps=self.steps, **has)
+        not_held = cupy_one_launch_options.not_held(of_step, steps=self.of_all, **has)
         device = cupy_one_launch.current_device()
         not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=self.normed)
         choice = planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)

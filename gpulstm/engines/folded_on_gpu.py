@@ -23,7 +23,7 @@ def folded_engine(draws: Draws, steps: int, *, plain: bool) -> FoldedEngine:
     """``plain`` says that nothing is left beside the projection and weight drop, which is this engine's own matter."""
     if plain:
         return FoldedOnGpu(cupy_engine.WithTF32() if draws.options.tf32 else cupy_engine, draws, steps)
-    return FoldedOnGpu(CupyVariantEngine(without_weight_drop(draws)), draws, steps)
+    return FoldedOnGpu(CupyVariantEngine(without_weight_drop(draws), steps), draws, steps)
 
 
 def without_weight_drop(draws: Draws) -> Draws:

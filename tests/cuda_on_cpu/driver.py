@@ -88,7 +88,8 @@ def launchCooperativeKernel(  # noqa: N802 - CuPy's name
 
 
 def bind_context():
-    """What CuPy does before it launches, and who calls the driver has to see to: here only RawKernel does it."""
+    """What CuPy does before it launches, and who calls the driver has to see to: here RawKernel does it, and
+    ``runtime.memGetInfo``. On a GPU all of the runtime's functions do that need a context."""
     _thread.devices = {*getattr(_thread, "devices", ()), state.current().device}
 
 

@@ -106,6 +106,7 @@ def _modules() -> dict[str, ModuleType]:
         getDeviceProperties=device.get_device_properties,
         runtimeGetVersion=device.get_version,
         driverGetVersion=device.get_version,
+        memGetInfo=device.mem_get_info,
         memsetAsync=device.memset_async,
         memcpyAsync=device.memcpy_async,
         memcpy2DAsync=device.memcpy_2d_async,

@@ -224,7 +224,9 @@ def _fence(one: Instruction, modifiers: list[str], of: Operands) -> str:
     return "ptx::fence();" if one.opcode == "membar.gl" else ";"
 
 
-def _cluster_barrier(one: Instruction, modifiers: list[str], of: Operands) -> str:
+def _other_barrier(one: Instruction, modifiers: list[str], of: Operands) -> str:
+    if modifiers == ["sync", "aligned"] and one.operands == ("0",):  # warps may stand at different places
+        return "host_cuda::barrier(0, 0);"
     halves = {
         "cluster.arrive.release": "cluster_arrive",
         "cluster.arrive": "cluster_arrive",
@@ -276,7 +278,7 @@ _TABLE = {
     **{"and": _bitwise("&"), "or": _bitwise("|"), "xor": _bitwise("^"), "not": _bitwise("~")},
     **{"shl": _shift("shl"), "shr": _shift("shr")},
     **{"setp": _set_predicate, "selp": _select, "mov": _move, "cvt": _convert, "prmt": _permute, "bfi": _insert_bits},
-    **{"shfl": _shuffle, "bar": _barrier, "barrier": _cluster_barrier, "mma": _matrix_product, "bra": _branch},
+    **{"shfl": _shuffle, "bar": _barrier, "barrier": _other_barrier, "mma": _matrix_product, "bra": _branch},
     "cvta": lambda one, modifiers, of: (
         of.write(one.operands[0], "u64", of.read(one.operands[1], "u64"))
         if modifiers == ["to", "global", "u64"]
