@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             (loop, *beside), used = machine_code.time_loops(made[0][0]), made[-1][1]
             others = [machine_code.time_loop(instructions) for instructions, _ in made[1:]]
             steps = sum(one.opcode.startswith("BAR.SYNC") for one in loop) // BARRIERS[specialisation.entry]
-            _, warps = _size(specialisation, chosen.hidden)
+            warps = _warps(specialisation, chosen.hidden)
             for blocks in chosen.blocks:
                 jobs = warps - 4 if beside else 0  # of warps that do something else: there is one for each scheduler
                 rest = {"beside": beside[0], "warps_beside": jobs} if beside else {}
@@ -80,13 +80,10 @@ def _turns(specialisation: Specialisation) -> tuple[str, ...]:
     return ("#define LATE 0\n", "#define LATE 1\n") if specialisation.entry in TAKE_TURNS else ("",)
 
 
-def _size(specialisation: Specialisation, hidden: int | None) -> tuple[int, int]:
-    """Hidden units, and the warps of a block that has them."""
-    if specialisation.entry in IN_16_BITS:
-        hidden = hidden or resident_tensor_layouts.units(specialisation.tiles)
-        return hidden, resident_tensor_layouts.threads(specialisation.entry, hidden) // 32
-    hidden = hidden or resident_layouts.units(specialisation.tiles)
-    return hidden, resident_layouts.threads(hidden, specialisation.entry) // 32
+def _warps(specialisation: Specialisation, hidden: int | None) -> int:
+    """Of a block."""
+    layouts = resident_tensor_layouts if specialisation.entry in IN_16_BITS else resident_layouts
+    return layouts.threads(hidden or layouts.units(specialisation.tiles), specialisation.entry) // 32
 
 
 def _specialisations(chosen: argparse.Namespace) -> Iterator[Specialisation]:

@@ -40,7 +40,7 @@ def test_tiles_compile_without_spills(architecture):
         name = f"{one.entry}, {one.definitions}, sm_{architecture}"
         usage = check({one.entry}, compile_for(architecture, one.source, one.options, name), name)[one.entry]
         blocks = resident_tensor_layouts.together(one.tiles)
-        threads = resident_tensor_layouts.threads(one.entry, resident_tensor_layouts.units(one.tiles))
+        threads = resident_tensor_layouts.threads(resident_tensor_layouts.units(one.tiles), one.entry)
         assert usage.registers <= min(255, 65536 // (threads * blocks) // 8 * 8), name
         assert usage.stack == 0 and usage.shared * blocks <= 48 * 1024, name
 

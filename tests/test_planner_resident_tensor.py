@@ -79,5 +79,5 @@ def test_who_takes_other_kernels():
 def test_a_block_has_as_many_threads_as_the_kernel_is_compiled_for():
     for kernel, choices in resident_tensor_layouts.TILES.items():
         for tiles in choices:
-            threads = resident_tensor_layouts.threads(kernel, resident_tensor_layouts.units(tiles))
+            threads = resident_tensor_layouts.threads(resident_tensor_layouts.units(tiles), kernel)
             assert threads == {FORWARD: 64, BACKWARD: 32}[kernel.rpartition("_")[2]] * tiles[0]

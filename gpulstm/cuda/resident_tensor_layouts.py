@@ -80,7 +80,7 @@ def together(tiles: tuple[int, ...]) -> int:
     return max(1, 8 // tiles[0])
 
 
-def threads(kernel: str, hidden: int) -> int:
+def threads(hidden: int, kernel: str) -> int:
     """Of a block: whole warps."""
     return 32 * _up(hidden, UNITS_OF_A_WARP[kernel])
 

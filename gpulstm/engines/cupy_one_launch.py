@@ -246,10 +246,8 @@ def _launch(
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
-        if choice.kernel in resident_tensor_layouts.TILES:
-            threads = resident_tensor_layouts.threads(choice.kernel, sizes[2])
-        else:
-            threads = resident_layouts.threads(sizes[2], choice.kernel)
+        of_kernel = resident_tensor_layouts if choice.kernel in resident_tensor_layouts.TILES else resident_layouts
+        threads = of_kernel.threads(sizes[2], choice.kernel)
         if choice.kernel == resident_tensor_layouts.BACKWARD and arrays[3] is not None and arrays[3].data.ptr % 4:
             arrays = (*arrays[:3], arrays[3].copy(), *arrays[4:])  # it reads two numbers of dy at a time
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
