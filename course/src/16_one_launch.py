@@ -387,9 +387,8 @@ print(["wait" if word == 0xFFFFFFFF else "here" for word in row])
 warps, multiplications = 8, 64  # 256 threads; each thread multiplies 64 weights
 for what, loads in (("a row for each lane", 16), ("a quarter of each row", 4)):
     print(f"{what:22} {warps * loads * 4:4} cycles a step on the way from shared memory")
-print(
-    f"{'the multiplications':22} {warps * multiplications // 4:4} cycles, four warps at a time"
-)
+cycles = warps * multiplications // 4  # four warps at a time
+print(f"{'the multiplications':22} {cycles:4} cycles")
 
 # %% [markdown]
 # With a row for each thread, fetching $h$ would take four times as long as multiplying. The second line is the way out. Four
@@ -530,16 +529,17 @@ print("all lanes:", np.array_equal(sums, wanted[:, :8].reshape(4, 32)))
 # %% [markdown]
 # ### Reading the kernels
 #
-# Begin each with its head, which says *who owns what*; [their list](../kernels/README.md) has all of them.
+# Their files' names begin with `lstm_`. Begin each with its head, which says *who owns what*;
+# [their list](../kernels/README.md) has all of them.
 #
 # | kernel | what you know of it |
 # |---|---|
-# | [`lstm_persistent_forward`](../kernels/lstm_persistent_forward.cu) | your `all_steps`, and numbers that say themselves whether they are there; its sums go through tensor cores, too |
-# | [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) | your `quarters`, in a loop over time |
-# | [`lstm_resident_layer_norm_forward`](../kernels/lstm_resident_layer_norm_forward.cu) | the same with two barriers |
-# | [`lstm_resident_tensor_forward`](../kernels/lstm_resident_tensor_forward.cu) | the two tiles above |
-# | [`lstm_wide_forward`](../kernels/lstm_wide_forward.cu) | weights of which only a part fits |
-# | [`lstm_cluster_forward`](../kernels/lstm_cluster_forward.cu) | new: blocks that write into each other's shared memory |
+# | [persistent](../kernels/lstm_persistent_forward.cu) | your `all_steps`, and numbers that say themselves whether they are there; its sums go through tensor cores, too |
+# | [resident](../kernels/lstm_resident_forward.cu) | your `quarters`, in a loop over time |
+# | [resident, layer norm](../kernels/lstm_resident_layer_norm_forward.cu) | the same with two barriers |
+# | [resident, 16 bits](../kernels/lstm_resident_tensor_forward.cu) | the two tiles above |
+# | [wide](../kernels/lstm_wide_forward.cu) | weights of which only a part fits |
+# | [cluster](../kernels/lstm_cluster_forward.cu) | new: blocks that write into each other's shared memory |
 #
 # Each has a twin for the way back, with `backward` in its name. The first two were timed on a GPU, in their first
 # versions. Of the others nobody had a time when this was written; the notes say what is expected of them.

@@ -218,15 +218,11 @@ def quarters(quarters_source: Text()):
         except kernels.KernelError as error:
             must(look(told(*error.findings)))
         of_lanes = (weight_hh * h).reshape(4, hidden, 4, hidden // 4).sum(-1)  # (gates, units, lanes)
-        for distance, who in (
-            (0, "its own lane"),
-            (1, "its own lane and the neighbour"),
-            (2, "two lanes that differ by 2"),
-        ):
-            lanes = np.arange(4) ^ distance
-            parts = of_lanes[np.arange(4), :, np.arange(4)] + (distance > 0) * of_lanes[np.arange(4), :, lanes]
+        gates = np.arange(4)
+        for distance, has in ((0, "its own lane's quarter"), (1, "two quarters, its own lane's and the neighbour's")):
+            parts = of_lanes[gates, :, gates] + (distance > 0) * of_lanes[gates, :, gates ^ distance]
             if close(sums, parts.ravel(), **NEAR):
-                must(look(f"Each sum has only the quarters of {who}."))
+                must(look(f"Each sum has only {has}."))
         hint = "Which lane has the missing quarters, and under which number?"
         must(same(f"{hidden} units: sums", sums, weight_hh @ h, hint, **NEAR))
         yield ok(f"{hidden} units, 4 lanes each: every lane has the whole sum of its own gate.")
@@ -273,12 +269,12 @@ def straight_from_the_other_lanes():
     return answers(shuffled(PAIR, ACROSS, "float d = __shfl_xor_sync(0xffffffff, sum[3], 3); sum[0] += d;"))
 
 
-@quarters.wrong("as it stands", says="only the quarters of its own lane")
+@quarters.wrong("as it stands", says="only its own lane's quarter")
 def no_shuffle():
     return answers(shuffled("// your turn"))
 
 
-@quarters.wrong("one shuffle", says="its own lane and the neighbour")
+@quarters.wrong("one shuffle", says="and the neighbour's")
 def one_shuffle():
     return answers(shuffled(PAIR))
 
