@@ -369,12 +369,12 @@ print(["wait" if word == 0xFFFFFFFF else "here" for word in row])
 # From one block to one other that took 0.27 µs in the notes. All to all, 1024 numbers between 132 blocks, it took 1.06 µs:
 # as long as a barrier of the grid alone, after which you would only *begin* to read.
 #
-# With that you know how gpulstm's largest layers go through time. What follows is for those who want to read
+# With that you know how gpulstm's larger layers go through time. What follows is for those who want to read
 # [the kernels](../kernels/README.md) for small ones, too. Lesson 17 does not need it.
 #
 # ## Small layers: a block for itself
 #
-# For up to 96 units all of `weight_hh` fits into the registers of one block. Then no block waits for another:
+# For up to 96 units all of `weight_hh`, in float32, fits into the registers of one block. Then no block waits for another:
 # [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) gives each of them a sequence of its own, $h$ stays in
 # shared memory, and one `__syncthreads()` a step is enough. What can still be slow?
 #
@@ -478,7 +478,8 @@ extern "C" __global__ void quarters(const float* weight_hh, const float* h, floa
 # have the unit's new $c$ and $h$.
 #
 # **Layer norm** in such a kernel costs a second barrier. It divides every sum by the spread of *all* of them, so all must
-# have been added up before the first gate can be made. At least the mean costs nothing: take off each column's mean from the
+# have been added up before the first gate can be made. (The cell states are normalised as well, without a third one: each warp makes
+# all of them for itself.) At least the mean costs nothing: take off each column's mean from the
 # weights beforehand, and the sums have the mean 0, whatever $h$ is:
 
 # %%
@@ -495,7 +496,8 @@ print(f"with centred weights: {abs((centred @ h).mean()):.3f}")
 # half of them. And for numbers of 16 bits there is something faster than lanes that multiply: the **[tensor cores](glossary.ipynb#tensor-core)**. One instruction of a warp,
 # `mma`, multiplies a tile of 16 x 16 numbers by one of 16 x 8, and sums in float32. Each of the 32 lanes holds a piece of each
 # tile and gets four of the 128 sums. Which ones is built into the hardware:
-# the lane with the number $4 g + t$ gets rows $g$ and $g + 8$ of columns $2 t$ and $2 t + 1$.
+# the lane with the number $4 g + t$ gets rows $g$ and $g + 8$ of columns $2 t$ and $2 t + 1$. (So the kernels call them; this
+# $g$ is no gate.)
 #
 # So put the rows in an order that suits. [`lstm_resident_tensor_forward`](../kernels/lstm_resident_tensor_forward.cu) makes
 # two tiles of the rows of 8 units. Each square says which lane gets that sum:
