@@ -174,6 +174,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
         client = NotebookClient(
             notebook, timeout=120, resources={"metadata": {"path": str(folder)}}, record_timing=False
         )
+        client.coalesce_streams = True  # a busy machine sends what a cell prints in several pieces
         client.extra_arguments = ["--IPKernelApp.log_level=ERROR"]  # it warns of its own connection, each time
         client.execute(env=environment)
     notebook.metadata.language_info = {"name": "python"}  # without the version of whoever ran it

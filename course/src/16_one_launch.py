@@ -21,10 +21,11 @@
 # **Afterwards you can**
 # - say where weights, $c$ and $h$ live at each step, with a launch for each step and with one for all;
 # - count how often a weight is read in either case;
-# - build a kernel with a grid barrier that computes a whole forward pass in one launch.
+# - build a kernel with a grid barrier that computes a whole forward pass in one launch;
+# - bring sums together that the lanes of a warp have in parts, and say why they have them in parts.
 
 # %% tags=["start"]
-from lab import check, kernels, slider, start
+from lab import check, figures, kernels, slider, start
 
 xp = start()  # numpy, or cupy with a GPU: the cells are the same for both
 
@@ -33,6 +34,7 @@ import time
 
 import numpy as np
 from lab import backend
+from lab.lesson_16_inside import held_of_a, held_of_b, mma, quarters, tiles
 from lab.lesson_16_launching import (
     launch_all,
     random_layer,
@@ -349,11 +351,200 @@ else:
 # ## The one in gpulstm
 #
 # [`lstm_persistent_forward`](../kernels/lstm_persistent_forward.cu) does what yours does, with three differences. The
-# 16 warps of a block share out each unit's sum, so that many more weights fit. It takes many sequences at once. And it has no grid
-# barrier: each number of $h$ [says itself](../kernels/handover.cuh) whether it has arrived, and a block waits only
-# for numbers that it needs. Between two blocks that took 0.27 µs in the notes, between all of them more. Up to 96
-# units, [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) gives every block *all* weights and a sequence of
-# its own. Then no block waits for another.
+# 16 warps of a block share out each unit's sum, so that many more weights fit. It takes many sequences at once. And it
+# has no grid barrier: each number of $h$ [says itself](../kernels/handover.cuh) whether it has arrived.
+#
+# How can a number do that? Before the launch every bit of `h` is set. `FFFFFFFF` as a float32 is a NaN, and one that a GPU's
+# arithmetic never makes: its own NaN is `7FFFFFFF`. So whoever reads `FFFFFFFF` reads again. Here are four units of `h`, of
+# which another block has written two:
+
+# %%
+row = np.full(4, 0xFFFFFFFF, "uint32")  # of h, as it is before the launch
+print(row.view("float32"))
+row.view("float32")[:2] = 0.25, -0.5  # written by their block
+print(["wait" if word == 0xFFFFFFFF else "here" for word in row])
+
+# %% [markdown]
+# Two numbers may become visible in either order, so no number says anything about another one; each is asked for itself.
+# From one block to one other that took 0.27 µs in the notes. All to all, 1024 numbers between 132 blocks, it took 1.06 µs:
+# as long as a barrier of the grid alone, after which you would only *begin* to read.
+#
+# With that you know how gpulstm's larger layers go through time. What follows is for those who want to read
+# [the kernels](../kernels/README.md) for small ones, too. Lesson 17 does not need it.
+#
+# ## Small layers: a block for itself
+#
+# For up to 96 units all of `weight_hh`, in float32, fits into the registers of one block. Then no block waits for another:
+# [`lstm_resident_forward`](../kernels/lstm_resident_forward.cu) gives each of them a sequence of its own, $h$ stays in
+# shared memory, and one `__syncthreads()` a step is enough. What can still be slow?
+#
+# Take 64 units: 256 rows of weights, so a thread for each row, and 64 weights in each. All of them need all of $h$. A thread
+# can load four numbers at once, 16 bytes. But on the way from shared memory to the registers a multiprocessor moves 128 bytes
+# a cycle, and a warp wants 32 times 16, four cycles, even if all its threads want the *same* 16 bytes: each must have them.
+# That is how [this project's model](../benchmarks/multiprocessor.py) counts, not a measurement:
+
+# %%
+warps, multiplications = 8, 64  # 256 threads; each thread multiplies 64 weights
+for what, loads in (("a row for each lane", 16), ("a quarter of each row", 4)):
+    print(f"{what:22} {warps * loads * 4:4} cycles a step on the way from shared memory")
+cycles = warps * multiplications // 4  # four warps at a time
+print(f"{'the multiplications':22} {cycles:4} cycles")
+
+# %% [markdown]
+# With a row for each thread, fetching $h$ would take four times as long as multiplying. The second line is the way out. Four
+# neighbouring **lanes** (threads of a warp) own a unit together. Here are the weights of one unit, shared out in both ways:
+
+# %%
+figures.show(*quarters())
+
+# %% [markdown]
+# On the right a lane has as many weights as on the left. But it needs a quarter of $h$ only, and uses each number of it
+# four times. The price: it has a quarter of four sums, and wants one whole sum. Lanes can look into each other's
+# registers: a **[shuffle](glossary.ipynb#shuffle)**, `__shfl_xor_sync(0xffffffff, value, 1)`, gives each lane the `value` of its neighbour, 0 of 1 and 1
+# of 0, 2 of 3 and 3 of 2. With a 2 at the end, 0 swaps with 2, and 1 with 3. (`0xffffffff` says that the whole warp takes part.)
+#
+# ## Your turn, once more: four quarters
+#
+# In C, `j ^ lane` flips those bits of `j` that are set in `lane`. The kernel numbers its sums like this:
+#
+# | | `sum[0]` | `sum[1]` | `sum[2]` | `sum[3]` |
+# |---|---|---|---|---|
+# | lane 0 | i | f | g | o |
+# | lane 1 | f | i | o | g |
+# | lane 2 | g | o | i | f |
+# | lane 3 | o | g | f | i |
+#
+# So `sum[0]` is of the lane's own gate. Bring together what belongs to it. Three shuffles are enough, without an `if`.
+
+# %% tags=["exercise"]
+quarters_source = """
+extern "C" __global__ void quarters(const float* weight_hh, const float* h, float* sums) {
+    __shared__ float now[HIDDEN];
+    int unit = threadIdx.x / 4;
+    int lane = threadIdx.x % 4;
+    if (threadIdx.x < HIDDEN) now[threadIdx.x] = h[threadIdx.x];
+    __syncthreads();
+
+    float sum[4] = {0, 0, 0, 0};  // a quarter each; sum[j] is of gate j ^ lane
+    for (int k = lane * HIDDEN / 4; k < (lane + 1) * HIDDEN / 4; k++) {
+        float number = now[k];  // read once, used four times
+        for (int j = 0; j < 4; j++)
+            sum[j] += weight_hh[((j ^ lane) * HIDDEN + unit) * HIDDEN + k] * number;
+    }
+    // ← your turn: three shuffles, until sum[0] has all four quarters
+    sums[lane * HIDDEN + unit] = sum[0];
+}
+"""
+
+# %%
+check("16.quarters", quarters_source)
+
+# %% [markdown] tags=["hint"]
+# Look at lanes 0 and 1. What lane 0 has of gate f, lane 1's gate, stands in `sum[1]`; what lane 1 has of gate i stands in `sum[1]`,
+# too. So `float other = __shfl_xor_sync(0xffffffff, sum[1], 1);` gives either what it lacks.
+
+# %% [markdown] tags=["hint"]
+# After that, `sum[0]` has two quarters. The other two are with the lane whose number differs by 2, in its `sum[2]` and in its
+# neighbour's `sum[3]`. First bring these two together in `sum[2]`, then fetch `sum[2]` from there.
+
+# %% tags=["solution"]
+quarters_source = """
+extern "C" __global__ void quarters(const float* weight_hh, const float* h, float* sums) {
+    __shared__ float now[HIDDEN];
+    int unit = threadIdx.x / 4;
+    int lane = threadIdx.x % 4;
+    if (threadIdx.x < HIDDEN) now[threadIdx.x] = h[threadIdx.x];
+    __syncthreads();
+
+    float sum[4] = {0, 0, 0, 0};  // a quarter each; sum[j] is of gate j ^ lane
+    for (int k = lane * HIDDEN / 4; k < (lane + 1) * HIDDEN / 4; k++) {
+        float number = now[k];  // read once, used four times
+        for (int j = 0; j < 4; j++)
+            sum[j] += weight_hh[((j ^ lane) * HIDDEN + unit) * HIDDEN + k] * number;
+    }
+    float own = __shfl_xor_sync(0xffffffff, sum[1], 1);
+    float others = __shfl_xor_sync(0xffffffff, sum[3], 1);
+    sum[0] += own;
+    sum[2] += others;
+    float half = __shfl_xor_sync(0xffffffff, sum[2], 2);
+    sum[0] += half;
+    sums[lane * HIDDEN + unit] = sum[0];
+}
+"""
+
+# %% [markdown]
+# Those are the lines of [`quarter_products.cuh`](../kernels/quarter_products.cuh). (There the weights come from registers and
+# the four loads of a lane are four numbers wide.) With its whole sum each lane makes *one* gate; three more shuffles, and all four
+# have the unit's new $c$ and $h$.
+#
+# **Layer norm** in such a kernel costs a second barrier. It divides every sum by the spread of *all* of them, so all must
+# have been added up before the first gate can be made. (The cell states are normalised as well, without a third one: each warp makes
+# all of them for itself.) At least the mean costs nothing: take off each column's mean from the
+# weights beforehand, and the sums have the mean 0, whatever $h$ is:
+
+# %%
+_, weight_hh = random_layer(1, 16)
+h = np.random.default_rng(3).normal(size=16)
+centred = weight_hh - weight_hh.mean(axis=0)
+print(f"mean of all 64 sums: {(weight_hh @ h).mean():.3f}")
+print(f"with centred weights: {abs((centred @ h).mean()):.3f}")
+
+# %% [markdown]
+# ## Sixteen bits: the tensor cores
+#
+# At 128 units `weight_hh` has 65536 numbers: in float32 they would take every register of the multiprocessor, with 16 bits each
+# half of them. And for numbers of 16 bits there is something faster than lanes that multiply: the **[tensor cores](glossary.ipynb#tensor-core)**. One instruction of a warp,
+# `mma`, multiplies a tile of 16 x 16 numbers by one of 16 x 8, and sums in float32. Each of the 32 lanes holds a piece of each
+# tile and gets four of the 128 sums. Which ones is built into the hardware:
+# the lane with the number $4 g + t$ gets rows $g$ and $g + 8$ of columns $2 t$ and $2 t + 1$. (So the kernels call them; this
+# $g$ is no gate.)
+#
+# So put the rows in an order that suits. [`lstm_resident_tensor_forward`](../kernels/lstm_resident_tensor_forward.cu) makes
+# two tiles of the rows of 8 units. Each square says which lane gets that sum:
+
+# %%
+figures.show(*tiles())
+
+# %% [markdown]
+# Lane 13 gets all four sums of unit 3, and makes its cell without asking anyone. The product has eight columns, whether one needs
+# them or not: with up to four sequences in a block each stands there twice. With one sequence it stands there eight times; then all
+# four lanes of a unit have the same four sums, and each makes one gate of them.
+#
+# [A model in NumPy](lab/lesson_16_inside.py) knows what each lane holds, and makes the product of nothing else. Four sequences, 8 of 16
+# units, numbers small enough to be exact:
+
+# %%
+rng = np.random.default_rng(0)
+weights = rng.integers(-4, 5, size=(4, 16, 16)).astype("float16")  # (gates, units, hidden)
+h = rng.integers(-4, 5, size=(4, 16)).astype("float16")  # (sequences, hidden)
+
+i, f, g, o = weights[:, :8]  # the rows of units 0 to 7
+columns = held_of_b(np.repeat(h.T, 2, axis=1))  # each sequence twice
+left = mma(held_of_a(np.concatenate([i, f])), columns)  # (32 lanes, 4 sums)
+right = mma(held_of_a(np.concatenate([g, o])), columns)
+
+wanted = weights @ h.T  # (gates, units, sequences)
+print("lane 13:", left[13, [0, 2]], right[13, [0, 2]], " wanted:", wanted[:, 3, 1])
+sums = np.stack([left[:, 0], left[:, 2], right[:, 0], right[:, 2]])  # (gates, 32 lanes)
+print("all lanes:", np.array_equal(sums, wanted[:, :8].reshape(4, 32)))
+
+# %% [markdown]
+# ### Reading the kernels
+#
+# Their files' names begin with `lstm_`. Begin each with its head, which says *who owns what*;
+# [their list](../kernels/README.md) has all of them.
+#
+# | kernel | what you know of it |
+# |---|---|
+# | [persistent](../kernels/lstm_persistent_forward.cu) | your `all_steps`, and numbers that say themselves whether they are there; its sums go through tensor cores, too |
+# | [resident](../kernels/lstm_resident_forward.cu) | your `quarters`, in a loop over time |
+# | [resident, layer norm](../kernels/lstm_resident_layer_norm_forward.cu) | the same with two barriers |
+# | [resident, 16 bits](../kernels/lstm_resident_tensor_forward.cu) | the two tiles above |
+# | [wide](../kernels/lstm_wide_forward.cu) | weights of which only a part fits |
+# | [cluster](../kernels/lstm_cluster_forward.cu) | new: blocks that write into each other's shared memory |
+#
+# Each has a twin for the way back, with `backward` in its name. The first two were timed on a GPU, in their first
+# versions. Of the others nobody had a time when this was written; the notes say what is expected of them.
 #
 # ## Three questions
 
@@ -387,6 +578,8 @@ else:
 #   same time on the GPU.
 # - It pays for weights that fit on the chip and for few sequences. With much arithmetic in a step the loop does as
 #   well. Of weights that do not fit, a part may stay on the chip.
+# - Where all weights fit into one block, no block waits for another. Then what is read from shared memory should serve
+#   several times: four lanes own a unit, or a [tensor core](glossary.ipynb#tensor-core) multiplies whole tiles.
 #
 # ## What next
 #

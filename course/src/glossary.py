@@ -428,6 +428,10 @@
 #
 # Fast memory of a block, some hundred kilobytes on a multiprocessor, that all its threads can read and write.
 #
+# ### shuffle
+#
+# How the threads of a warp read each other's registers: each gives a number, and gets that of another one.
+#
 # ### sigmoid
 #
 # $\sigma(x) = 1 / (1 + e^{-x})$: any number into one between 0 and 1. It makes gates.
@@ -467,6 +471,11 @@
 # ### temperature
 #
 # A number by which logits are divided before the softmax. Low is cautious, high is wild.
+#
+# ### tensor core
+#
+# The part of a GPU's multiprocessor that multiplies two small matrices in one instruction of a warp. It is for numbers of
+# 16 bits and for float32 with fewer digits, TF32.
 #
 # ### thread
 #

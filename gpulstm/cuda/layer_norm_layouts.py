@@ -4,8 +4,9 @@ A layer is laid out as the plain one is, in kernels of its own (`kernels/lstm_pe
 neighbours), but for small ones (`gpulstm.cuda.resident_layouts`). Each step's norms are sums over all hidden units,
 that of the cell state after that of the products:
 
-- in a block of its own (resident) each costs a barrier and some shuffles, in many blocks a hand-over: two more than
-  without layer norm forward. Backward one is enough, since what the second one adds to the first is known beforehand;
+- in a block of its own (resident) the first costs a barrier, and the second none, since every warp has all cell states;
+  in many blocks each costs a hand-over: two more than without layer norm forward. Backward one is enough, since what
+  the second one adds to the first is known beforehand;
 - few sequences do with the one hand-over that there is without layer norm, forward (`ONCE`): all that comes after the
   products is then made in every block for all hidden units.
 

@@ -1,12 +1,12 @@
-"""The check of lesson 16."""
+"""The checks of lesson 16."""
 
 import numpy as np
 
 from lab import kernels, sentence
 from lab.exercises import answers, close, exercise, look, must, ok, same
 from lab.kinds import Text
-from lab.lesson_12_launching import told
-from lab.lesson_16_launching import forward_loop, launch_all, random_layer, sigmoid, tried
+from lab.lesson_12_launching import FEW_ROUNDS, told
+from lab.lesson_16_launching import forward_loop, launch_all, random_layer, sigmoid, tried, with_hidden
 
 NEAR = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -200,3 +200,102 @@ def in_place():
 @all_steps.wrong("one step", says="where is the loop over t")
 def one_step():
     return answers(GOOD.replace("t < steps", "t < 1"))
+
+
+# ---- the sums of a unit's four lanes ----
+
+
+@exercise("16.quarters")
+def quarters(quarters_source: Text()):
+    """Every lane has the whole sum of its own gate, and has read a quarter of h."""
+    for hidden in (8, 16):
+        _, weight_hh = random_layer(1, hidden, seed=hidden)
+        h = np.random.default_rng(hidden).normal(size=hidden).astype("float32")
+        sums = np.zeros(4 * hidden, "float32")
+        try:
+            kernel = kernels.simulate(with_hidden(quarters_source, hidden))
+            kernel(1, 4 * hidden, weight_hh, h, sums, limit=FEW_ROUNDS)
+        except kernels.KernelError as error:
+            must(look(told(*error.findings)))
+        of_lanes = (weight_hh * h).reshape(4, hidden, 4, hidden // 4).sum(-1)  # (gates, units, lanes)
+        gates = np.arange(4)
+        for distance, has in ((0, "its own lane's quarter"), (1, "two quarters, its own lane's and the neighbour's")):
+            parts = of_lanes[gates, :, gates] + (distance > 0) * of_lanes[gates, :, gates ^ distance]
+            if close(sums, parts.ravel(), **NEAR):
+                must(look(f"Each sum has only {has}."))
+        hint = "Which lane has the missing quarters, and under which number?"
+        must(same(f"{hidden} units: sums", sums, weight_hh @ h, hint, **NEAR))
+        yield ok(f"{hidden} units, 4 lanes each: every lane has the whole sum of its own gate.")
+    loads = kernel.counts.shared_loads("now")
+    if loads == 4 * hidden * hidden // 4:
+        yield ok(f"now: {loads} loads by {4 * hidden} lanes, {loads // (4 * hidden)} each, not {hidden}.")
+    else:
+        yield look(f"now: {loads} loads, where a quarter of h for each of {4 * hidden} lanes is {hidden * hidden}.")
+
+
+QUARTERS = """
+extern "C" __global__ void quarters(const float* weight_hh, const float* h, float* sums) {
+    __shared__ float now[HIDDEN];
+    int unit = threadIdx.x / 4;
+    int lane = threadIdx.x % 4;
+    if (threadIdx.x < HIDDEN) now[threadIdx.x] = h[threadIdx.x];
+    __syncthreads();
+    float sum[4] = {0, 0, 0, 0};
+    for (int k = lane * HIDDEN / 4; k < (lane + 1) * HIDDEN / 4; k++) {
+        float number = now[k];
+        for (int j = 0; j < 4; j++)
+            sum[j] += weight_hh[((j ^ lane) * HIDDEN + unit) * HIDDEN + k] * number;
+    }
+    SHUFFLES
+    sums[lane * HIDDEN + unit] = sum[0];
+}
+"""
+PAIR = "float a = __shfl_xor_sync(0xffffffff, sum[1], 1); sum[0] += a;"
+OTHER_PAIR = "float b = __shfl_xor_sync(0xffffffff, sum[3], 1); sum[2] += b;"
+ACROSS = "float c = __shfl_xor_sync(0xffffffff, sum[2], 2); sum[0] += c;"
+
+
+def shuffled(*lines):
+    return QUARTERS.replace("SHUFFLES", "\n    ".join(lines))
+
+
+@quarters.right
+def three_shuffles():
+    return answers(shuffled(PAIR, OTHER_PAIR, ACROSS))
+
+
+@quarters.right
+def straight_from_the_other_lanes():
+    return answers(shuffled(PAIR, ACROSS, "float d = __shfl_xor_sync(0xffffffff, sum[3], 3); sum[0] += d;"))
+
+
+@quarters.wrong("as it stands", says="only its own lane's quarter")
+def no_shuffle():
+    return answers(shuffled("// your turn"))
+
+
+@quarters.wrong("one shuffle", says="and the neighbour's")
+def one_shuffle():
+    return answers(shuffled(PAIR))
+
+
+@quarters.wrong("the second pair left out", says="missing quarters")
+def half_of_the_others():
+    return answers(shuffled(PAIR, ACROSS))
+
+
+@quarters.wrong("distances mixed up", says="missing quarters")
+def mixed_up():
+    return answers(shuffled(PAIR, OTHER_PAIR, ACROSS).replace("sum[2], 2)", "sum[2], 1)"))
+
+
+@quarters.wrong("a shuffle that only some lanes reach", says="not all threads reach")
+def some_lanes():
+    return answers(shuffled(f"if (lane < 2) {{ {PAIR} }}", OTHER_PAIR, ACROSS))
+
+
+@quarters.wrong("every lane reads all of h", says="loads, where a quarter")
+def all_of_h():
+    whole = shuffled("sums[lane * HIDDEN + unit] = sum[0]; return;")
+    whole = whole.replace("k = lane * HIDDEN / 4; k < (lane + 1) * HIDDEN / 4;", "k = 0; k < HIDDEN;")
+    return answers(whole)
