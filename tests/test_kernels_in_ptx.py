@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import catalogue, resident_tensor_layouts, stacked_layers
+from gpulstm.cuda import catalogue, planner, resident_tensor_layouts, stacked_layers
 from gpulstm.training import clip_by_value
 from tests import (
     problems,
@@ -73,6 +73,9 @@ def variants(backend: Backend) -> None:
         variant_kernel_cases.check(backend, variant_kernel_cases.random_case(number), "training", "float32")
     everything = test_schedule_layer_norm.usual(**test_schedule_options.TOGETHER, proj_size=3)
     variant_kernel_cases.check(backend, everything, "training", "float32")
+    with planner.only("loop"):
+        of_16_bits = test_half_options.half("bfloat16", hidden=16, layer_norm=True, **test_half_options.TOGETHER)
+        test_half_options.check(backend, of_16_bits)
 
 
 def gates_and_cells(backend: Backend) -> None:

@@ -277,7 +277,7 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, no layer norm in 16 bits, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
+    TF32, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
     options nor a second direction; and there are fewer tiles where a launch runs more than one layer or direction
     (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
@@ -298,5 +298,4 @@ def specialisations() -> Iterator[Specialisation]:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):
-                if dtype not in SWITCH_OF_DTYPE or not dict(zip(switches, features, strict=True)).get("LAYERNORM"):
-                    yield Specialisation(entry, dtype, features)
+                yield Specialisation(entry, dtype, features)

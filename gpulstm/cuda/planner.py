@@ -15,7 +15,7 @@ The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float
 allows products in TF32 are "tf32".
 
 - **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes,
-  but for options in 16 bits, where that is predicted to be faster (`gpulstm.cuda.graph_layouts`).
+  where that is predicted to be faster (`gpulstm.cuda.graph_layouts`).
 - **step**: a single step of few sequences in inference, both products included, in one launch
   (`kernels/lstm_one_step_forward.cu`).
 
@@ -189,6 +189,8 @@ def _in_one_launch(
             obstacles[schedule] = "is not allowed here"
         elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
             obstacles[schedule] = f"does not hold {not_plain}"
+        elif not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS) and dtype in half_layouts.DTYPES:
+            obstacles[schedule] = f"does not hold {not_plain} in {dtype}"
         elif obstacle := _obstacle(schedule, direction, batch, hidden, dtype, device, not_plain):
             obstacles[schedule] = obstacle
         else:
