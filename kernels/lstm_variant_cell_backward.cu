@@ -22,10 +22,10 @@
 // Blocks and threads own what they own in the forward kernel. With LAYERNORM a thread owns every blockDim.x-th of the
 // 4*hidden columns in the part behind the gates' gradients.
 //
-// Bytes per hidden unit and step, in units of sizeof(store), of which cells and what is handed back in time
-// count twice in 16 bits, and so do the sums: reads 4 gates + 2 cells + 1 dc + 1 dh + 1 product (+ 1 dy); writes 4 gates + 1 dc + 1 dh. With peepholes 3 + 3 more.
-// With LAYERNORM it also reads 8 + 8 (from cache), writes 8, and adds onto 10 sums: 10 + 10; dn and da_o go through
-// memory once more.
+// Bytes per hidden unit and step, in units of sizeof(store), of which cells, sums and what is handed back in time count
+// twice in 16 bits: reads 4 gates + 2 cells + 1 dc + 1 dh + 1 product (+ 1 dy); writes 4 gates + 1 dc + 1 dh. With
+// peepholes 3 + 3 more. With LAYERNORM it also reads 8 + 8 (from cache), writes 8, and adds onto 10 sums: 10 + 10; dn
+// and da_o go through memory once more.
 //
 // LAYERNORM, REPLAYED  as in the forward kernel
 #include "activation.cuh"

@@ -23,6 +23,7 @@ from tests import (
     test_cluster_half,
     test_cross_entropy,
     test_ctc,
+    test_half_layer_norm,
     test_half_options,
     test_half_schedule,
     test_kernel_sanitizers,
@@ -170,6 +171,12 @@ CASES = {
         lambda b: test_schedule_layer_norm.test_with_other_options(b, test_schedule_layer_norm.SUMS, "together"),
         f"{both_ways('lstm_persistent_layer_norm')} {both_ways('lstm_layer_norm_inputs')} lstm_draw_options "
         "lstm_layer_norm_slope_sums lstm_layer_norm_gain_gradient",
+    ),
+    "layer norm in bfloat16": Case(
+        lambda b: test_half_layer_norm.test_each_pass_takes_its_own_schedule(
+            b, *("persistent", "persistent"), test_half_layer_norm.masked(steps=2, lengths=(2, 0, 1, 2, 1))
+        ),
+        "lstm_persistent_layer_norm_once_forward lstm_persistent_layer_norm_backward",
     ),
     "layer norm, products": Case(
         lambda b: test_schedule_layer_norm.test_tiles_of_the_kernel_that_hands_over_once(b, (4, 1, 8), 68),

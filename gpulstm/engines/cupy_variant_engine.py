@@ -22,7 +22,7 @@ from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import int32s, one_thread_per, or_null, threads_of
 from ..cuda.packed import Series
-from ..masks import WHOLE_SEQUENCE, Draws
+from ..masks import Draws
 from ..options import Options
 from ..parameters import Weights
 from . import (
@@ -41,11 +41,11 @@ from .cupy_masks import (
     draw_arguments,
     drop_weights,
     dropout_arguments,
-    masked_copy,
+    first_h_in,
     with_weight_drop,
     zoneout_arguments,
 )
-from .cupy_storage import assign, is_half, where, wide_dtype
+from .cupy_storage import is_half, wide_dtype
 from .cupy_variant_both import BothDirections, multiply_gradients
 
 ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
@@ -126,7 +126,7 @@ class CupyVariantEngine(BothDirections):
             recurrent=with_weight_drop(weights.recurrent, self.draws, lane),
         )
         copy(saved.cells[-1 if lane.reverse else 0], c)
-        _first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
+        first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
         return saved, hiddens
 
     def inference(
@@ -257,7 +257,8 @@ class _Call(cupy_graph_options.Staged):
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.of_all, **has)
         device = cupy_one_launch.current_device()
         not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=self.normed)
-        choice = planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
+        arithmetic = cupy_one_launch.arithmetic_of(x, tf32=self.draws.options.tf32 and self.normed)
+        choice = planner.choose(direction, self.batch, self.hidden, arithmetic, device, not_held, not_plain)
         self.schedule = choice.schedule
         return choice
 
@@ -385,17 +386,6 @@ def _activation_arguments(options: Options, real: type) -> tuple:
     kinds = (np.int32(ACTIVATION_NUMBERS[a.name]) for a in options.activations)
     parameters = (real(value) for a in options.activations for value in (a.alpha, a.beta))
     return (*kinds, *parameters, real(options.cell_clip or 0), np.int32(options.coupled))
-
-
-def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
-    """What the first step's product reads: h0 with its mask. Zero where a sequence is over by then: its NaN would get
-    into the weights' gradient as 0 * NaN."""
-    first = len(h_in) - 1 if lane.reverse else 0
-    assign(h_in[first], h if lengths is None else where(lengths[:, None] > first, h))
-    probability = draws.options.recurrent_dropout
-    if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
-        target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
-        masked_copy(target, target, draws, lane.stream, probability, **place)
 
 
 def _norm_gradients(total, hidden: int) -> dict:
