@@ -12,7 +12,8 @@ import pytest
 
 import gpulstm as gl
 from gpulstm import engines
-from gpulstm.cuda import layer_norm_layouts, planner
+from gpulstm.cuda import catalogue, layer_norm_layouts, planner
+from gpulstm.cuda.catalogue import Specialisation
 from gpulstm.cuda.planner import BACKWARD, FORWARD, Device
 from tests import backends
 from tests.backends import Backend
@@ -78,7 +79,11 @@ def test_each_pass_takes_its_own_schedule(backend, forward, backward, given):
 
 @pytest.mark.parametrize("schedule", [SUMS, "persistent"])
 def test_in_tf32(backend, schedule):
+    """The products of x are exact, so that it is those of h that are rounded."""
     given = in_float32(steps=3, lengths=(3, 0, 2, 3, 1), tf32=True, **MASKED)
+    x, params = given.arrays["x"], given.arrays["params"]
+    eighths = {name: np.round(8 * w) / 8 if "weight_ih" in name else w for name, w in params.items()}
+    given = given.but(x=np.round(8 * x) / 8, params=eighths)
     wanted = by_numpy(replace(given, options=replace(given.options, tf32=False)), "training", "float64")
     with scheduled(backend, schedule, 5):
         found = train(backend, given, "float32")
@@ -177,6 +182,12 @@ class TestPlan:
                 of["tf32"]._replace(arithmetic="", reason="")
             }
             assert [of[d].arithmetic for d in of] == list(of) and of["tf32"].microseconds < of["float32"].microseconds
+
+    def test_16_bits_are_multiplied_by_one_product(self):
+        for entry in catalogue.LAYER_NORM:
+            tiles = catalogue.TILES[entry][1][0]
+            of = {d: Specialisation(entry, d, (True,), tiles).definitions["TF32"] for d in catalogue.dtypes_of(entry)}
+            assert of == {"float32": 0, "tf32": 1, "float16": 1, "bfloat16": 1}
 
     def test_one_of_float64_takes_the_loop(self):
         choice = planner.choose(FORWARD, 20, 260, "float64", H200, "", planner.LAYER_NORM)
