@@ -151,8 +151,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * out_size);
     const long long slot_of_0 = (1 - reverse) * units + (long long)sequence * hidden + lane;  // of what follows step 0
     char* const of_0 = (to_cells ? (char*)cells : (char*)hiddens) + slot_of_0 * out_size;
-    char* const out_of_0 =
-        made_once(to_y ? (char*)(y + (long long)sequence * y_width + y_offset + lane) : of_0);
+    char* const out_of_0 = made_once(to_y ? (char*)(y + (long long)sequence * y_width + y_offset + lane) : of_0);
     float* const norm_of_0 = made_once(norms + 4 * (long long)sequence);
     const unsigned norm_bytes = 16u * batch;
     unsigned written_steps[HELD];
