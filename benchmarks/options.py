@@ -52,7 +52,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 LIMITS = {"recurrent dropout": 1.1, "recurrent dropout of the candidate": 1.1, "zoneout": 1.1, "layer norm": 1.5}
 PASSES = ("forward", "forward_backward")
 DTYPES = ("float32", "float16", "bfloat16")
-NOT_IN_16_BITS = ("layer norm",)
 
 
 def main() -> int:
@@ -85,8 +84,7 @@ def main() -> int:
         document["machine"] = machine()
     all_hidden, all_batch, all_steps = GRID[given.device]
     start, steps, rows, left = time.perf_counter(), given.steps or all_steps, [], []
-    left_out = {*given.without, *(() if given.dtype == DTYPES[0] else NOT_IN_16_BITS)}
-    options = {name: made for name, made in OPTIONS.items() if name not in left_out}
+    options = {name: made for name, made in OPTIONS.items() if name not in given.without}
     document |= {"steps": steps, "left": left, "rows": rows}
     for hidden, batch in product(given.hidden or all_hidden, given.batch or all_batch):
         if time.perf_counter() - start > given.seconds:

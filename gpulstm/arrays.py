@@ -173,9 +173,7 @@ def require_floating(name: str, x: Array, *, half: bool = False) -> None:
         raise TypeError(f"{name} must have dtype {' or '.join(allowed)}, got {got}; {hint}{where}")
 
 
-WHERE_HALF = (
-    "16 bits are for LSTMs without layer norm on CuPy arrays, and for other array-API libraries such as PyTorch"
-)
+WHERE_HALF = "16 bits are for LSTMs on CuPy arrays, and for other array-API libraries such as PyTorch"
 
 
 def check_same(named: Mapping[str, Array]) -> None:

@@ -244,10 +244,7 @@ def _check(
         layout, batched, initial = _check_closely(layout, x, params, state, batch_first, draws)
     inward = _inward(x, batched, batch_first)
     steps = None if lengths is None else lengths_module.checked(lengths, inward, batched=batched)
-    call = _Call(layout, inward, initial, steps, batched, draws)
-    if layout.layer_norm:
-        refuse_half(arrays.is_cupy(x), arrays.dtype_name(x))
-    return call
+    return _Call(layout, inward, initial, steps, batched, draws)
 
 
 def _check_closely(
@@ -275,15 +272,6 @@ def _check_closely(
     batched = x.ndim == 3
     batch = _inward(x, batched, batch_first).shape[1]
     return layout, batched, _check_state("state", state, x, layout, batch, batched)
-
-
-def refuse_half(on_cupy: bool, dtype: str) -> None:
-    """Raises TypeError for layer norm on CuPy arrays of 16 bits."""
-    if on_cupy and dtype in arrays.HALF_DTYPES:
-        raise TypeError(
-            f"dtype must be {' or '.join(arrays.KERNEL_DTYPES)} with layer norm on CuPy arrays, got {dtype}; "
-            f"{arrays.WHERE_HALF}"
-        )
 
 
 def _check_dtype_of_x(x: Array, params: Mapping[str, Array]) -> None:

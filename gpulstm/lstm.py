@@ -10,7 +10,7 @@ import numpy as np
 from . import arrays, checkpoints, initialisers, options, state_dict
 from .arrays import Array
 from .cuda.planner import Plan
-from .functional import Cache, forward, inference, lstm_backward, plan, refuse_half
+from .functional import Cache, forward, inference, lstm_backward, plan
 from .masks import Draws
 from .parameters import GATES, Layout, State
 from .warm_steps import WarmSteps
@@ -62,7 +62,7 @@ class LSTM:
     checkpoint_every : training keeps the states of every so many steps only, and backward runs the rest again: for
         sequences too long for the memory. See `gpulstm.lstm_forward`.
     dtype : of the parameters, and so of what the layer takes and gives, states and gradients too: "float32" or
-        "float64". On CuPy arrays "float16" and "bfloat16" as well, with all options but ``layer_norm``: cell states and
+        "float64". On CuPy arrays "float16" and "bfloat16" as well: cell states, what ``layer_norm`` normalises by and
         sums are float32 inside, and bfloat16 needs the package ml_dtypes and compute capability 8.0. Other libraries
         take all four.
     tf32 : on CuPy arrays of float32, matrix products may round their factors to TF32, with 10 bits of mantissa instead
@@ -163,15 +163,8 @@ class LSTM:
         start = initialisers.started(init, forget_bias, chrono, bias=self.layout.bias, options=self.options)
         shapes, hidden = self.layout.shapes(), self.layout.hidden_size
         self.params: dict[str, Array] = initialisers.of_lstm(shapes, hidden, start, dtype, xp, rng)
-        self._refuse_dtype(self.params["weight_hh_l0"])
+        options.refuse_tf32(self.options, arrays.dtype_name(self.params["weight_hh_l0"]))
         self._warm_steps = WarmSteps()
-
-    def _refuse_dtype(self, weight: Array) -> None:
-        """Raises what every call would raise."""
-        name = arrays.dtype_name(weight)
-        options.refuse_tf32(self.options, name)
-        if self.layout.layer_norm:
-            refuse_half(arrays.is_cupy(weight), name)
 
     def __call__(
         self, x: Array, state: State | tuple[Array, Array] | None = None, *, lengths: Any = None

@@ -73,7 +73,8 @@ def _on_gpu(call: Any) -> planner.Plan:
     not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
     if call.is_plain:
         not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
-    arithmetic = "tf32" if options.tf32 and call.is_plain else arrays.dtype_name(call.x)
+    in_tf32 = options.tf32 and (call.is_plain or layout.layer_norm)
+    arithmetic = "tf32" if in_tf32 else arrays.dtype_name(call.x)
     return planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
 
 

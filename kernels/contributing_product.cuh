@@ -6,6 +6,7 @@
 #pragma once
 
 #include "handover.cuh"
+#include "storage.cuh"
 #include "tensor_core.cuh"
 
 #define WARPS 16
@@ -18,7 +19,7 @@
 #include "contributions.cuh"
 
 // W_hh^T, outputs x own rows, from W_hh (4*hidden, hidden). `first_output` is the warp's, g is lane / 4 and t lane % 4.
-__device__ __forceinline__ void hold_outputs(unsigned (&w)[JTILES][ROWS / 8][4], const float* weight, int first_unit,
+__device__ __forceinline__ void hold_outputs(unsigned (&w)[JTILES][ROWS / 8][4], const store* weight, int first_unit,
                                              int first_output, int hidden, int g, int t) {
 #pragma unroll
     for (int j = 0; j < JTILES; ++j) {
@@ -30,7 +31,7 @@ __device__ __forceinline__ void hold_outputs(unsigned (&w)[JTILES][ROWS / 8][4],
                 const int row = 8 * k + t + 4 * (part / 2), unit = first_unit + row / 4;
                 const bool inside = unit < hidden && output < hidden;
                 const long long at = ((long long)(row % 4) * hidden + unit) * hidden + output;
-                w[j][k][part] = operand(__float_as_uint(inside ? weight[at] : 0.0f));
+                w[j][k][part] = operand(__float_as_uint(inside ? real_of(weight[at]) : 0.0f));
             }
         }
     }

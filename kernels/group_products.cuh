@@ -6,6 +6,7 @@
 // da stands in shared memory as a float4 for each unit, its four gates.
 #pragma once
 #include "lane_sums.cuh"
+#include "storage.cuh"
 
 #define UNITS (16 * QUADS)             // that a block can have
 #define UNITS_OF_WARP (4 * QUADS)
@@ -17,14 +18,14 @@ __device__ __forceinline__ int part_of(int lane) { return lane % OUTPUTS + lane 
 
 // The lane's weights, of W_hh (4*hidden, hidden); zero where there are none.
 __device__ __forceinline__ void columns_of_group(
-    float (&w)[OUTPUTS][4 * QUADS], const float* weight, int unit, int part, int hidden) {
+    float (&w)[OUTPUTS][4 * QUADS], const store* weight, int unit, int part, int hidden) {
 #pragma unroll
     for (int j = 0; j < OUTPUTS; ++j) {
         const int output = unit ^ j;
 #pragma unroll
         for (int k = 0; k < 4 * QUADS; ++k) {
             const int source = k / 4 * 16 + part, row = k % 4 * hidden + source;  // times hidden below 2^16
-            w[j][k] = output < hidden && source < hidden ? weight[row * hidden + output] : 0.0f;
+            w[j][k] = output < hidden && source < hidden ? real_of(weight[row * hidden + output]) : 0.0f;
         }
     }
 }

@@ -4,10 +4,14 @@
 
 #include "handover.cuh"
 #include "row_fragments.cuh"
+#include "storage.cuh"
 
 #define COLUMNS (8 * NTILES)                 // sequences at a time
 #define WORDS (CHUNK < 4 ? 4 : CHUNK)        // h's that a thread loads, 4 at a time
 #define OUTPUTS ((ROWS * COLUMNS + 32 * WARPS - 1) / (32 * WARPS))  // gates of one step that a thread finishes
+
+// h as a factor. One that is stored in 16 bits is a number of TF32.
+__device__ __forceinline__ unsigned factor_of(unsigned h) { return sizeof(store) < sizeof(float) ? h : operand(h); }
 
 // source[j] is h of this lane's sequence if it is `there`, of which the lane takes part from `first_column` on; with
 // `wait` once it has arrived. w are the warp's fragments of W_hh, lane / 4 is g, lane % 4 is t, and `out` receives row
@@ -39,7 +43,7 @@ __device__ __forceinline__ void multiply_rows_when_there(
     for (int m = 0; m < MTILES; ++m) d[m][0] = d[m][1] = d[m][2] = d[m][3] = 0.0f;
 #pragma unroll
     for (int k = 0; k < KTILES; ++k) {
-        const unsigned b[2] = {operand(h[2 * k]), operand(h[2 * k + 1])};
+        const unsigned b[2] = {factor_of(h[2 * k]), factor_of(h[2 * k + 1])};
         const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
 #pragma unroll
         for (int m = 0; m < MTILES; ++m) multiply_add(d[m], w[m][k], b, b_low, high_bits);

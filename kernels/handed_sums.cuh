@@ -23,7 +23,7 @@ __device__ __forceinline__ void wait_for(const unsigned* source, int count, unsi
 }
 
 // Into the L2 cache, without a register that waits for it: registers are short in a product.
-__device__ __forceinline__ void prefetch(const float* place) {
+__device__ __forceinline__ void prefetch(const void* place) {
 #ifdef __CUDA_ARCH__
     asm volatile("prefetch.global.L2 [%0];" ::"l"(place));
 #endif

@@ -13,19 +13,21 @@
 // One block owns one row, a time step of a sequence; a thread every blockDim.x-th hidden unit of it. Rows that their
 // sequence does not have are left alone.
 //
-// Bytes per hidden unit and step, in units of sizeof(real): reads 3 gates + 3 r + 2 cells, and 3 gains from cache.
+// Bytes per hidden unit and step, in units of sizeof(store), a cell counting twice in 16 bits: reads 3 gates + 3 r +
+// 2 cells, and 3 gains from cache.
 //
 // OPTIONS  with the options of persistent_options.cuh but for peepholes: the candidate has its mask in them, the forget
-//          gate is what coupled gates make it, and m is norm(c*). In float32 alone.
+//          gate is what coupled gates make it, and m is norm(c*).
 #include "block_sums.cuh"
 #include "persistent_options.cuh"
+#include "storage.cuh"
 
 extern "C" __global__ void lstm_layer_norm_slope_sums(
-    const real* __restrict__ gates,    // (steps, batch, 4*hidden) activated gates
-    const real* __restrict__ r,        // (steps, batch, 4*hidden) norm(r)
+    const store* __restrict__ gates,   // (steps, batch, 4*hidden) activated gates
+    const store* __restrict__ r,       // (steps, batch, 4*hidden) norm(r)
     const real* __restrict__ norms,    // (steps, batch, 4) behind the second: mean and 1/std of c
     const real* __restrict__ cells,    // (steps + 1, batch, hidden)
-    const real* __restrict__ gain,     // (4*hidden,) gain_r
+    const store* __restrict__ gain,    // (4*hidden,) gain_r
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     real* __restrict__ slope_sums,     // (steps, batch, 4)
 #if OPTIONS
@@ -39,14 +41,15 @@ extern "C" __global__ void lstm_layer_norm_slope_sums(
     __shared__ real partial[4][MAX_WARPS];
     const long long row = blockIdx.x, step = row / batch;
     if (lengths != nullptr && step >= lengths[row % batch]) return;
-    const real* gate = gates + row * 4 * hidden;
-    const real* normal = r + row * 4 * hidden;
+    const store* gate = gates + row * 4 * hidden;
+    const store* normal = r + row * 4 * hidden;
     const real* c_before = cells + (row + (long long)reverse * batch) * hidden;
     const real* c_after = cells + (row + (long long)(1 - reverse) * batch) * hidden;
     const real mean = norms[4 * row + 2], scale = norms[4 * row + 3];
     real sums[4] = {real(0), real(0), real(0), real(0)};
     for (int unit = threadIdx.x; unit < hidden; unit += blockDim.x) {
-        const real i = gate[unit], f = gate[hidden + unit], candidate = gate[2 * hidden + unit];
+        const real i = real_of(gate[unit]), f = real_of(gate[hidden + unit]);
+        const real candidate = real_of(gate[2 * hidden + unit]);
 #if OPTIONS
         const real mask = candidate_mask(options, drawn == nullptr ? 0u : drawn[row * hidden + unit]);
         const real off = options.coupled ? c_before[unit] : real(0);
@@ -54,12 +57,12 @@ extern "C" __global__ void lstm_layer_norm_slope_sums(
 #else
         const real mask = real(1), off = real(0), c = c_after[unit];
 #endif
-        const real of_i = (candidate * mask - off) * (i * (real(1) - i)) * gain[unit];
-        const real of_f = (c_before[unit] - off) * (f * (real(1) - f)) * gain[hidden + unit];
-        const real of_g = i * mask * (real(1) - candidate * candidate) * gain[2 * hidden + unit];
+        const real of_i = (candidate * mask - off) * (i * (real(1) - i)) * real_of(gain[unit]);
+        const real of_f = (c_before[unit] - off) * (f * (real(1) - f)) * real_of(gain[hidden + unit]);
+        const real of_g = i * mask * (real(1) - candidate * candidate) * real_of(gain[2 * hidden + unit]);
         const real slope = of_i + of_f + of_g, m = (c - mean) * scale;
-        const real along =
-            of_i * normal[unit] + of_f * normal[hidden + unit] + of_g * normal[2 * hidden + unit];
+        const real along = of_i * real_of(normal[unit]) + of_f * real_of(normal[hidden + unit]) +
+                           of_g * real_of(normal[2 * hidden + unit]);
         sums[0] += slope;
         sums[1] += slope * m;
         sums[2] += along;

@@ -1,5 +1,5 @@
-// Backpropagation through all time steps of one LSTM layer with layer norm in one launch, in float32: the twin of
-// lstm_persistent_layer_norm_forward. The formulas are those of lstm_variant_cell_backward.cu:
+// Backpropagation through all time steps of one LSTM layer with layer norm in one launch, in float32 (or TF32): the
+// twin of lstm_persistent_layer_norm_forward. The formulas are those of lstm_variant_cell_backward.cu:
 //
 //     e = dh * o * tanh'(n) * gain_c              dc += 1/std_c * (e - mean(e) - norm(c) * mean(e * norm(c)))
 //     da as without layer norm, of that dc        d = da * gain_r
@@ -30,9 +30,16 @@
 //
 // OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
 //          norm(c[t]). lstm_draw_options has drawn, since registers are short. dh and dc go by a step as zoneout says.
+//
+// TF32     one product in TF32 (tensor_core.cuh) instead of three.
+//
+// FLOAT16, BFLOAT16  beside TF32 (storage.cuh): gates, weight, gains, the cell's bias, r and dy have 16 bits, each
+//          rounded once to the nearest; the rest is float32. Weights are multiplied as they are, since a number of 16
+//          bits is one of TF32. dr is rounded to TF32 for the product, whose mantissa has as many bits as float16's.
 #include "contributing_product.cuh"
 #include "handed_sums.cuh"
 #include "persistent_options.cuh"
+#include "storage.cuh"
 
 #define OWNERS (UNITS * COLUMNS)                   // threads that have a hidden unit of a sequence
 #define AT_ONCE 4                                  // blocks whose sums a lane waits for together
@@ -61,16 +68,16 @@ __device__ __forceinline__ void sums_of_blocks(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_norm_backward(
-    float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
-    float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
+    store* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
+    store* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
     const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
     const float* __restrict__ slope_sums,  // (steps, batch, 4) of lstm_layer_norm_slope_sums
-    const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
-    const float* __restrict__ gain,    // (4*hidden,) gain_r
-    const float* __restrict__ gain_cell,  // (hidden,)
-    const float* __restrict__ bias_cell,  // (hidden,)
+    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const store* __restrict__ gain,    // (4*hidden,) gain_r
+    const store* __restrict__ gain_cell,  // (hidden,)
+    const store* __restrict__ bias_cell,  // (hidden,)
     const float* __restrict__ cells,   // (steps + 1, batch, hidden)
-    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    const store* __restrict__ dy,      // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell
@@ -149,9 +156,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 if (dy) prefetch(dy + row * dy_width + dy_offset + unit);
             }
             if (acts) {  // what the contributions do not touch
-                const float* gate = gates + of_step * 4 * hidden + unit;
+                const store* gate = gates + of_step * 4 * hidden + unit;
                 const long long at = (long long)sequence * hidden + unit;
-                const float i = gate[0], f = gate[hidden], candidate = gate[2 * hidden];
+                const float i = real_of(gate[0]), f = real_of(gate[hidden]), candidate = real_of(gate[2 * hidden]);
                 const float c_before = cells[(step + reverse) * units + at];
 #if OPTIONS
                 const unsigned bits = drawn ? drawn[of_step * hidden + unit] : 0u;
@@ -166,12 +173,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 float slope = 0.0f, along = 0.0f;
 #pragma unroll
                 for (int q = 0; q < 4; ++q) {
-                    const float normal = r[(of_step * 4 + q) * hidden + unit];
+                    const float normal = real_of(r[(of_step * 4 + q) * hidden + unit]);
                     normals[q][thread] = normal;
                     if (q == 3) continue;
                     slopes[q][thread] = a[q];
-                    slope += a[q] * gain[q * hidden + unit];
-                    along += a[q] * gain[q * hidden + unit] * normal;
+                    slope += a[q] * real_of(gain[q * hidden + unit]);
+                    along += a[q] * real_of(gain[q * hidden + unit]) * normal;
                 }
                 of_sums[0][thread] = slope;
                 of_sums[1][thread] = along;
@@ -214,14 +221,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 if (acts) {
                     scale_c = norms[4 * of_step + 3];
                     float c_after = cells[(step + 1 - reverse) * units + at];
-                    if (dy) d_hidden += dy[of_step * dy_width + dy_offset + unit];
+                    if (dy) d_hidden += real_of(dy[of_step * dy_width + dy_offset + unit]);
 #if OPTIONS
                     if (c_star) c_after = c_star[of_step * hidden + unit];
                     dh[at] = zone_h_takes(options, bits, d_hidden);
 #endif
                     normal_c = (c_after - norms[4 * of_step + 2]) * scale_c;
-                    const float o = gates[(of_step * 4 + 3) * hidden + unit];
-                    const float tanh_n = tanhf(gain_cell[unit] * normal_c + bias_cell[unit]);
+                    const float o = real_of(gates[(of_step * 4 + 3) * hidden + unit]);
+                    const float tanh_n = tanhf(real_of(gain_cell[unit]) * normal_c + real_of(bias_cell[unit]));
                     x = d_hidden * o * (1.0f - tanh_n * tanh_n);  // the gradient of what tanh is taken of
                     d_o = d_hidden * tanh_n * (o * (1.0f - o));
                 }
@@ -236,10 +243,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                     float* d_gains = d_norm + (long long)sequence * 10 * hidden + unit;
                     d_gains[8 * hidden] += x * normal_c;
                     d_gains[9 * hidden] += x;
-                    sums[0] = x * gain_cell[unit];
+                    sums[0] = x * real_of(gain_cell[unit]);
                     sums[1] = sums[0] * normal_c;
                     x = d_cells[thread] + scale_c * sums[0];
-                    const float of_o = d_o * gain[3 * hidden + unit];
+                    const float of_o = d_o * real_of(gain[3 * hidden + unit]);
                     sums[2] = x * of_sums[0][thread] + of_o;
                     sums[3] = x * of_sums[1][thread] + of_o * normals[3][thread];
                 }
@@ -278,7 +285,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                         const float normal = normals[q][thread];
                         d_gate[q] = q < 3 ? d_cell * slopes[q][thread] : d_o;
                         const float off = 0.25f * per_unit * (sum + normal * along);
-                        own_r[q] = scale_r * (d_gate[q] * gain[q * hidden + unit] - off);
+                        own_r[q] = scale_r * (d_gate[q] * real_of(gain[q * hidden + unit]) - off);
                         d_gains[(4 + q) * hidden] += d_gate[q] * normal;
                     }
                     float* of_c = dc + (long long)afresh(sequence) * hidden + unit;
@@ -292,8 +299,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_persistent_layer_n
                 }
 #pragma unroll
                 for (int q = 0; q < 4; ++q) {
-                    gates[(now * 4 + q) * hidden + unit] = d_gate[q];
-                    r[(now * 4 + q) * hidden + unit] = own_r[q];
+                    gates[(now * 4 + q) * hidden + unit] = stored(d_gate[q]);
+                    r[(now * 4 + q) * hidden + unit] = stored(own_r[q]);
                     dr[(4 * reader + q) * STRIDE + column] = own_r[q];
                 }
             } else if (thread < OWNERS) {

@@ -1,4 +1,5 @@
-// All time steps of one LSTM layer with layer norm in one launch, in float32: the recurrent weights stay in registers.
+// All time steps of one LSTM layer with layer norm in one launch, in float32 (or TF32): the recurrent weights stay in
+// registers.
 //
 //     r = W_hh h[t-1]                     a = gain_p * norm(p) + b + gain_r * norm(r)
 //     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
@@ -28,10 +29,18 @@
 // OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
 //          norm(c[t]). lstm_draw_options has drawn beforehand, since registers are short. `state` holds h, `hiddens` h
 //          with its mask.
+//
+// TF32     one product in TF32 (tensor_core.cuh) instead of three.
+//
+// FLOAT16, BFLOAT16  beside TF32 (storage.cuh): gates, weight, gains, the cell's bias, h, r and y have 16 bits, each
+//          rounded once to the nearest, h with its mask once more; the rest is float32. A number of 16 bits is one of
+//          TF32: h is multiplied as it is. A weight less its column's mean is not, and rounded to TF32, whose mantissa
+//          has as many bits as float16's.
 #include "handed_rows.cuh"
 #include "handed_sums.cuh"
 #include "own_gate.cuh"
 #include "persistent_options.cuh"
+#include "storage.cuh"
 
 #define ROUNDS ((KTILES + 3) / 4)                            // in which 32 lanes load the means and distances of a row
 
@@ -41,21 +50,25 @@ __device__ __forceinline__ float units_of(int hidden, int part) {
     return left >= 8 ? 8.0f : left > 0 ? 4.0f : 0.0f;
 }
 
+// As it is once it has been stored.
+__device__ __forceinline__ float rounded(float h) { return real_of(stored(h)); }
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_layer_norm_forward(
-    float* gates,                          // (steps, batch, 4*hidden) gain_p * norm(p) + b; activated with `keep`
-    const float* __restrict__ weight,      // (4*hidden, hidden) W_hh
+    store* gates,                          // (steps, batch, 4*hidden) gain_p * norm(p) + b; activated with `keep`
+    const store* __restrict__ weight,      // (4*hidden, hidden) W_hh
     const float* __restrict__ weight_sums, // (hidden,) of its columns
-    const float* __restrict__ gain,        // (4*hidden,) gain_r
-    const float* __restrict__ gain_cell,   // (hidden,)
-    const float* __restrict__ bias_cell,   // (hidden,)
+    const store* __restrict__ gain,        // (4*hidden,) gain_r
+    const store* __restrict__ gain_cell,   // (hidden,)
+    const store* __restrict__ bias_cell,   // (hidden,)
     float* cells,                          // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
-    float* state,                          // (batch, hidden) the initial h; becomes the final one
+    store* state,                          // (batch, hidden) the initial h; becomes the final one
     float* hiddens,                        // (steps + 1, batch, hidden) what the products read, which is zero where a
-                                           // step does nothing: the first step's, and all ones elsewhere
-    float* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
+                                           // step does nothing: the first step's, and all ones elsewhere. In 16 bits
+                                           // too these are words of 32: each says itself whether it is there
+    store* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
     float* norms,                          // (steps, batch, 4) with `keep` receives, behind the first, 1/std of r, mean
                                            // and 1/std of c
-    float* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
+    store* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
     const int* __restrict__ lengths,       // (batch,) steps that a sequence has, or null
     unsigned* handed,                      // (steps, batch, 3 * padded) all ones: sums of squares of r, then means and
                                            // distances of c in turn; padded is hidden / 8, rounded up to a multiple
@@ -89,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
 
     unsigned w[MTILES][KTILES][4];
     hold_rows(w, first_unit, first_column, hidden, g, [=](long long place, int column) {
-        return weight[place] - weight_sums[column] / (4.0f * hidden);
+        return real_of(weight[place]) - weight_sums[column] / (4.0f * hidden);
     });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
@@ -154,8 +167,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 unsigned words[4];
                 look_at(row + 4 * lane, parts - 4 * lane, words);
                 const bool exists = unit < hidden;
-                const float gain_r = exists ? gain[gate * hidden + unit] : 0.0f;
-                const float input = exists ? gates[of_step * 4 * hidden + gate * hidden + unit] : 0.0f;
+                const float gain_r = exists ? real_of(gain[gate * hidden + unit]) : 0.0f;
+                const float input = exists ? real_of(gates[of_step * 4 * hidden + gate * hidden + unit]) : 0.0f;
                 const long long c_before = (keep ? (afresh(step) + reverse) * units : 0) + (long long)sequence * hidden;
                 const float c = exists ? cells[c_before + unit] : 0.0f;
 #if OPTIONS
@@ -187,8 +200,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 const float spread = sum_over_lanes<4, 32>(distance * distance);
                 if (lane == 0) store_words(row + padded + 2 * part, to_hand_over(mean), to_hand_over(spread));
                 if (keep && exists) {
-                    gates[of_step * 4 * hidden + gate * hidden + unit] = activated;
-                    r[of_step * 4 * hidden + gate * hidden + unit] = normal;
+                    gates[of_step * 4 * hidden + gate * hidden + unit] = stored(activated);
+                    r[of_step * 4 * hidden + gate * hidden + unit] = stored(normal);
                 }
                 if (keep && part == 0 && lane == 0) norms[4 * of_step + 1] = scale_r;
             }
@@ -208,8 +221,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                     for (int k = 0; k < ROUNDS; ++k) {
                         look_at(row + 128 * k + 4 * lane, 2 * parts - 128 * k - 4 * lane, words[k]);
                     }
-                    const float gain_c = unit < hidden ? gain_cell[unit] : 0.0f;
-                    const float bias_c = unit < hidden ? bias_cell[unit] : 0.0f;
+                    const float gain_c = unit < hidden ? real_of(gain_cell[unit]) : 0.0f;
+                    const float bias_c = unit < hidden ? real_of(bias_cell[unit]) : 0.0f;
                     patience.begin();
                     float sum = 0.0f;
                     // What a part says counts for its units; a part that there is none of, for none.
@@ -240,22 +253,23 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
                 }
 #if OPTIONS
                 const unsigned bits = unit < hidden && drawn ? drawn[of_step * hidden + unit] : 0u;
-                if (runs && unit < hidden) h_next = zoned_h(options, bits, state[at], h_next);
+                if (runs && unit < hidden) h_next = zoned_h(options, bits, real_of(state[at]), h_next);
                 __syncwarp();  // one lane of four writes what all four have read
 #endif
                 if (unit >= hidden) continue;
+                h_next = rounded(h_next);
                 if (gate == 0) {
                     const bool next_runs = !lengths || first_time + step + 1 - 2 * reverse < lengths[sequence];
-                    const float h_now = runs ? h_next : next_runs ? state[at] : 0.0f;
-                    if (runs) state[at] = h_now;
+                    const float h_now = runs ? h_next : next_runs ? real_of(state[at]) : 0.0f;
+                    if (runs) state[at] = stored(h_now);
                     unsigned* place = (unsigned*)hiddens + (afresh(step) + 1 - reverse) * units + at;
 #if OPTIONS
-                    store_word(place, next_runs ? to_hand_over(h_now * hidden_mask(options, bits)) : 0u);
+                    store_word(place, next_runs ? to_hand_over(rounded(h_now * hidden_mask(options, bits))) : 0u);
 #else
                     store_word(place, next_runs ? to_hand_over(h_now) : 0u);
 #endif
                 }
-                if (gate == 1) y[of_step * y_width + y_offset + unit] = h_next;
+                if (gate == 1) y[of_step * y_width + y_offset + unit] = stored(h_next);
                 if (gate == 2) {
                     const int now = afresh(step);
                     float* c_after = cells + (keep ? (now + 1 - reverse) * units : 0) + at;

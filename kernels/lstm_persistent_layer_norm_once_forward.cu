@@ -1,5 +1,5 @@
-// All time steps of one LSTM layer with layer norm in one launch, in float32, with one hand-over a step: for few
-// sequences. The equations are those of lstm_persistent_layer_norm_forward:
+// All time steps of one LSTM layer with layer norm in one launch, in float32 (or TF32), with one hand-over a
+// step: for few sequences. The equations are those of lstm_persistent_layer_norm_forward:
 //
 //     r = W_hh h[t-1]                     a = gain_p * norm(p) + b + gain_r * norm(r)
 //     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)        g = tanh(a_g)
@@ -34,9 +34,17 @@
 //
 // OPTIONS  the equations are those of persistent_options.cuh but for peepholes, with norm(c*) in the place of
 //          norm(c[t]). lstm_draw_options has drawn beforehand, since all blocks need the same bits.
+//
+// TF32     one product in TF32 (tensor_core.cuh) instead of three.
+//
+// FLOAT16, BFLOAT16  beside TF32 (storage.cuh): gates, weight, gains, the cell's bias, h, r and y have 16 bits, each
+//          rounded once to the nearest, h with its mask once more; the rest is float32. A number of 16 bits is one of
+//          TF32: h is multiplied as it is. A weight less its column's mean is not, and rounded to TF32, whose mantissa
+//          has as many bits as float16's.
 #include "handed_sums.cuh"
 #include "persistent_options.cuh"
 #include "row_fragments.cuh"
+#include "storage.cuh"
 
 #define H_STRIDE (128 * KTILES + 8)             // of the h of one sequence
 #define TEAM (WARPS / SEQUENCES)                // warps of a sequence
@@ -47,6 +55,9 @@
 // exponential is infinite, this is 0.
 __device__ __forceinline__ float sigmoid(float a) { return __fdividef(1.0f, 1.0f + __expf(-a)); }
 
+// As it is once it has been stored.
+__device__ __forceinline__ float rounded(float h) { return real_of(stored(h)); }
+
 __device__ __forceinline__ float sum_of_taken(const float* of_warps) {
     float sum = 0.0f;
 #pragma unroll
@@ -55,25 +66,25 @@ __device__ __forceinline__ float sum_of_taken(const float* of_warps) {
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_layer_norm_once_forward(
-    const float* inputs,                   // (steps, batch, 4*hidden) gain_p * norm(p) + b
-    float* gates,                          // (steps, batch, 4*hidden) with `keep` receives the activated gates: other
+    const store* inputs,                   // (steps, batch, 4*hidden) gain_p * norm(p) + b
+    store* gates,                          // (steps, batch, 4*hidden) with `keep` receives the activated gates: other
                                            // memory than `inputs`, which other blocks may not have read yet
-    const float* __restrict__ weight,      // (4*hidden, hidden) W_hh
+    const store* __restrict__ weight,      // (4*hidden, hidden) W_hh
     const float* __restrict__ weight_sums, // (hidden,) of its columns
-    const float* __restrict__ gain,        // (4*hidden,) gain_r
-    const float* __restrict__ gain_cell,   // (hidden,)
-    const float* __restrict__ bias_cell,   // (hidden,)
-    const float* __restrict__ initial_h,   // (batch, hidden), which all blocks read: other memory than the next ones
+    const store* __restrict__ gain,        // (4*hidden,) gain_r
+    const store* __restrict__ gain_cell,   // (hidden,)
+    const store* __restrict__ bias_cell,   // (hidden,)
+    const store* __restrict__ initial_h,   // (batch, hidden), which all blocks read: other memory than the next ones
     const float* __restrict__ initial_c,   // (batch, hidden)
     float* cells,                          // with `keep` (steps + 1, batch, hidden), but for the initial ones, else
                                            // (batch, hidden) the final ones
-    float* state,                          // (batch, hidden) receives the final h
-    float* hiddens,                        // with `keep` (steps + 1, batch, hidden): what the products read, which is
+    store* state,                          // (batch, hidden) receives the final h
+    store* hiddens,                        // with `keep` (steps + 1, batch, hidden): what the products read, which is
                                            // zero where a step does nothing; the first one's is there already
-    float* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
+    store* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
     float* norms,                          // (steps, batch, 4) with `keep` receives, behind the first, 1/std of r, mean
                                            // and 1/std of c
-    float* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
+    store* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
     const int* __restrict__ lengths,       // (batch,) steps that a sequence has, or null
     unsigned* exchange,                    // [2][batch][hidden][4] r, zeros at the beginning
     unsigned* failed,                      // becomes 1 if a block waited in vain
@@ -114,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
 
     unsigned w[MTILES][KTILES][4];
     hold_rows(w, first_unit, first_column, hidden, g, [=](long long place, int column) {
-        return weight[place] - weight_sums[column] / (4.0f * hidden);
+        return real_of(weight[place]) - weight_sums[column] / (4.0f * hidden);
     });
 
     if (blocks_are_missing(blocks, batch, share, failed)) return;
@@ -135,11 +146,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
         const bool exists = there && unit < hidden;
         const long long at = (long long)sequence * hidden + unit;
         c[k][thread] = exists ? initial_c[at] : 0.0f;
-        h[k][thread] = exists ? initial_h[at] : 0.0f;
+        h[k][thread] = exists ? real_of(initial_h[at]) : 0.0f;
 #if OPTIONS
         const long long first_step = reverse ? steps - 1 : 0;
         bits[k][thread] = exists && drawn ? drawn[first_step * units + at] : 0;
-        if (exists) h_now[team * H_STRIDE + unit] = h[k][thread] * hidden_mask(options, bits[k][thread]);
+        if (exists) h_now[team * H_STRIDE + unit] = rounded(h[k][thread] * hidden_mask(options, bits[k][thread]));
 #else
         if (exists) h_now[team * H_STRIDE + unit] = h[k][thread];
 #endif
@@ -173,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             unsigned b[2] = {0, 0};
             if (g < SEQUENCES) {
                 const float* column = h_now + g * H_STRIDE + first_column + 2 * k;
-                b[0] = __float_as_uint(column[0]), b[1] = __float_as_uint(column[1]);
+                b[0] = operand(__float_as_uint(column[0])), b[1] = operand(__float_as_uint(column[1]));
             }
             const unsigned b_low[2] = {low_part(b[0]), low_part(b[1])};
 #pragma unroll
@@ -212,7 +223,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             if (!there || unit >= hidden) continue;
             load_words(slot + 4 * ((long long)sequence * hidden + unit), words[k]);
 #pragma unroll
-            for (int q = 0; q < 4; ++q) a[k][q] = inputs[(of_step * 4 + q) * hidden + unit];
+            for (int q = 0; q < 4; ++q) a[k][q] = real_of(inputs[(of_step * 4 + q) * hidden + unit]);
 #if OPTIONS
             bits[k][thread] = drawn ? drawn[of_step * hidden + unit] : 0;
 #endif
@@ -247,7 +258,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
 #pragma unroll
             for (int q = 0; q < 4; ++q) {
                 words[k][q] = __float_as_uint(__uint_as_float(words[k][q]) * scale_r);
-                const float gain_r = exists ? gain[q * hidden + unit] : 0.0f;
+                const float gain_r = exists ? real_of(gain[q * hidden + unit]) : 0.0f;
                 a[k][q] += gain_r * __uint_as_float(words[k][q]);
                 a[k][q] = q == 2 ? tanhf(a[k][q]) : sigmoid(a[k][q]);
             }
@@ -260,8 +271,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             if (keep && runs && unit >= first_unit && unit < first_unit + UNITS && exists) {
 #pragma unroll
                 for (int q = 0; q < 4; ++q) {
-                    gates[(of_step * 4 + q) * hidden + unit] = a[k][q];
-                    r[(of_step * 4 + q) * hidden + unit] = __uint_as_float(words[k][q]);
+                    gates[(of_step * 4 + q) * hidden + unit] = stored(a[k][q]);
+                    r[(of_step * 4 + q) * hidden + unit] = stored(__uint_as_float(words[k][q]));
                 }
 #if OPTIONS
                 if (c_star) c_star[of_step * hidden + unit] = c_next[k];
@@ -302,26 +313,28 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
             if (!there || unit >= hidden) continue;
             float h_next = h[k][thread];
             if (runs) {
-                h_next = a[k][3] * tanhf(gain_cell[unit] * ((c_next[k] - mean_c) * scale_c) + bias_cell[unit]);
+                h_next = a[k][3] * tanhf(real_of(gain_cell[unit]) * ((c_next[k] - mean_c) * scale_c) +
+                                         real_of(bias_cell[unit]));
 #if OPTIONS
                 h_next = zoned_h(options, bits[k][thread], h[k][thread], h_next);
                 c_next[k] = zoned_c(options, bits[k][thread], c[k][thread], c_next[k]);
 #endif
+                h_next = rounded(h_next);
                 c[k][thread] = c_next[k];
                 h[k][thread] = h_next;
             }
 #if OPTIONS
-            const float h_in = next_runs ? h_next * hidden_mask(options, bits[k][thread]) : 0.0f;
+            const float h_in = next_runs ? rounded(h_next * hidden_mask(options, bits[k][thread])) : 0.0f;
 #else
             const float h_in = next_runs ? h_next : 0.0f;
 #endif
             h_now[team * H_STRIDE + unit] = h_in;
             if (unit < first_unit || unit >= first_unit + UNITS) continue;  // another block writes it to memory
-            y[of_step * y_width + y_offset + unit] = runs ? h_next : 0.0f;
+            y[of_step * y_width + y_offset + unit] = stored(runs ? h_next : 0.0f);
             if (!keep) continue;
             const long long after = (step + 1 - reverse) * units + (long long)sequence * hidden + unit;
             cells[after] = c[k][thread];
-            hiddens[after] = h_in;
+            hiddens[after] = stored(h_in);
             if (runs && unit == 0) {
                 norms[4 * of_step + 1] = scale_r;
                 norms[4 * of_step + 2] = mean_c;
@@ -335,7 +348,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lstm_persistent_laye
         const int unit = afresh(unit0) + 32 * TEAM * k;
         if (!there || unit < first_unit || unit >= first_unit + UNITS || unit >= hidden) continue;
         const long long at = (long long)sequence * hidden + unit;
-        state[at] = h[k][thread];
+        state[at] = stored(h[k][thread]);
         if (!keep) cells[at] = c[k][thread];
     }
 }

@@ -29,10 +29,14 @@
 //
 // hidden is at most 16 * QUADS, and batch * hidden below 2^28; a block has 256 threads. Two of them share a
 // multiprocessor with QUADS = 2, none with 4.
+//
+// FLOAT16, BFLOAT16  (storage.cuh) gates, r, weight, gains, the cell's bias and dy have 16 bits, each rounded once to
+//          the nearest. All else is float32: the product takes dr as it is before it is rounded.
 #include "common.cuh"
 #include "exponential_gates.cuh"
 #include "group_products.cuh"
 #include "registers.cuh"
+#include "storage.cuh"
 #include "warp_roles.cuh"
 #include "warp_sums.cuh"
 
@@ -60,16 +64,16 @@ struct __align__(16) Prepared {
 };
 
 extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_resident_layer_norm_backward(
-    float* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
-    float* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
+    store* gates,                      // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
+    store* r,                          // (steps, batch, 4*hidden) norm(r); dr in place
     const float* __restrict__ norms,   // (steps, batch, 4) behind the first: 1/std of r, mean and 1/std of c
     const float* __restrict__ slope_sums,  // (steps, batch, 4) of lstm_layer_norm_slope_sums
-    const float* __restrict__ weight,  // (4*hidden, hidden) W_hh
-    const float* __restrict__ gain,    // (4*hidden,) gain_r
-    const float* __restrict__ gain_cell,  // (hidden,)
-    const float* __restrict__ bias_cell,  // (hidden,)
+    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const store* __restrict__ gain,    // (4*hidden,) gain_r
+    const store* __restrict__ gain_cell,  // (hidden,)
+    const store* __restrict__ bias_cell,  // (hidden,)
     const float* __restrict__ cells,   // (steps + 1, batch, hidden)
-    const float* __restrict__ dy,      // (steps, batch, dy_width), or null
+    const store* __restrict__ dy,      // (steps, batch, dy_width), or null
     float* dh,                         // (batch, hidden) gradient of the final h; becomes the initial one's
     float* dc,                         // (batch, hidden) the same of c
     float* d_norm,                     // (batch, 10*hidden) behind the first 4*hidden, gradients of gain_r, gain_cell
@@ -95,13 +99,14 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
 
     if (warp >= WARPS) {
         // What is read and written of a step is this many bytes times the step behind where that of step 0 is.
-        const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = 4 * cell_bytes, dy_bytes = 4u * batch * dy_width;
+        const unsigned cell_bytes = 4u * batch * hidden, gate_bytes = (unsigned)sizeof(store) * cell_bytes;
+        const unsigned dy_bytes = (unsigned)sizeof(store) * batch * dy_width;
         const int turn = warp - WARPS;
         const long long first_cell = (long long)sequence * hidden + lane;
-        const float* const gates_of_0 = made_once(gates + 4 * first_cell - 3 * lane);
-        const float* const rs_of_0 = made_once(r + 4 * first_cell - 3 * lane);
+        const store* const gates_of_0 = made_once(gates + 4 * first_cell - 3 * lane);
+        const store* const rs_of_0 = made_once(r + 4 * first_cell - 3 * lane);
         const float* const cells_of_0 = made_once(cells + first_cell);
-        const float* const dy_of_0 = made_once(dy + (dy ? (long long)sequence * dy_width + dy_offset + lane : 0));
+        const store* const dy_of_0 = made_once(dy + (dy ? (long long)sequence * dy_width + dy_offset + lane : 0));
         float gain_r[SERVED][4], gain_c[SERVED], bias_c[SERVED];
         bool exists[SERVED];
 #pragma unroll
@@ -109,12 +114,14 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
             const int unit = lane + 32 * p;
             exists[p] = unit < hidden;
 #pragma unroll
-            for (int k = 0; k < 4; ++k) gain_r[p][k] = exists[p] ? gain[k * hidden + unit] : 0.0f;
-            gain_c[p] = exists[p] ? gain_cell[unit] : 0.0f, bias_c[p] = exists[p] ? bias_cell[unit] : 0.0f;
+            for (int k = 0; k < 4; ++k) gain_r[p][k] = exists[p] ? real_of(gain[k * hidden + unit]) : 0.0f;
+            gain_c[p] = exists[p] ? real_of(gain_cell[unit]) : 0.0f;
+            bias_c[p] = exists[p] ? real_of(bias_cell[unit]) : 0.0f;
         }
 
         // What is fetched and prepared is of step number first + turn.
-        float of_4[SERVED][4], r_of_4[SERVED][4], lower[SERVED], upper[SERVED], d_output[SERVED], of_row;
+        store of_4[SERVED][4], r_of_4[SERVED][4], d_output[SERVED];
+        float lower[SERVED], upper[SERVED], of_row;
         const auto fetch_row = [&](int first) {
             const long long row = (long long)(first_step + direction * (first + turn)) * batch + sequence;
             of_row = 0.0f;
@@ -123,16 +130,16 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
         const auto fetch = [&](int first, int p) {
             const int there = first_step + direction * (first + turn);
             const bool is_there = exists[p] && first + turn < running;
-            const float* const own = at_step(gates_of_0, there, gate_bytes) + 32 * p;
-            const float* const own_r = at_step(rs_of_0, there, gate_bytes) + 32 * p;
+            const store* const own = at_step(gates_of_0, there, gate_bytes) + 32 * p;
+            const store* const own_r = at_step(rs_of_0, there, gate_bytes) + 32 * p;
             const float* const cell = at_step(cells_of_0, there, cell_bytes) + 32 * p;
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                of_4[p][k] = is_there ? own[k * hidden] : 0.0f;
-                r_of_4[p][k] = is_there ? own_r[k * hidden] : 0.0f;
+                of_4[p][k] = is_there ? own[k * hidden] : stored(0.0f);
+                r_of_4[p][k] = is_there ? own_r[k * hidden] : stored(0.0f);
             }
             lower[p] = is_there ? cell[0] : 0.0f, upper[p] = is_there ? cell[batch * hidden] : 0.0f;
-            d_output[p] = is_there && dy ? at_step(dy_of_0, there, dy_bytes)[32 * p] : 0.0f;
+            d_output[p] = is_there && dy ? at_step(dy_of_0, there, dy_bytes)[32 * p] : stored(0.0f);
         };
         const auto prepare = [&](int buffer) {
             Prepared& to = prepared[buffer][turn];
@@ -142,7 +149,8 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
 #pragma unroll
             for (int p = 0; p < SERVED; ++p) {
                 const int unit = lane + 32 * p;
-                const float in = of_4[p][0], forget = of_4[p][1], candidate = of_4[p][2], out = of_4[p][3];
+                const float in = real_of(of_4[p][0]), forget = real_of(of_4[p][1]);
+                const float candidate = real_of(of_4[p][2]), out = real_of(of_4[p][3]);
                 const float before = reverse ? upper[p] : lower[p], after = reverse ? lower[p] : upper[p];
                 const float normal = (after - mean_c) * scale_c, n[1] = {fmaf(gain_c[p], normal, bias_c[p])};
                 float tanh_n[1] = {2.0f * LOG2_E * n[0]};
@@ -150,17 +158,18 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
                 const float slopes[4] = {
                     candidate * (in * (1.0f - in)), before * (forget * (1.0f - forget)),
                     in * (1.0f - candidate * candidate), tanh_n[0] * (out * (1.0f - out))};
-                float d[4], sum = 0.0f, along = 0.0f;  // of what dc makes of the gates, through gain_r
+                float d[4], normals[4], sum = 0.0f, along = 0.0f;  // of what dc makes of the gates, through gain_r
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
                     to.of_gates[k / GATES][unit].slope[k % GATES] = slopes[k];
-                    to.of_gates[k / GATES][unit].r[k % GATES] = r_of_4[p][k];
+                    normals[k] = real_of(r_of_4[p][k]);
+                    to.of_gates[k / GATES][unit].r[k % GATES] = normals[k];
                     d[k] = slopes[k] * gain_r[p][k];
-                    if (k < 3) sum += d[k], along += d[k] * r_of_4[p][k];
+                    if (k < 3) sum += d[k], along += d[k] * normals[k];
                 }
                 const float to_n = out * (1.0f - tanh_n[0] * tanh_n[0]), to_c = scale_c * gain_c[p] * to_n;
                 const float of_dh[4] = {to_c * per_unit, to_c * per_unit * normal, per_row * (to_c * sum + d[3]),
-                                        per_row * (to_c * along + d[3] * r_of_4[p][3])};
+                                        per_row * (to_c * along + d[3] * normals[3])};
                 const float of_dc[4] = {0.0f, 0.0f, per_row * sum, per_row * along};
                 const float of_cell[4] = {to_n * normal, to_n, 0.0f, 0.0f};
 #pragma unroll
@@ -168,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
                     const int other = (number + 2) % 4, last = GATES == 2 ? other : number;
                     to.of_sums[number][unit] = make_float4(of_dh[number], of_dh[other], of_dc[last], of_cell[number]);
                 }
-                to.of_cell[unit] = make_float4(to_c, forget, normal, d_output[p]);
+                to.of_cell[unit] = make_float4(to_c, forget, normal, real_of(d_output[p]));
             }
         };
 
@@ -176,11 +185,12 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
         const int written = lane + turn % SERVED * 32;
         const bool writes = written < hidden && turn < 2 * SERVED;
         const float4* const from = (turn < SERVED ? da_now : dr_now) + written % UNITS;
-        float* const to_of_0 = made_once((turn < SERVED ? gates : r) + 4ll * sequence * hidden + written);
+        store* const to_of_0 = made_once((turn < SERVED ? gates : r) + 4ll * sequence * hidden + written);
         int step = first_step;
         const auto write = [&](float4 four) {
-            float* const to = at_step(to_of_0, step, gate_bytes);
-            if (writes) to[0] = four.x, to[hidden] = four.y, to[2 * hidden] = four.z, to[3 * hidden] = four.w;
+            store* const to = at_step(to_of_0, step, gate_bytes);
+            if (writes) to[0] = stored(four.x), to[hidden] = stored(four.y);
+            if (writes) to[2 * hidden] = stored(four.z), to[3 * hidden] = stored(four.w);
         };
 
         fetch_row(0);
@@ -224,7 +234,7 @@ extern "C" __global__ void __launch_bounds__(64 * WARPS, 4 / QUADS) lstm_residen
     float w[OUTPUTS][4 * QUADS], gain_r[GATES];
     columns_of_group(w, weight, unit, part, hidden);
 #pragma unroll
-    for (int k = 0; k < GATES; ++k) gain_r[k] = exists ? gain[(gate + k) * hidden + unit] : 0.0f;
+    for (int k = 0; k < GATES; ++k) gain_r[k] = exists ? real_of(gain[(gate + k) * hidden + unit]) : 0.0f;
 
     const long long at = (long long)sequence * hidden + unit;
     float d_hidden = exists ? dh[at] : 0.0f, d_cell = exists ? dc[at] : 0.0f;

@@ -25,10 +25,14 @@
 // Bytes per hidden unit and step: reads 4 gates, writes 1 y, in training 4 gates + 4 r + 1 h + 1 cell too.
 //
 // hidden is at most 16 * QUADS; a block has 128 threads.
+//
+// FLOAT16, BFLOAT16  (storage.cuh) gates, weight, gains, the cell's bias, h, r and y have 16 bits, each rounded once to
+//          the nearest, and the products read h as it is stored. All else is float32.
 #include "common.cuh"
 #include "exponential_gates.cuh"
 #include "quarter_products.cuh"
 #include "registers.cuh"
+#include "storage.cuh"
 #include "warp_roles.cuh"
 #include "warp_sums.cuh"
 
@@ -38,21 +42,32 @@
 #define WARPS 4
 #define INT_MAX 0x7FFFFFFF
 
+// A cell state, which is float32, or a hidden state, which is stored.
+__device__ __forceinline__ void write_either(char* place, int number, bool is_cell, float c, float h) {
+    if (sizeof(store) == sizeof(float)) {
+        ((float*)place)[number] = is_cell ? c : h;
+    } else if (is_cell) {
+        ((float*)place)[number] = c;
+    } else {
+        ((store*)place)[number] = stored(h);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_resident_layer_norm_forward(
-    float* gates,                          // (steps, batch, 4*hidden) gain_p * norm(p) + b; activated with `keep`
-    const float* __restrict__ weight,      // (4*hidden, hidden) W_hh
+    store* gates,                          // (steps, batch, 4*hidden) gain_p * norm(p) + b; activated with `keep`
+    const store* __restrict__ weight,      // (4*hidden, hidden) W_hh
     const float* __restrict__ weight_sums, // (hidden,) of its columns
-    const float* __restrict__ gain,        // (4*hidden,) gain_r
-    const float* __restrict__ gain_cell,   // (hidden,)
-    const float* __restrict__ bias_cell,   // (hidden,)
+    const store* __restrict__ gain,        // (4*hidden,) gain_r
+    const store* __restrict__ gain_cell,   // (hidden,)
+    const store* __restrict__ bias_cell,   // (hidden,)
     float* cells,                          // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
-    float* state,                          // (batch, hidden) the initial h; becomes the final one
-    float* hiddens,                        // with `keep` (steps + 1, batch, hidden): what the products read, which is
+    store* state,                          // (batch, hidden) the initial h; becomes the final one
+    store* hiddens,                        // with `keep` (steps + 1, batch, hidden): what the products read, which is
                                            // zero where a step does nothing; the first one's is there already
-    float* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
+    store* r,                              // (steps, batch, 4*hidden) with `keep` receives norm(r)
     float* norms,                          // (steps, batch, 4) with `keep` receives, behind the first, 1/std of r, mean
                                            // and 1/std of c
-    float* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
+    store* __restrict__ y,                 // (steps, batch, y_width) output; these columns start at y_offset
     const int* __restrict__ lengths,       // (batch,) steps that a sequence has, or null
     int steps,
     int batch,
@@ -87,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
 #pragma unroll
             for (int j = 0; j < 4; ++j) w[u][j][k] -= mean;
         }
-        gain_r[u] = makes[u] ? gain[gate * hidden + unit] : 0.0f;
+        gain_r[u] = makes[u] ? real_of(gain[gate * hidden + unit]) : 0.0f;
         bent_gain[u] = made_once(activation.bend * gain_r[u]);
     }
 
@@ -104,8 +119,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         exists[u] = unit < hidden;
         live[u] = exists[u] ? 1.0f : 0.0f;
         c[u] = exists[u] ? cells[(keep && reverse ? steps * units : 0) + own] : 0.0f;
-        h[u] = exists[u] ? state[own] : 0.0f;
-        gain_c[u] = exists[u] ? gain_cell[unit] : 0.0f, bias_c[u] = exists[u] ? bias_cell[unit] : 0.0f;
+        h[u] = exists[u] ? real_of(state[own]) : 0.0f;
+        gain_c[u] = exists[u] ? real_of(gain_cell[unit]) : 0.0f;
+        bias_c[u] = exists[u] ? real_of(bias_cell[unit]) : 0.0f;
         if (exists[u]) handed[place_of(32 * u)] = h[u];
     }
     __syncthreads();  // every warp has its first c and h
@@ -116,10 +132,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     int step = reverse ? running - 1 : 0;
 
     // What a lane reads and writes of a step is this many bytes times the step behind where that of step 0 is.
-    const unsigned gate_bytes = 4u * batch * hidden * sizeof(float);
+    const unsigned gate_bytes = 4u * batch * hidden * sizeof(store);
     const long long own_gate = (long long)sequence * 4 * hidden + gate * hidden + maker;
-    float* const gate_of_0 = made_once(gates + own_gate);
-    float* const r_of_0 = made_once(r + own_gate);
+    store* const gate_of_0 = made_once(gates + own_gate);
+    store* const r_of_0 = made_once(r + own_gate);
     unsigned kept_steps[HELD];  // the first step whose gates are not kept
     int unread[HELD];           // how many of those that are left are not read ahead
 #pragma unroll
@@ -131,10 +147,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     // What a warp writes: y, c or h, and what was normalised by.
     const bool to_y = warp == 0, to_cells = warp == 1;
     const unsigned norm_steps = made_once(thread == 96 && keep ? running : 0);
-    const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * 4u);
+    const unsigned out_size = to_cells ? sizeof(float) : sizeof(store);
+    const unsigned out_bytes = made_once((unsigned)batch * (to_y ? y_width : hidden) * out_size);
     const long long slot_of_0 = (1 - reverse) * units + (long long)sequence * hidden + lane;  // of what follows step 0
-    float* const out_of_0 = made_once(
-        to_y ? y + (long long)sequence * y_width + y_offset + lane : (to_cells ? cells : hiddens) + slot_of_0);
+    char* const of_0 = (to_cells ? (char*)cells : (char*)hiddens) + slot_of_0 * out_size;
+    char* const out_of_0 = made_once(to_y ? (char*)(y + (long long)sequence * y_width + y_offset + lane) : of_0);
     float* const norm_of_0 = made_once(norms + 4 * (long long)sequence);
     const unsigned norm_bytes = 16u * batch;
     unsigned written_steps[HELD];
@@ -152,18 +169,18 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
                 if (first_unit + 32 * u >= hidden || !(writer == 0 || (writer < 3 && keep))) continue;
-                at_step(out_of_0, idle, out_bytes)[32 * u] = writer == 1 ? c[u] : shows ? h[u] : 0.0f;
+                write_either(at_step(out_of_0, idle, out_bytes), 32 * u, writer == 1, c[u], shows ? h[u] : 0.0f);
             }
         }
     };
     if (reverse) pass_over(running, steps);
 
-    float next[AHEAD][HELD];
+    store next[AHEAD][HELD];
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
-        const float* const there = at_step(gate_of_0, step + direction * i, gate_bytes);
+        const store* const there = at_step(gate_of_0, step + direction * i, gate_bytes);
 #pragma unroll
-        for (int u = 0; u < HELD; ++u) next[i][u] = i < running && makes[u] ? there[32 * u] : 0.0f;
+        for (int u = 0; u < HELD; ++u) next[i][u] = i < running && makes[u] ? there[32 * u] : stored(0.0f);
     }
 
     float recurrent[HELD];
@@ -185,7 +202,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     // its number, -1 or `running`, is none below those that bound it.
     float gates_of_step[HELD], r_of_step[HELD], scale_r = 0.0f, scale_c = 0.0f;
     // Where that is, is found before the barrier.
-    float *gate_of, *r_of, *norm, *out_of;
+    store *gate_of, *r_of;
+    float* norm;
+    char* out_of;
     const auto find = [&](unsigned done) {
         gate_of = made_once(at_step(gate_of_0, done, gate_bytes)), r_of = made_once(at_step(r_of_0, done, gate_bytes));
         norm = made_once(at_step(norm_of_0, done, norm_bytes)), out_of = made_once(at_step(out_of_0, done, out_bytes));
@@ -194,12 +213,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
         in_global_memory(gate_of), in_global_memory(r_of), in_global_memory(norm), in_global_memory(out_of);
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
-            if (done < kept_steps[u]) gate_of[32 * u] = gates_of_step[u], r_of[32 * u] = r_of_step[u];
+            if (done < kept_steps[u]) gate_of[32 * u] = stored(gates_of_step[u]), r_of[32 * u] = stored(r_of_step[u]);
         }
         if (done < norm_steps) norm[1] = scale_r, norm[2] = shift, norm[3] = scale_c;
 #pragma unroll
         for (int u = 0; u < HELD; ++u) {
-            if (done < written_steps[u]) out_of[32 * u] = to_cells ? c[u] : h[u];
+            if (done < written_steps[u]) write_either(out_of, 32 * u, to_cells, c[u], h[u]);
         }
     };
     multiply();
@@ -217,12 +236,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             float a[HELD];
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                gates_of_step[u] = fmaf(bent_gain[u] * recurrent[u], scale_r, activation.bend * next[i][u]);
+                gates_of_step[u] = fmaf(bent_gain[u] * recurrent[u], scale_r, activation.bend * real_of(next[i][u]));
             }
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
                 r_of_step[u] = recurrent[u] * scale_r;
-                a[u] = next[i][u] + gain_r[u] * r_of_step[u];
+                a[u] = real_of(next[i][u]) + gain_r[u] * r_of_step[u];
                 if (left > i + unread[u]) next[i][u] = at_step(gate_of_0, step + ahead, gate_bytes)[32 * u];
             }
             bend_all(gates_of_step, a, activation);
@@ -261,7 +280,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
             } while (__any_sync(ALL_LANES, spread < 0.1f * squared) && ++times < 3);
 #pragma unroll
             for (int u = 0; u < HELD; ++u) {
-                h[u] *= out[u];  // 0 without a unit
+                h[u] = real_of(stored(h[u] * out[u]));  // 0 without a unit
                 handed[place_of(32 * u)] = h[u];
             }
             __syncwarp();
@@ -279,7 +298,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 8 / QUADS) lstm_residen
     for (int u = 0; u < HELD; ++u) {
         const int unit = first_unit + 32 * u;
         const long long own = (long long)sequence * hidden + unit;
-        if (unit < hidden && writer == 0) state[own] = h[u];
+        if (unit < hidden && writer == 0) state[own] = stored(h[u]);
         if (unit < hidden && writer == 1 && !keep) cells[own] = c[u];
     }
 }

@@ -22,10 +22,10 @@
 // Blocks and threads own what they own in the forward kernel. With LAYERNORM a thread owns every blockDim.x-th of the
 // 4*hidden columns in the part behind the gates' gradients.
 //
-// Bytes per hidden unit and step, in units of sizeof(store), of which all but gates and dy count twice in 16 bits:
-// reads 4 gates + 2 cells + 1 dc + 1 dh + 1 product (+ 1 dy); writes 4 gates + 1 dc + 1 dh. With peepholes 3 + 3 more.
-// With LAYERNORM it also reads 8 + 8 (from cache), writes 8, and adds onto 10 sums: 10 + 10; dn and da_o go through
-// memory once more.
+// Bytes per hidden unit and step, in units of sizeof(store), of which cells, sums and what is handed back in time count
+// twice in 16 bits: reads 4 gates + 2 cells + 1 dc + 1 dh + 1 product (+ 1 dy); writes 4 gates + 1 dc + 1 dh. With
+// peepholes 3 + 3 more. With LAYERNORM it also reads 8 + 8 (from cache), writes 8, and adds onto 10 sums: 10 + 10; dn
+// and da_o go through memory once more.
 //
 // LAYERNORM, REPLAYED  as in the forward kernel
 #include "activation.cuh"
@@ -35,14 +35,14 @@
 
 extern "C" __global__ void lstm_variant_cell_backward(
     store* gates,                // (steps, batch, 4*hidden) activated gates; pre-activation gradients in place
-    real* normal_input,          // (steps, batch, 4*hidden) with LAYERNORM norm(p); dp in place
-    real* normal_recurrent,      // (steps, batch, 4*hidden) with LAYERNORM norm(r); dr in place
+    store* normal_input,         // (steps, batch, 4*hidden) with LAYERNORM norm(p); dp in place
+    store* normal_recurrent,     // (steps, batch, 4*hidden) with LAYERNORM norm(r); dr in place
     const real* norms,           // (steps, batch, 4) with LAYERNORM 1/std of p and of r, mean and 1/std of c*
     const store* peephole,       // (3*hidden,) w_i, w_f, w_o, or null
-    const real* gain_input,      // (4*hidden,), and so is the next; the last two (hidden,). Read with LAYERNORM
-    const real* gain_recurrent,
-    const real* gain_cell,
-    const real* bias_cell,
+    const store* gain_input,     // (4*hidden,), and so is the next; the last two (hidden,). Read with LAYERNORM
+    const store* gain_recurrent,
+    const store* gain_cell,
+    const store* bias_cell,
     const real* cells,           // (steps + 1, batch, hidden) cell states of all times
     const real* c_star,          // (slots, batch, hidden) cell states before zoneout; without LAYERNORM null: made anew
     real* dm,                    // (batch, hidden) with a projection gradient of m; with LAYERNORM room for dn
@@ -96,8 +96,8 @@ extern "C" __global__ void lstm_variant_cell_backward(
     const long long row = (long long)step * batch + sequence;
     store* gate = gates + row * 4 * hidden;
 #if LAYERNORM
-    real* p = normal_input + row * 4 * hidden;
-    real* r = normal_recurrent + row * 4 * hidden;
+    store* p = normal_input + row * 4 * hidden;
+    store* r = normal_recurrent + row * 4 * hidden;
 #endif
 #if REPLAYED
     const Stream draws = stream_at(draw);
@@ -112,7 +112,7 @@ extern "C" __global__ void lstm_variant_cell_backward(
         for (int column = first; column < 4 * hidden; column += stride) {
             gate[column] = stored(real(0));
 #if LAYERNORM
-            p[column] = r[column] = real(0);
+            p[column] = r[column] = stored(real(0));
 #endif
         }
         if (!is_projected)
@@ -139,7 +139,7 @@ extern "C" __global__ void lstm_variant_cell_backward(
 #if LAYERNORM
         const real c = star[unit];
         const real normal_c = (c - mean_c) * scale_c;
-        const real n = gain_cell[unit] * normal_c + bias_cell[unit];
+        const real gain_c = real_of(gain_cell[unit]), n = gain_c * normal_c + real_of(bias_cell[unit]);
 #else
         Words words = {0, 0, 0, 0};
         if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
@@ -156,20 +156,20 @@ extern "C" __global__ void lstm_variant_cell_backward(
         if (limit != real(0) && !(fabs(n) < limit)) dn = real(0);
         const real da_o = d_m * squashed * gate_slope(o);
 #if LAYERNORM
-        along_c[0] += dn * gain_cell[unit];
-        along_c[1] += dn * gain_cell[unit] * normal_c;
+        along_c[0] += dn * gain_c;
+        along_c[1] += dn * gain_c * normal_c;
         d_gain_cell[unit] += dn * normal_c;
         d_gain_cell[hidden + unit] += dn;
         dm[own + unit] = dn;
-        gate[3 * hidden + unit] = da_o;
+        gate[3 * hidden + unit] = stored(da_o);
     }
     block_sums(along_c, partial);
 
     for (int unit = first; unit < hidden; unit += stride) {
         const real c = star[unit];
         const real normal_c = (c - mean_c) * scale_c;
-        const real da_o = gate[3 * hidden + unit];
-        const real through_m = scale_c * (dm[own + unit] * gain_cell[unit] - along_c[0] / real(hidden) -
+        const real da_o = real_of(gate[3 * hidden + unit]);
+        const real through_m = scale_c * (dm[own + unit] * real_of(gain_cell[unit]) - along_c[0] / real(hidden) -
                                           normal_c * along_c[1] / real(hidden));
         Words words = {0, 0, 0, 0};
         if (candidate_dropout.is_on() || zone_c.threshold != 0) words = step_words(draws, unit, sequence, step);
@@ -219,22 +219,22 @@ extern "C" __global__ void lstm_variant_cell_backward(
     real* d_gain_recurrent = d_gain_input + 4 * hidden;
     real along[4] = {real(0), real(0), real(0), real(0)};  // as along_c: of p, p, r, r
     for (int column = first; column < 4 * hidden; column += stride) {
-        const real da = gate[column];
-        const real d_p = da * gain_input[column], d_r = da * gain_recurrent[column];
+        const real da = real_of(gate[column]), n_p = real_of(p[column]), n_r = real_of(r[column]);
+        const real d_p = da * real_of(gain_input[column]), d_r = da * real_of(gain_recurrent[column]);
         along[0] += d_p;
-        along[1] += d_p * p[column];
+        along[1] += d_p * n_p;
         along[2] += d_r;
-        along[3] += d_r * r[column];
-        d_gain_input[column] += da * p[column];
-        d_gain_recurrent[column] += da * r[column];
+        along[3] += d_r * n_r;
+        d_gain_input[column] += da * n_p;
+        d_gain_recurrent[column] += da * n_r;
     }
     block_sums(along, partial);
     const real columns = real(4 * hidden);
     for (int column = first; column < 4 * hidden; column += stride) {
-        const real da = gate[column];
-        const real d_p = da * gain_input[column], d_r = da * gain_recurrent[column];
-        p[column] = norms[4 * row] * (d_p - along[0] / columns - p[column] * along[1] / columns);
-        r[column] = norms[4 * row + 1] * (d_r - along[2] / columns - r[column] * along[3] / columns);
+        const real da = real_of(gate[column]), n_p = real_of(p[column]), n_r = real_of(r[column]);
+        const real d_p = da * real_of(gain_input[column]), d_r = da * real_of(gain_recurrent[column]);
+        p[column] = stored(norms[4 * row] * (d_p - along[0] / columns - n_p * along[1] / columns));
+        r[column] = stored(norms[4 * row + 1] * (d_r - along[2] / columns - n_r * along[3] / columns));
     }
 #endif
 }

@@ -122,18 +122,18 @@ extern "C" __global__ void lstm_variant_cell_forward(
 
 #if LAYERNORM
     __shared__ real partial[2][MAX_WARPS];
-    real* r = recurrents + ((long long)recurrent_slot * batch + sequence) * 4 * hidden;
+    store* r = recurrents + ((long long)recurrent_slot * batch + sequence) * 4 * hidden;
     real mean[2] = {real(0), real(0)};  // of p and of r
     for (int column = first; column < 4 * hidden; column += stride) {
-        mean[0] += p[column];
-        mean[1] += r[column];
+        mean[0] += real_of(p[column]);
+        mean[1] += real_of(r[column]);
     }
     block_sums(mean, partial);
     mean[0] /= real(4 * hidden);
     mean[1] /= real(4 * hidden);
     real scale[2] = {real(0), real(0)};
     for (int column = first; column < 4 * hidden; column += stride) {
-        const real centred_p = p[column] - mean[0], centred_r = r[column] - mean[1];
+        const real centred_p = real_of(p[column]) - mean[0], centred_r = real_of(r[column]) - mean[1];
         scale[0] += centred_p * centred_p;
         scale[1] += centred_r * centred_r;
     }
@@ -149,12 +149,13 @@ extern "C" __global__ void lstm_variant_cell_forward(
         for (int k = 0; k < 4; ++k) {
             const int column = k * hidden + unit;
 #if LAYERNORM
-            const real normal_p = (p[column] - mean[0]) * scale[0], normal_r = (r[column] - mean[1]) * scale[1];
+            const real normal_p = (real_of(p[column]) - mean[0]) * scale[0];
+            const real normal_r = (real_of(r[column]) - mean[1]) * scale[1];
             if (keep) {
-                p[column] = normal_p;
-                r[column] = normal_r;
+                p[column] = stored(normal_p);
+                r[column] = stored(normal_r);
             }
-            a[k] = gain_input[column] * normal_p + gain_recurrent[column] * normal_r;
+            a[k] = real_of(gain_input[column]) * normal_p + real_of(gain_recurrent[column]) * normal_r;
 #else
             a[k] = real_of(p[column]);
 #endif
@@ -188,7 +189,7 @@ extern "C" __global__ void lstm_variant_cell_forward(
         c_after[unit] = c_next;
         if (star != nullptr) star[unit] = c;
 #if LAYERNORM
-        gate[3 * hidden + unit] = o;
+        gate[3 * hidden + unit] = stored(o);
         mean_c[0] += c;
     }
     block_sums(mean_c, partial);
@@ -207,8 +208,9 @@ extern "C" __global__ void lstm_variant_cell_forward(
         norms[4 * row + 3] = scale_c[0];
     }
     for (int unit = first; unit < hidden; unit += stride) {
-        const real o = gate[3 * hidden + unit];
-        const real n = gain_cell[unit] * ((star[unit] - mean_c[0]) * scale_c[0]) + bias_cell[unit];
+        const real o = real_of(gate[3 * hidden + unit]);
+        const real normal_c = (star[unit] - mean_c[0]) * scale_c[0];
+        const real n = real_of(gain_cell[unit]) * normal_c + real_of(bias_cell[unit]);
 #else
         if (keep) gate[3 * hidden + unit] = stored(o);
         const real n = c;

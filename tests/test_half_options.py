@@ -49,7 +49,8 @@ def rounded(value: Any, dtype: str) -> Any:
 
 
 def check(backend: Backend, given: Case, run: str = "training") -> dict:
-    """The tolerance is that of the plain LSTM in 16 bits: an option rounds nothing but a masked h once more."""
+    """The tolerance is that of the plain LSTM in 16 bits: most options round nothing but a masked h once more. Layer
+    norm rounds the products of x and of h apart, what they are normalised to, and its gradients: each once."""
     kind = given.arrays["x"].dtype
     found, wanted = RUNS[run](backend, given, kind), by_numpy(given, run, "float64")
     assert found.keys() == wanted.keys()
@@ -71,6 +72,9 @@ IN_THE_LOOP = {
     "projection and zoneout": {"proj_size": 3, "zoneout": (0.2, 0.4), "recurrent_dropout": 0.3},
     "projection and peephole": {"proj_size": 3, "peephole": True, "weight_drop": 0.2},
     "together": {**TOGETHER, "bidirectional": True, "num_layers": 2, "dropout": 0.2},
+    "layer norm": {"layer_norm": True},
+    "layer norm and projection": {"layer_norm": True, "proj_size": 3, "zoneout": (0.2, 0.4)},
+    "layer norm together": {"layer_norm": True, **TOGETHER, "bidirectional": True},
 }
 """Small layers; a projection is folded into weight_hh where no mask of h is between the two."""
 

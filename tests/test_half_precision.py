@@ -11,7 +11,6 @@ import gpulstm as gl
 from gpulstm import engines
 from gpulstm.cuda import planner
 from gpulstm.engines import cupy_engine
-from gpulstm.parameters import Layout
 from tests import backends
 from tests.backends import Backend
 from tests.cuda_on_cpu import cupy_on_cpu
@@ -304,17 +303,6 @@ class TestRefused:
                 ):
                     layer(3, 4, dtype=dtype)
 
-    def test_layer_norm(self, backend, dtype):
-        message = f"dtype must be float32 or float64 with layer norm on CuPy arrays, got {dtype}; .*without layer norm"
-        for options in ({}, {"proj_size": 2}, {"zoneout": 0.1}):
-            with pytest.raises(TypeError, match=message):
-                gl.LSTM(3, 4, **options, layer_norm=True, dtype=dtype, xp=backend.xp)
-        shapes, x = Layout(3, 4, layer_norm=True).shapes(), backend.array(half_problem(dtype).x)
-        params = backend.array({name: np.ones(shape, numpy_dtype(dtype)) for name, shape in shapes.items()})
-        for call in (gl.lstm_forward, gl.functional.lstm_inference):
-            with pytest.raises(TypeError, match=message):
-                call(x, params)
-
     def test_two_kinds_of_16_bits(self, backend):
         given = half_problem("float16")
         x = backend.array(half_problem("bfloat16").x)
@@ -323,7 +311,7 @@ class TestRefused:
 
     def test_the_other_layers(self, backend, dtype):
         x = backend.array(np.ones((4, 3, 2), numpy_dtype(dtype)))
-        message = f"float32 or float64, got '?{dtype}'?; .*16 bits are for LSTMs without layer norm"
+        message = f"float32 or float64, got '?{dtype}'?; .*16 bits are for LSTMs on CuPy arrays"
         linear = gl.nn.Linear(2, 3, xp=backend.xp)
         with pytest.raises(TypeError, match=message):
             gl.nn.Linear(2, 3, dtype=dtype, xp=backend.xp)

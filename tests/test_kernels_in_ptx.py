@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import catalogue, resident_tensor_layouts, stacked_layers
+from gpulstm.cuda import catalogue, planner, resident_tensor_layouts, stacked_layers
 from gpulstm.training import clip_by_value
 from tests import (
     problems,
@@ -23,6 +23,7 @@ from tests import (
     test_cluster_half,
     test_cross_entropy,
     test_ctc,
+    test_half_layer_norm,
     test_half_options,
     test_half_schedule,
     test_kernel_sanitizers,
@@ -73,6 +74,9 @@ def variants(backend: Backend) -> None:
         variant_kernel_cases.check(backend, variant_kernel_cases.random_case(number), "training", "float32")
     everything = test_schedule_layer_norm.usual(**test_schedule_options.TOGETHER, proj_size=3)
     variant_kernel_cases.check(backend, everything, "training", "float32")
+    with planner.only("loop"):
+        of_16_bits = test_half_options.half("bfloat16", hidden=16, layer_norm=True, **test_half_options.TOGETHER)
+        test_half_options.check(backend, of_16_bits)
 
 
 def gates_and_cells(backend: Backend) -> None:
@@ -167,6 +171,12 @@ CASES = {
         lambda b: test_schedule_layer_norm.test_with_other_options(b, test_schedule_layer_norm.SUMS, "together"),
         f"{both_ways('lstm_persistent_layer_norm')} {both_ways('lstm_layer_norm_inputs')} lstm_draw_options "
         "lstm_layer_norm_slope_sums lstm_layer_norm_gain_gradient",
+    ),
+    "layer norm in bfloat16": Case(
+        lambda b: test_half_layer_norm.test_each_pass_takes_its_own_schedule(
+            b, *("persistent", "persistent"), test_half_layer_norm.masked(steps=2, lengths=(2, 0, 1, 2, 1))
+        ),
+        "lstm_persistent_layer_norm_once_forward lstm_persistent_layer_norm_backward",
     ),
     "layer norm, products": Case(
         lambda b: test_schedule_layer_norm.test_tiles_of_the_kernel_that_hands_over_once(b, (4, 1, 8), 68),

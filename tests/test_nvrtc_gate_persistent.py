@@ -49,7 +49,10 @@ def test_a_part_of_the_gate_reaches_every_choice_of_tiles(entry):
 OTHERS = [
     specialisation
     for specialisation in catalogue.specialisations()
-    if specialisation.is_cooperative and specialisation.dtype != "float32" and not any(specialisation.features)
+    if specialisation.is_cooperative
+    and specialisation.dtype != "float32"
+    and not any(specialisation.features)
+    and specialisation.entry not in catalogue.LAYER_NORM  # tests/test_nvrtc_gate_layer_norm.py
 ]
 
 

@@ -85,7 +85,7 @@ def test_together_in_float32_and_tf32(backend, run):
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["peephole", "dropout and peephole", "projection and zoneout", "together"])
+@pytest.mark.parametrize("name", ["peephole", "projection and zoneout", "together", "layer norm together"])
 def test_in_16_bits(backend, name, dtype, run):
     """What crosses from stretch to stretch is as wide as what crosses from step to step."""
     given = half(dtype, steps=7, batch=3, hidden=16, lengths=LENGTHS, **IN_THE_LOOP[name])

@@ -99,8 +99,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 CLUSTERED = ("lstm_cluster_forward", "lstm_cluster_backward", *cluster_half_layouts.TILES)
 
 # kernel -> (names of its tile sizes, every choice of them). These are float32 alone but for the
-# resident ones without layer norm. A thread holds 16 * QUADS
-# registers of weights, or 4 * MTILES * KTILES, or 8 * MTILES * JTILES, or, resident with layer norm, 4 * QUADS.
+# resident ones and those with layer norm. A thread holds 16 * QUADS registers of weights, or 4 * MTILES * KTILES, or
+# 8 * MTILES * JTILES.
 TILES: dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]] = {
     **{
         kernel: (resident_layouts.NAMES, resident_layouts.tiles_of(kernel))
@@ -188,6 +188,10 @@ LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
+LAYER_NORM = (  # the same, which take arrays of 16 bits, too, and multiply them so: such a number is one of TF32
+    *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
+    "lstm_persistent_layer_norm_once_forward",
+)
 
 # Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
 IN_16_BITS_ALONE = ("widen", "narrow")
@@ -196,15 +200,13 @@ IN_16_BITS = (
     *("lstm_variant_cell_forward", "lstm_variant_cell_backward", "lstm_variant_output_forward"),
     *("lstm_variant_output_backward", "lstm_variant_first_input", "lstm_variant_initial_gradient"),
     *("without_padding", "state_of_running", "clear_inputs"),
+    *("lstm_layer_norm_inputs_forward", "lstm_layer_norm_inputs_backward", "lstm_layer_norm_gain_gradient"),
+    "lstm_layer_norm_slope_sums",
     *IN_16_BITS_ALONE,
 )
 
 # Kernels whose blocks wait for each other, so that all of them have to run at the same time.
-COOPERATIVE = (
-    *("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES, *WIDE_TILES),
-    *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
-    "lstm_persistent_layer_norm_once_forward",
-)
+COOPERATIVE = (*("lstm_persistent_forward", "lstm_persistent_backward", *HALF_TILES, *WIDE_TILES, *LAYER_NORM),)
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class Specialisation:
         return {
             "REAL": REAL_OF_DTYPE.get(self.dtype, "float"),
             **{switch: 1 for dtype, switch in SWITCH_OF_DTYPE.items() if dtype == self.dtype},
-            **({"TF32": int(self.dtype == "tf32")} if self.entry in TF32 else {}),
+            **({"TF32": int(self.dtype != "float32")} if self.entry in (*TF32, *LAYER_NORM) else {}),
             **{name: int(on) for name, on in switches},
             **dict(zip(self._tile_names, self.tiles, strict=True)),
         }
@@ -267,9 +269,11 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
     """The dtypes of the arrays that a kernel takes; "tf32" is float32, multiplied in TF32."""
     if entry in TILES_IN_16_BITS:
         return tuple(SWITCH_OF_DTYPE)
-    if entry in resident_layouts.KERNELS:
+    if entry in (*resident_layouts.KERNELS, *resident_layouts.LAYER_NORM_TILES):
         return resident_layouts.DTYPES
     if entry in TILED:
+        if entry in LAYER_NORM:
+            return ("float32", "tf32", *SWITCH_OF_DTYPE)
         return ("float32", "tf32") if entry in TF32 else ("float32",)
     wide = () if entry in IN_16_BITS_ALONE else tuple(REAL_OF_DTYPE)
     return (*wide, *SWITCH_OF_DTYPE) if entry in IN_16_BITS else wide
@@ -277,7 +281,7 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, no layer norm in 16 bits, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
+    TF32 but with layer norm, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
     options nor a second direction; and there are fewer tiles where a launch runs more than one layer or direction
     (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
@@ -286,9 +290,13 @@ def specialisations() -> Iterator[Specialisation]:
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
                 options, both, layers = (on.get(name, False) for name in names)
-                if options and dtype == "tf32" or layers and (options or both) or on.get("PEEPHOLES") and not options:
+                no_options = dtype == "tf32" and entry not in LAYER_NORM
+                if options and no_options or layers and (options or both) or on.get("PEEPHOLES") and not options:
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
+                if options and dtype == "tf32":
+                    too_tight = layer_norm_layouts.TOO_TIGHT_IN_TF32.get(entry, ())
+                    some = tuple(tiles for tiles in some if tiles not in too_tight)
                 if both:
                     some = (BIDIRECTIONAL_OPTIONS if options else BIDIRECTIONAL)[entry]
                 for tiles in LAYERS[entry] if layers else some:
@@ -298,5 +306,4 @@ def specialisations() -> Iterator[Specialisation]:
             continue
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(switches)):
-                if dtype not in SWITCH_OF_DTYPE or not dict(zip(switches, features, strict=True)).get("LAYERNORM"):
-                    yield Specialisation(entry, dtype, features)
+                yield Specialisation(entry, dtype, features)

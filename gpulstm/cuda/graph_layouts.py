@@ -23,7 +23,7 @@ OPTIONS, LAYER_NORM, LAYER_NORM_AND_OPTIONS = "options", "layer norm", "layer no
 
 # What a graph's buffers hold for a hidden unit of a sequence and each time step: gates, c, h and y, of which only c has
 # 32 bits where the others have 16; with options what is projected, too; with layer norm also what was normalised, twice
-# the gates, and c before zoneout.
+# the gates, and c before zoneout, which is as wide as c.
 _NUMBERS = {"": 7, OPTIONS: 8, LAYER_NORM: 17, LAYER_NORM_AND_OPTIONS: 17}
 
 
@@ -35,8 +35,6 @@ def steps(batch: int, hidden: int, dtype: str, not_plain: str = "") -> int:
 def obstacle(batch: int, hidden: int, dtype: str, not_plain: str) -> str:
     """Why a graph cannot hold this, or is not for it; empty if it may be."""
     in_half = dtype in half_layouts.DTYPES
-    if in_half and not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
-        return f"does not hold {not_plain} in {dtype}"
     if dtype not in REAL_OF_DTYPE and dtype != "tf32" and not in_half:
         return f"does not know {dtype}"
     if batch == 0:
@@ -59,7 +57,8 @@ def microseconds(loop: float, backward: bool, batch: int, hidden: int, dtype: st
 def _unit_bytes(dtype: str, not_plain: str) -> int:
     """Of a hidden unit of a sequence in one step's part of the buffers."""
     numbers = _NUMBERS.get(not_plain, _NUMBERS[""]) * _bytes(dtype)
-    return numbers + 2 if dtype in half_layouts.DTYPES else numbers
+    wide = 2 if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS) else 1
+    return numbers + 2 * wide if dtype in half_layouts.DTYPES else numbers
 
 
 def _bytes(dtype: str) -> int:

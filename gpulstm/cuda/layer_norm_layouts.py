@@ -10,6 +10,9 @@ that of the cell state after that of the products:
 - few sequences do with the one hand-over that there is without layer norm, forward (`ONCE`): all that comes after the
   products is then made in every block for all hidden units.
 
+Arrays of 16 bits have the tiles of float32, with one product of TF32 instead of three: their numbers are numbers of
+TF32. So has float32 where its products may be in TF32.
+
 None of these kernels has run on a GPU yet. What is predicted is the plain layer's time and what comes on top: for
 hand-overs, floors measured on one H200, which benchmarks/results/notes.md lists (0.70 us all to all with 16 blocks,
 1.06 with 132); for a sum in a block and for what every block makes, counted instructions. The planner takes them all
@@ -41,15 +44,30 @@ ONCE_TILES = tuple(
 )
 ONCE_TILES_WITH_OPTIONS = tuple(tiles for tiles in ONCE_TILES if tiles not in ((2, 8, 1), (4, 4, 2)))
 """Registers are too short for options in those with most weights and two hidden units for a thread."""
+TOO_TIGHT_IN_TF32 = {"lstm_persistent_layer_norm_forward": ((2, 8, 4),)}
+"""Likewise with options, where h is rounded to TF32: numbers of 16 bits need not be."""
 FOR_ALL_UNITS = 0.3  # microseconds, for one unit of each thread: some 140 instructions of 16 warps, four in a cycle
 L2_BYTES = 14e6  # a microsecond, all multiprocessors together, measured
 
 
-def layouts(plain: list[Any], hidden: int, *, options: bool = False) -> list[Any]:
-    """`planner.Choice`s of the plain layer as those of the layer with layer norm, and with other ``options`` too."""
+def products(schedule: str, dtype: str) -> str:
+    """The arithmetic that arrays of ``dtype`` are laid out for."""
+    return "tf32" if schedule == "persistent" and dtype in resident_layouts.DTYPES[1:] else dtype
+
+
+def layouts(plain: list[Any], hidden: int, dtype: str, *, options: bool = False) -> list[Any]:
+    """`planner.Choice`s of the plain layer as those of the layer with layer norm, and with other ``options`` too. The
+    arrays have ``dtype``, or products are in it."""
     tiles = ONCE_TILES_WITH_OPTIONS if options else ONCE_TILES
+    plain = [_of_arrays(choice, dtype) for choice in plain]
     found = [with_layer_norm(choice) for choice in plain]
+    if options and dtype == "tf32":
+        found = [choice for choice in found if choice.tiles not in TOO_TIGHT_IN_TF32.get(choice.kernel, ())]
     return found + [once(choice, hidden) for choice in plain if _fits_once(choice, tiles)]
+
+
+def _of_arrays(choice: Any, dtype: str) -> Any:
+    return choice._replace(arithmetic=dtype) if choice.schedule == "persistent" else choice
 
 
 def hand_overs(kernel: str) -> int:
@@ -82,7 +100,9 @@ def _fits_once(choice: Any, among: tuple[tuple[int, ...], ...]) -> bool:
 
 def _changed(choice: Any, kernel: str, tiles: tuple[int, ...], more: float) -> Any:
     cost = choice.microseconds + more
-    reason = f"{cost:.1f} us a step predicted with layer norm, from floors, not measured"
+    what = "" if choice.arithmetic in ("", "float32", "tf32") else f"{choice.arithmetic}; "
+    what += "products in TF32; " if choice.schedule == "persistent" and choice.arithmetic not in ("", "float32") else ""
+    reason = f"{what}{cost:.1f} us a step predicted with layer norm, from floors, not measured"
     return choice._replace(kernel=kernel, tiles=tiles, microseconds=cost, reason=reason)
 
 

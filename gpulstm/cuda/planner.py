@@ -15,7 +15,7 @@ The arithmetic, ``dtype``, is "float32", "tf32", "float16", "bfloat16" or "float
 allows products in TF32 are "tf32".
 
 - **graph**: the loop's launches, captured once and replayed (`gpulstm.engines.cupy_graph`). Takes what the loop takes,
-  but for options in 16 bits, where that is predicted to be faster (`gpulstm.cuda.graph_layouts`).
+  where that is predicted to be faster (`gpulstm.cuda.graph_layouts`).
 - **step**: a single step of few sequences in inference, both products included, in one launch
   (`kernels/lstm_one_step_forward.cu`).
 
@@ -182,27 +182,29 @@ def _in_one_launch(
     is none."""
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
+    with_layer_norm = not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS)
     for schedule, layouts in LAYOUTS.items():
+        kind = layer_norm_layouts.products(schedule, dtype) if with_layer_norm else dtype
         if schedule not in allowed:
             if schedule in UNMEASURED:
                 continue
             obstacles[schedule] = "is not allowed here"
         elif not_plain in DOES_NOT_HOLD.get(schedule, ()):
             obstacles[schedule] = f"does not hold {not_plain}"
-        elif obstacle := _obstacle(schedule, direction, batch, hidden, dtype, device, not_plain):
+        elif obstacle := _obstacle(schedule, direction, batch, hidden, kind, device, not_plain):
             obstacles[schedule] = obstacle
         else:
             more = {"not_plain": not_plain} if schedule == "resident" else {}
-            fitting = layouts(direction, batch, hidden, dtype, device, **more)
+            fitting = layouts(direction, batch, hidden, kind, device, **more)
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
             if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
-                fitting = _wide(direction, batch, hidden, dtype, device)
+                fitting = _wide(direction, batch, hidden, kind, device)
                 if fitting and not_plain not in ("", "tf32"):
                     fitting, why_not = [], f"{why_not} with {not_plain}"
             found += fitting
             obstacles |= {} if fitting else {schedule: why_not}
-    if not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
-        found = layer_norm_layouts.layouts(found, hidden, options=not_plain == LAYER_NORM_AND_OPTIONS)
+    if with_layer_norm:
+        found = layer_norm_layouts.layouts(found, hidden, dtype, options=not_plain == LAYER_NORM_AND_OPTIONS)
     return found, obstacles
 
 

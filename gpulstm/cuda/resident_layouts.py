@@ -17,7 +17,8 @@ bits a warp has some ten instructions more forward, which is not counted; nor ar
 dropout and zoneout have in either pass: most of them stand where a warp would wait.
 
 Those with layer norm are what `benchmarks/cycles.py` gives, which runs their machine code on a model: it says a quarter
-to a half more than counting does. They have blocks of four warps, with others beside them backward.
+to a half more than counting does. They have blocks of four warps, with others beside them backward. In 16 bits it
+says up to 7 in a hundred more forward and 4 back, which is left out.
 """
 
 from collections.abc import Iterator

@@ -151,7 +151,7 @@ def _kept(at: Any, keep: bool) -> dict[str, Any]:
 def _slots(name: str, steps: int, keep: bool) -> int:
     if name == "cells":
         return steps + 1 if keep else 1
-    return 1 if name == "r" and not keep else steps
+    return 1 if name in ("r", "c_star") and not keep else steps
 
 
 def _at_of(at: Any, stage: Stage, steps: int, keep: bool) -> Any:

@@ -6,9 +6,9 @@ from .. import philox
 from ..arrays import dtype_name
 from ..cuda.launch import one_thread_per
 from ..cuda.modules import kernel
-from ..masks import WEIGHT_STREAM, Draws
+from ..masks import WEIGHT_STREAM, WHOLE_SEQUENCE, Draws
 from . import Lane
-from .cupy_storage import wide_dtype
+from .cupy_storage import assign, where, wide_dtype
 
 
 def masked_copy(source, target, draws: Draws, stream: int, probability: float, *, batch: int, first_time: int) -> None:
@@ -56,3 +56,14 @@ def drop_weights(source, target, draws: Draws, lane: Lane) -> None:
     if draws.training and probability:
         stream, rows = WEIGHT_STREAM + lane.stream, source.shape[0]
         masked_copy(source, target, draws, stream, probability, batch=rows, first_time=0)
+
+
+def first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
+    """What the first step's product reads: h0 with its mask. Zero where a sequence is over by then: its NaN would get
+    into the weights' gradient as 0 * NaN."""
+    first = len(h_in) - 1 if lane.reverse else 0
+    assign(h_in[first], h if lengths is None else where(lengths[:, None] > first, h))
+    probability = draws.options.recurrent_dropout
+    if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
+        target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
+        masked_copy(target, target, draws, lane.stream, probability, **place)

@@ -2,7 +2,8 @@
 
 The kernels are `kernels/lstm_resident_layer_norm_*.cu` and `lstm_persistent_layer_norm_*.cu`. What layer norm does to
 the products of x does not depend on the steps' order, so it is done for all of them before and after
-(`kernels/lstm_layer_norm_inputs.cu`). What they leave for the backward pass is what the loop leaves, and each takes
+(`kernels/lstm_layer_norm_inputs.cu`). Of 16 bits is what it is in the loop; what normalises, and what is added up over
+time, is float32. What they leave for the backward pass is what the loop leaves, and each takes
 what the other one left.
 """
 
@@ -19,6 +20,7 @@ from ..cuda.planner import Choice
 from ..masks import Draws
 from ..parameters import Weights
 from . import Lane, cupy_engine, cupy_one_launch, cupy_one_launch_options
+from .cupy_storage import assign, is_half
 
 
 def forward_steps(
@@ -57,7 +59,8 @@ def forward_steps(
     kernel("lstm_layer_norm_inputs_forward", dtype_name(p))(*geometry, of_inputs)
     sums = cupy_engine.column_sum(weights.recurrent)
     arrays: tuple[Any, ...] = (gates, weights.recurrent, sums, weights.gain_recurrent, weights.gain_cell)
-    states = (cells, h, hiddens, r, norms, y, lengths)
+    words = _words_of(hiddens, lane) if cupy_one_launch.hands_over_h(choice) else hiddens
+    states = (cells, h, words, r, norms, y, lengths)
     if once:
         initial_c = cells[-1 if lane.reverse else 0] if keep else _copied(cells)
         arrays = (inputs, *arrays, weights.bias_cell, _copied(h), initial_c, *states)
@@ -70,6 +73,21 @@ def forward_steps(
         arrays = (*arrays, handed)
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
     cupy_one_launch._launch(choice, arrays, sizes, _of_options(draws, lane, (steps, batch, lane.width), c_star))
+    if keep and words is not hiddens:
+        assign(hiddens, words)
+
+
+def _words_of(hiddens, lane: Lane):
+    """The hidden states that cross between the blocks, each in a word of 32 bits. In 16 bits these are other memory
+    than ``hiddens``, whose first step's are there already."""
+    import cupy
+
+    if not is_half(hiddens):
+        return hiddens
+    words, first = cupy.empty(hiddens.shape, np.float32), -1 if lane.reverse else 0
+    cupy_one_launch._empty_words(words)
+    assign(words[first], hiddens[first])
+    return words
 
 
 def backward_steps(
@@ -151,12 +169,11 @@ def _slope_sums(gates, r, norms, cells, weights: Weights, lane: Lane, lengths, o
 
 def _gain_gradient(gates, p, lengths):
     """(4*hidden,) the gradient of gain_input."""
-    import cupy
 
     steps, batch, columns = p.shape
     rows = steps * batch
     slabs = min(-(-rows // cupy_engine.SLAB_ROWS), 65535)
-    sums = cupy.empty((slabs, columns), p.dtype)
+    sums = cupy_engine.wide_empty((slabs, columns), p)
     arrays = (gates, p, or_null(lengths), sums)
     numbers = (np.int64(rows), np.int32(batch), np.int32(columns), np.int64(-(-rows // slabs)))
     kernel("lstm_layer_norm_gain_gradient", dtype_name(p))((-(-columns // 32), slabs), (32, 8), (*arrays, *numbers))

@@ -7,8 +7,9 @@ options but layer norm: the others are launch arguments. A step is one product a
 and with a projection that is not folded (`gpulstm.engines.folded_projection`) one more of each.
 See `gpulstm.engines` for what each function takes.
 
-Of 16 bits are what the plain LSTM has in 16 bits (`gpulstm.engines.cupy_engine`), the peepholes, and what a projection
-reads and makes. Layer norm has no kernels there.
+Of 16 bits are what the plain LSTM has in 16 bits (`gpulstm.engines.cupy_engine`), the peepholes, what a projection
+reads and makes, and of layer norm its gains, the products, and what they are when they have been normalised. What they
+are normalised by is float32.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from ..cuda.copies import copy
 from ..cuda.gemm import Gemm, matrix, rows_of
 from ..cuda.launch import int32s, one_thread_per, or_null, threads_of
 from ..cuda.packed import Series
-from ..masks import WHOLE_SEQUENCE, Draws
+from ..masks import Draws
 from ..options import Options
 from ..parameters import Weights
 from . import (
@@ -40,11 +41,11 @@ from .cupy_masks import (
     draw_arguments,
     drop_weights,
     dropout_arguments,
-    masked_copy,
+    first_h_in,
     with_weight_drop,
     zoneout_arguments,
 )
-from .cupy_storage import assign, is_half, where, wide_dtype
+from .cupy_storage import is_half, wide_dtype
 from .cupy_variant_both import BothDirections, multiply_gradients
 
 ACTIVATION_NUMBERS = {"sigmoid": 0, "tanh": 1, "relu": 2, "hard_sigmoid": 3, "softsign": 4, "affine": 5}
@@ -60,12 +61,12 @@ class Saved(NamedTuple):
 
     gates: Any  # (time, batch, 4*hidden) activated
     cells: Any  # (time + 1, batch, hidden) wide
-    c_star: Any  # (time, batch, hidden) with layer norm and zoneout of c what cells would hold without zoneout
+    c_star: Any  # (time, batch, hidden) wide, with layer norm and zoneout of c what cells would hold without zoneout
     h_in: Any  # (time, batch, width) what each step's product read
     m: Any  # (time, batch, hidden) what was projected, or None
     p: Any  # (time, batch, 4*hidden) with layer norm the normalised products of x, else None; and so are the next two
     r: Any  # (time, batch, 4*hidden) the normalised products of h_in
-    norms: Any  # (time, batch, 4) what they and c* were normalised by
+    norms: Any  # (time, batch, 4) wide, what they and c* were normalised by
     recurrent: Any  # (4*hidden, width) weight_hh with the mask of weight drop
 
 
@@ -116,16 +117,16 @@ class CupyVariantEngine(BothDirections):
         saved = Saved(
             gates=empty((*rows, 4 * hidden), x),
             cells=wide_empty((rows[0] + 1, rows[1], hidden), x),
-            c_star=empty((*rows, hidden), x) if call.normed and self.draws.options.zoneout[1] else None,
+            c_star=wide_empty((*rows, hidden), x) if call.normed and self.draws.options.zoneout[1] else None,
             h_in=hiddens[inputs_of(slice(0, rows[0]), lane.reverse)],
             m=empty((*rows, hidden), x) if call.projected else None,
             p=empty((*rows, 4 * hidden), x) if call.normed else None,
             r=empty((*rows, 4 * hidden), x) if call.normed else None,
-            norms=empty((*rows, 4), x) if call.normed else None,
+            norms=wide_empty((*rows, 4), x) if call.normed else None,
             recurrent=with_weight_drop(weights.recurrent, self.draws, lane),
         )
         copy(saved.cells[-1 if lane.reverse else 0], c)
-        _first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
+        first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
         return saved, hiddens
 
     def inference(
@@ -134,11 +135,16 @@ class CupyVariantEngine(BothDirections):
         call = self._call(x, weights, lane, lengths, keep=False, begin=begin)
         choice = call.choose(planner.FORWARD, x)
         # A thread reads p before it writes gates, and has done with them when it writes c*, and with that when it
-        # writes m: they can all stand in the same memory.
+        # writes m: they can all stand in the same memory. Of 16 bits, c* has more: it would lie where other threads
+        # read theirs. It stands where c does, or with zoneout of c in room for a step.
+        c_star = gates if call.normed else None
+        if call.normed and is_half(x):
+            zoned = self.draws.options.zoneout[1]
+            c_star = wide_empty((1, call.batch, call.hidden), x) if zoned else None
         shared = Saved(
             gates=gates,
             cells=c[None],
-            c_star=gates if call.normed else None,
+            c_star=c_star,
             h_in=None,
             m=gates if call.projected else None,
             p=gates if call.normed else None,
@@ -251,7 +257,8 @@ class _Call(cupy_graph_options.Staged):
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.of_all, **has)
         device = cupy_one_launch.current_device()
         not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=self.normed)
-        choice = planner.choose(direction, self.batch, self.hidden, dtype_name(x), device, not_held, not_plain)
+        arithmetic = cupy_one_launch.arithmetic_of(x, tf32=self.draws.options.tf32 and self.normed)
+        choice = planner.choose(direction, self.batch, self.hidden, arithmetic, device, not_held, not_plain)
         self.schedule = choice.schedule
         return choice
 
@@ -307,7 +314,7 @@ def _steps(call: _Call, weights: Weights, at: Saved, h, y, first_time: int) -> N
         before, after = slots(t, lane.reverse) if call.keep else (0, 0)
         product_slot = t if call.keep or not call.normed else 0
         following = t - 1 if lane.reverse else t + 1 if t + 1 < call.steps else -1
-        star_slot = after if c_star is at.cells else t
+        star_slot = after if c_star is at.cells else t if call.keep or c_star is at.gates else 0
         step_h = h_in if at.h_in is None else rows_of(h_in, t * batch, batch, itemsize)
         step_product = rows_of(products, product_slot * batch, batch, itemsize)
         gemm(step_h, recurrent, step_product, transpose_b=True, accumulate=not call.normed)
@@ -379,17 +386,6 @@ def _activation_arguments(options: Options, real: type) -> tuple:
     kinds = (np.int32(ACTIVATION_NUMBERS[a.name]) for a in options.activations)
     parameters = (real(value) for a in options.activations for value in (a.alpha, a.beta))
     return (*kinds, *parameters, real(options.cell_clip or 0), np.int32(options.coupled))
-
-
-def _first_h_in(h_in, h, draws: Draws, lane: Lane, lengths) -> None:
-    """What the first step's product reads: h0 with its mask. Zero where a sequence is over by then: its NaN would get
-    into the weights' gradient as 0 * NaN."""
-    first = len(h_in) - 1 if lane.reverse else 0
-    assign(h_in[first], h if lengths is None else where(lengths[:, None] > first, h))
-    probability = draws.options.recurrent_dropout
-    if draws.training and probability and draws.options.recurrent_dropout_on == "hidden":
-        target, place = h_in[first], {"batch": len(h), "first_time": WHOLE_SEQUENCE}
-        masked_copy(target, target, draws, lane.stream, probability, **place)
 
 
 def _norm_gradients(total, hidden: int) -> dict:
