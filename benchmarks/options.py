@@ -51,7 +51,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 LIMITS = {"recurrent dropout": 1.1, "recurrent dropout of the candidate": 1.1, "zoneout": 1.1, "layer norm": 1.5}
 PASSES = ("forward", "forward_backward")
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "tf32", "float16", "bfloat16")
+IN_16_BITS = ("float16", "bfloat16")
 NOT_IN_16_BITS = ("layer norm",)
 
 
@@ -70,8 +71,8 @@ def main() -> int:
     given = arguments.parse_args()
     if given.device == "cpu" and given.dtype != DTYPES[0]:
         arguments.error(f"--dtype {given.dtype} is for CuPy arrays, on a CPU there is {DTYPES[0]}")
-    of_all: dict[str, Any] = {"dtype": given.dtype, "bidirectional": given.bidirectional}
-    document: dict[str, Any] = {**of_all}
+    document: dict[str, Any] = {"dtype": given.dtype, "bidirectional": given.bidirectional}
+    of_all = {**document, "dtype": "float32", "tf32": True} if given.dtype == "tf32" else {**document}
     need("torch") if given.device == "cpu" else need("cupy", gpu=True)
     if given.device == "cpu":
         xp, in_turn, machine = np, in_turn_on_cpu(given.rounds), _machine
@@ -85,7 +86,7 @@ def main() -> int:
         document["machine"] = machine()
     all_hidden, all_batch, all_steps = GRID[given.device]
     start, steps, rows, left = time.perf_counter(), given.steps or all_steps, [], []
-    left_out = {*given.without, *(() if given.dtype == DTYPES[0] else NOT_IN_16_BITS)}
+    left_out = {*given.without, *(NOT_IN_16_BITS if given.dtype in IN_16_BITS else ())}
     options = {name: made for name, made in OPTIONS.items() if name not in left_out}
     document |= {"steps": steps, "left": left, "rows": rows}
     for hidden, batch in product(given.hidden or all_hidden, given.batch or all_batch):

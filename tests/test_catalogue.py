@@ -32,12 +32,11 @@ def test_specialisations_are_all_different_and_complete():
         dtypes = len(catalogue.dtypes_of(entry))
         if entry in tiled:
             choices = len(tiled[entry][1])
-            in_tf32 = "tf32" in catalogue.dtypes_of(entry)
             with_options = len(catalogue.WITH_OPTIONS.get(entry, tiled[entry][1]))
             times = ("OPTIONS" in switches) + ("PEEPHOLES" in switches)  # without these and with
-            expected += dtypes * choices + (dtypes - in_tf32) * with_options * times
+            expected += dtypes * (choices + with_options * times)
             expected += dtypes * len(catalogue.BIDIRECTIONAL.get(entry, ()))
-            expected += (dtypes - in_tf32) * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ())) * times
+            expected += dtypes * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ())) * times
             expected += dtypes * len(catalogue.LAYERS.get(entry, ()))
         else:
             expected += dtypes * 2 ** len(switches)

@@ -102,7 +102,7 @@ def test_in_print():
 
 @pytest.mark.parametrize("dtype", ["float64", "tf32", "float16"])
 def test_other_arithmetic(dtype):
-    """Layers with options have no products in TF32 in one launch, and are not stored in 16 bits at all."""
+    """Layers with layer norm have no products in TF32 in one launch, and are not stored in 16 bits at all."""
     with cupy_on_cpu(schedules=planner.AUTOMATIC) as cupy:
         made = {"tf32": True} if dtype == "tf32" else {"dtype": dtype}
         if dtype == "float16":

@@ -62,10 +62,9 @@ def test_every_choice_of_tiles_is_the_best_one_somewhere():
 def test_it_is_taken_where_the_loop_is_predicted_to_take_half_as_long_again(dtype):
     taken = set()
     for direction, batch, hidden in itertools.product((FORWARD, BACKWARD), BATCH, (1028, 1280, 2048)):
-        not_plain = "tf32" if dtype == "tf32" else ""
-        choice = choose(direction, batch, hidden, dtype, H200, "", not_plain)
+        choice = choose(direction, batch, hidden, dtype, H200)
         with planner.only("persistent"):
-            wide = choose(direction, batch, hidden, dtype, H200, "", not_plain)
+            wide = choose(direction, batch, hidden, dtype, H200)
         loop = planner.loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
         assert wide.arithmetic == "float32", "it multiplies so where TF32 is allowed too"
         assert (choice == wide) == (loop >= wide_layouts.WORTH * wide.microseconds)

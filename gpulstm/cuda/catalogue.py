@@ -276,17 +276,17 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, no layer norm in 16 bits, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
-    options nor a second direction; and there are fewer tiles where a launch runs more than one layer or direction
-    (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
+    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There is no layer norm
+    in 16 bits, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither options nor a second
+    direction; and there are fewer tiles where a launch runs more than one layer or direction (`LAYERS`,
+    `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
                 options, both, layers = (on.get(name, False) for name in names)
-                if options and dtype == "tf32" or layers and (options or both) or on.get("PEEPHOLES") and not options:
+                if layers and (options or both) or on.get("PEEPHOLES") and not options:
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
                 if both:

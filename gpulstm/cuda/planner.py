@@ -127,9 +127,9 @@ def choose(
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
-    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM`,
-    `LAYER_NORM_AND_OPTIONS` or "tf32": not every schedule holds all of that (`DOES_NOT_HOLD`). With layer norm the
-    kernels are others (`gpulstm.cuda.layer_norm_layouts`).
+    ``not_plain`` says what it has beyond the plain LSTM, if anything, "options", `LAYER_NORM` or
+    `LAYER_NORM_AND_OPTIONS`: not every schedule holds all of that (`DOES_NOT_HOLD`). With layer norm the kernels are
+    others (`gpulstm.cuda.layer_norm_layouts`), which multiply in float32 where TF32 is allowed too.
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -182,6 +182,8 @@ def _in_one_launch(
     is none."""
     obstacles: dict[str, str] = {}
     found: list[Choice] = []
+    if dtype == "tf32" and not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
+        dtype = "float32"
     for schedule, layouts in LAYOUTS.items():
         if schedule not in allowed:
             if schedule in UNMEASURED:
@@ -197,7 +199,7 @@ def _in_one_launch(
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
             if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
                 fitting = _wide(direction, batch, hidden, dtype, device)
-                if fitting and not_plain not in ("", "tf32"):
+                if fitting and not_plain:
                     fitting, why_not = [], f"{why_not} with {not_plain}"
             found += fitting
             obstacles |= {} if fitting else {schedule: why_not}

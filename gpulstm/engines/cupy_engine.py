@@ -30,8 +30,6 @@ from .cupy_storage import assign, contiguous, is_half, rounded, wide_dtype
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
-BESIDE_PLAIN = {False: "", True: "tf32"}  # for the planner: what the products have that not every schedule holds
-
 # Parts of what an engine has are made elsewhere.
 __all__ = ["assign", "contiguous", "one_step", "rounded", "takes_one_step", "without_padding"]
 

@@ -89,15 +89,18 @@ def current_device() -> planner.Device:
     return found
 
 
+def arithmetic_of(like, *, tf32: bool) -> str:
+    """What products of arrays such as ``like`` are computed in, as the planner calls it."""
+    dtype = dtype_name(like)
+    return "tf32" if tf32 and dtype == "float32" else dtype
+
+
 def choose(direction: str, like, batch: int, hidden: int, *, tf32: bool = False) -> planner.Choice:
     """The planner's choice for arrays such as ``like``; ``direction`` is `planner.FORWARD` or `planner.BACKWARD`.
 
     With ``tf32`` products of float32 may be computed in TF32.
     """
-    arithmetic = dtype_name(like)
-    if tf32 and arithmetic == "float32":
-        arithmetic = "tf32"
-    return planner.choose(direction, batch, hidden, arithmetic, current_device(), "", "tf32" if tf32 else "")
+    return planner.choose(direction, batch, hidden, arithmetic_of(like, tf32=tf32), current_device())
 
 
 def choose_both(direction: str, like, batch: int, hidden: int, *, tf32: bool = False) -> planner.Choice | None:
