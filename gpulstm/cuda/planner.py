@@ -107,8 +107,9 @@ def plan(
 
 
 def one_step(batch: int, dtype: str) -> Choice | None:
-    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does."""
-    if 0 < batch <= STEP_SEQUENCES and dtype in REAL_OF_DTYPE and "step" in _allowed.get():
+    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does.
+    It multiplies in float32 where TF32 is allowed too: few sequences leave it bound by bytes."""
+    if 0 < batch <= STEP_SEQUENCES and dtype in (*REAL_OF_DTYPE, "tf32") and "step" in _allowed.get():
         return ONE_STEP
     return None
 
