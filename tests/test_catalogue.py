@@ -99,7 +99,7 @@ def test_tiles_of_wide_kernels_are_those_that_the_shared_header_reads():
         text = "".join((sources.kernel_folder() / file).read_text(encoding="utf-8") for file in files)
         code = re.sub(r"//.*", "", text)
         given = {name for name in re.findall(r"\b[A-Z]{4,}\b", code) if not re.search(rf"#define {name}\b", code)}
-        assert given == set(names), entry
+        assert given == set(names) | set(catalogue.KERNELS[entry][1]), entry
         assert len(set(choices)) == len(choices)
 
 

@@ -200,7 +200,7 @@ def _in_one_launch(
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
             if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
                 fitting = _wide(direction, batch, hidden, dtype, device)
-                if fitting and not_plain:
+                if fitting and not_plain in (LAYER_NORM, LAYER_NORM_AND_OPTIONS):
                     fitting, why_not = [], f"{why_not} with {not_plain}"
             found += fitting
             obstacles |= {} if fitting else {schedule: why_not}
