@@ -22,7 +22,7 @@ EVERYTHING = [
     if s.definitions.get("OPTIONS") == 1
     and not s.definitions.get("BIDIRECTIONAL")
     and "layer_norm" not in s.entry
-    and s.entry not in catalogue.RESIDENT_TENSOR_TILES
+    and s.entry not in (*catalogue.RESIDENT_TENSOR_TILES, *catalogue.WIDE_TILES)
 ]  # of both directions: tests/test_nvrtc_gate_directions.py, with layer norm: tests/test_nvrtc_gate_layer_norm.py
 IN_TF32 = [s for s in EVERYTHING if s.dtype == "tf32"]
 WITHOUT_PEEPHOLES = [
