@@ -76,7 +76,7 @@ def test_the_command(monkeypatch, tmp_path):
         made = []
         monkeypatch.setattr(options, "measured", lambda *a, **of_all: made.append((a[5], of_all)) or ())
         for dtype in options.DTYPES:
-            monkeypatch.setattr(sys, "argv", ["options.py", *arguments, "--dtype", dtype])
+            monkeypatch.setattr(sys, "argv", ["options.py", *arguments, "--batch", "2", "--dtype", dtype])
             assert options.main() == 0 and json.loads(out.read_text())["dtype"] == dtype
     for dtype, (asked, of_all) in zip(options.DTYPES, made, strict=True):
         tf32 = {"tf32": True} if dtype == "tf32" else {}
