@@ -51,7 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 LIMITS = {"recurrent dropout": 1.1, "recurrent dropout of the candidate": 1.1, "zoneout": 1.1, "layer norm": 1.5}
 PASSES = ("forward", "forward_backward")
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "tf32", "float16", "bfloat16")
 
 
 def main() -> int:
@@ -69,8 +69,8 @@ def main() -> int:
     given = arguments.parse_args()
     if given.device == "cpu" and given.dtype != DTYPES[0]:
         arguments.error(f"--dtype {given.dtype} is for CuPy arrays, on a CPU there is {DTYPES[0]}")
-    of_all: dict[str, Any] = {"dtype": given.dtype, "bidirectional": given.bidirectional}
-    document: dict[str, Any] = {**of_all}
+    document: dict[str, Any] = {"dtype": given.dtype, "bidirectional": given.bidirectional}
+    of_all = {**document, "dtype": "float32", "tf32": True} if given.dtype == "tf32" else {**document}
     need("torch") if given.device == "cpu" else need("cupy", gpu=True)
     if given.device == "cpu":
         xp, in_turn, machine = np, in_turn_on_cpu(given.rounds), _machine

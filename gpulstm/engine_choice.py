@@ -52,13 +52,11 @@ def folds(layout: Layout, x: Array, draws: Draws, *, backward: bool) -> bool:
 def folded_layer(layout: Layout, x: Array, draws: Draws) -> folding.Layer:
     """What the planner is asked about on a GPU where the projection is folded."""
     options, (steps, batch, _) = draws.options, x.shape
-    plain = _plain_once_folded(layout, draws)
-    tf32 = options.tf32 and plain
-    arithmetic = "tf32" if tf32 and arrays.dtype_name(x) == "float32" else arrays.dtype_name(x)
+    arithmetic = cupy_one_launch.arithmetic_of(x, tf32=options.tf32)
     of_step = options.of_step(training=draws.training)
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
     not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
-    not_plain = cupy_engine.BESIDE_PLAIN[tf32] if plain else "options"
+    not_plain = "" if _plain_once_folded(layout, draws) else "options"
     return folding.Layer(steps, batch, layout.hidden_size, layout.proj_size, arithmetic, not_held, not_plain)
 
 

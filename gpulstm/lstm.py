@@ -66,8 +66,10 @@ class LSTM:
         sums are float32 inside, and bfloat16 needs the package ml_dtypes and compute capability 8.0. Other libraries
         take all four.
     tf32 : on CuPy arrays of float32, matrix products may round their factors to TF32, with 10 bits of mantissa instead
-        of 23: faster, and by 1e-3 less exact. The resident schedule, of small layers, multiplies exactly within its
-        steps. Without effect on other libraries' arrays and on GPUs before compute capability 8.0.
+        of 23: faster, and by 1e-3 less exact. Those within the time steps stay float32 in the resident schedule, of
+        small layers, in a single step in inference, with weights from L2, and in one launch with ``layer_norm``: `plan`
+        says where one launch has them in TF32. Without effect on other libraries' arrays and on GPUs before compute
+        capability 8.0.
     xp : the library that the parameters live in: numpy, cupy, or any array-API library such as torch.
     rng : seed or numpy Generator for the parameters; the same seed gives the same ones in every library.
 

@@ -71,10 +71,8 @@ def _on_gpu(call: Any) -> planner.Plan:
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole}
     not_held = cupy_one_launch_options.not_held(of_step, steps=steps, **has)
     not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
-    if call.is_plain:
-        not_plain = cupy_engine.BESIDE_PLAIN[options.tf32]
-    in_tf32 = options.tf32 and (call.is_plain or layout.layer_norm)
-    arithmetic = "tf32" if in_tf32 else arrays.dtype_name(call.x)
+    not_plain = "" if call.is_plain else not_plain
+    arithmetic = cupy_one_launch.arithmetic_of(call.x, tf32=options.tf32)
     return planner.plan(batch, layout.hidden_size, arithmetic, device, not_held, not_plain, steps=steps)
 
 
@@ -91,7 +89,7 @@ def _projected(call: Any, device: planner.Device, *, backward: bool) -> planner.
     has: dict[str, Any] = {"layer_norm": layout.layer_norm, "peephole": layout.peephole, "projection": why}
     not_held = cupy_one_launch_options.not_held(of_step, steps=len(call.x), **has)
     not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=layout.layer_norm)
-    return planner.plan(layer.batch, layer.hidden, arrays.dtype_name(call.x), device, not_held, not_plain)
+    return planner.plan(layer.batch, layer.hidden, layer.arithmetic, device, not_held, not_plain)
 
 
 def _named(choice: planner.Choice) -> planner.Choice:

@@ -12,8 +12,11 @@
 // Bytes per hidden unit and step: as in the backward step, and 4 * blocks written and read of contributions; in each
 // pass over SEQUENCES sequences STREAMED * 16 bytes of weights for each thread of a block.
 // hidden is a multiple of 4, and at most 2048; QUADS is 16, one for each hidden unit of the block.
+//
+// OPTIONS  the equations are those of persistent_options.cuh; the rest as in lstm_persistent_backward.cu.
 #include "cell_backward.cuh"
 #include "handover.cuh"
+#include "persistent_options.cuh"
 #include "registers.cuh"
 #include "wide_weights.cuh"
 
@@ -33,6 +36,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
     const int* __restrict__ lengths,   // (batch,) steps that a sequence has, or null
     unsigned* exchange,                // [2][groups][blocks][share][blocks][UNITS], zeros at the beginning
     unsigned* failed,                  // becomes 1 if a block waited in vain
+#if OPTIONS
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    float* d_peephole,                 // (batch, 3*hidden) their gradients so far, apart for each sequence, or null
+    Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -71,7 +79,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
             const bool owner = thread < UNITS * SEQUENCES && unit < hidden && sequence < end_sequence;
             const long long at = (long long)sequence * hidden + unit, row = (long long)step * batch + sequence;
             float* gate = gates + row * 4 * hidden + unit;
+#if !OPTIONS
             float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, c_after = 0, d_cell = 0, d_hidden = 0, d_output = 0;
+#else
+            float i = 0, f = 0, candidate = 0, o = 0, c_before = 0, d_cell = 0, d_hidden = 0, d_output = 0;
+            unsigned drawn = 0;
+            if (owner) {
+                drawn = draw_for_sequence(options, unit, sequence) | draw_for_step(options, unit, sequence, step);
+                if (!lengths || step + 1 - 2 * reverse < lengths[sequence]) drawn |= LATER_STEP_RAN;
+            }
+#endif
             bool runs = true;
             if (owner) {
                 d_hidden = dh[at];
@@ -79,7 +96,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
                     if (lengths) runs = step < lengths[sequence];
                     i = gate[0], f = gate[hidden], candidate = gate[2 * hidden], o = gate[3 * hidden];
                     c_before = cells[(step + reverse) * units + at];
+#if !OPTIONS
                     c_after = cells[(step + 1 - reverse) * units + at];
+#endif
                     d_cell = dc[at];
                     if (dy) d_output = dy[row * dy_width + dy_offset + unit];
                 }
@@ -94,10 +113,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
                         parts + reads * PARTS * UNITS);
                 __syncthreads();
                 if (owner) {
+#if OPTIONS
+                    const float passed = d_hidden;  // by the step that came after
+                    d_hidden = 0;
+#endif
 #pragma unroll
                     for (int part = 0; part < PARTS; ++part) {
                         d_hidden += parts[(column * PARTS + part) * UNITS + thread % UNITS];
                     }
+#if OPTIONS
+                    d_hidden = passed + (drawn & LATER_STEP_RAN ? d_hidden * hidden_mask(options, drawn) : 0.0f);
+#endif
                 }
             }
             if (!computes) {
@@ -111,8 +137,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_backward(
                 if (owner) {
                     if (runs) {
                         const float of_gates[4] = {i, f, candidate, o};
+#if OPTIONS
+                        d_hidden += d_output;
+                        const float c_star =
+                            step_back(options, drawn, of_gates, c_before, peephole, unit, hidden, d_hidden, d_cell,
+                                      d_gate);
+                        if (peephole) {
+                            float* d_peep = d_peephole + (long long)sequence * 3 * hidden + unit;
+                            d_peep[0] += d_gate[0] * c_before;
+                            d_peep[hidden] += d_gate[1] * c_before;
+                            d_peep[2 * hidden] += d_gate[3] * c_star;
+                        }
+                        dc[at] = d_cell;
+#else
                         dc[at] = cell_back(of_gates, c_before, c_after, d_hidden + d_output, d_cell, d_gate);
                         d_hidden = 0;
+#endif
                     }
                     dh[at] = d_hidden;
 #pragma unroll

@@ -18,9 +18,12 @@
 // block reads the group's h[t-1] from L2, and in each pass STREAMED * 16 bytes of weights for each of its 512 threads.
 //
 // hidden is a multiple of 4, and at most 128 * QUADS.
+//
+// OPTIONS  the equations are those of persistent_options.cuh, `hiddens` and `state` as in lstm_persistent_forward.cu.
 #include "handover.cuh"
 #include "lane_sums.cuh"
 #include "own_gate.cuh"
+#include "persistent_options.cuh"
 #include "registers.cuh"
 #include "wide_weights.cuh"
 
@@ -47,6 +50,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
     float* __restrict__ y,            // (steps, batch, y_width) output; this direction's columns start at y_offset
     const int* __restrict__ lengths,  // (batch,) steps that a sequence has, or null
     unsigned* failed,                 // becomes 1 if a block waited in vain
+#if OPTIONS
+    float* state,                     // (batch, hidden) the initial h; becomes the final one
+    const float* __restrict__ peephole,  // (3*hidden,) w_i, w_f, w_o, or null
+    Options options,
+#endif
     int steps,
     int batch,
     int hidden,
@@ -79,12 +87,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
             float input = 0.0f, c = 0.0f;
             const Output early(afresh(thread), first_unit, hidden, sequence0, end_sequence);
             const int step = reverse ? steps - 1 - count : count;
+#if OPTIONS
+            float h_old = 0.0f;
+            const unsigned drawn =
+                draw_in_four_lanes(options, early.unit, early.sequence, step, early.gate, thread % 32 & ~3);
+#endif
             if (early.there) {
                 const long long row = (long long)step * batch + early.sequence;
                 input = gates[row * 4 * hidden + early.gate * hidden + early.unit];
                 if (bias) input += bias[early.gate * hidden + early.unit];
                 const long long slot = keep ? (long long)(step + reverse) * batch : 0;
                 c = cells[(slot + early.sequence) * hidden + early.unit];
+#if OPTIONS
+                h_old = state[(long long)early.sequence * hidden + early.unit];
+                if (peephole && early.gate < 2) input += peephole[early.gate * hidden + early.unit] * c;
+#endif
             }
 
             const long long row_before = (long long)(step + reverse) * batch;
@@ -141,29 +158,51 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) lstm_wide_forward(
 
             const Output out(self, first_unit, hidden, sequence0, end_sequence);
             const int gate = out.gate, unit = out.unit, sequence = out.sequence, first_lane = self % 32 & ~3;
-            const float activated = activated_gate(gate, a);
+            float activated = activated_gate(gate, a);
             const float i = __shfl_sync(0xFFFFFFFFu, activated, first_lane);
             const float f = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 1);
             const float candidate = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 2);
+#if OPTIONS
+            const float forget = options.coupled ? 1.0f - i : f;
+            const float c_star = fmaf(forget, c, i * (candidate * candidate_mask(options, drawn)));
+            if (gate == 1) activated = forget;
+            if (peephole && gate == 3 && unit < hidden) {
+                activated = activated_gate(gate, a + peephole[2 * hidden + unit] * c_star);
+            }
+            const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
+            const float c_next = zoned_c(options, drawn, c, c_star);
+            const float h_next = zoned_h(options, drawn, h_old, o * tanhf(c_star));
+#else
             const float o = __shfl_sync(0xFFFFFFFFu, activated, first_lane + 3);
             const float c_next = fmaf(f, c, i * candidate);
             const float h_next = o * tanhf(c_next);
+#endif
             if (out.there) {
                 const int now = reverse ? steps - 1 - afresh(count) : afresh(count);
                 const bool runs = !lengths || first_time + now < lengths[sequence];
-                const int before = now + reverse, after = now + 1 - reverse;
+                const int after = now + 1 - reverse;
                 const long long row = (long long)now * batch + sequence;
+#if !OPTIONS
+                const int before = now + reverse;
                 const long long from = ((long long)before * batch + sequence) * hidden + unit;
+#endif
                 const long long to = ((long long)after * batch + sequence) * hidden + unit;
                 if (gate == 0) {
+#if OPTIONS
+                    const bool next_runs = !lengths || first_time + now + 1 - 2 * reverse < lengths[sequence];
+                    const float h_now = runs ? h_next : h_old;
+                    state[(long long)sequence * hidden + unit] = h_now;
+                    const unsigned word = next_runs ? __float_as_uint(h_now * hidden_mask(options, drawn)) : 0u;
+#else
                     const unsigned word = runs ? __float_as_uint(h_next) : ((const unsigned*)hiddens)[from];
+#endif
                     store_word((unsigned*)hiddens + to, to_hand_over(word));
                 }
                 if (gate == 1) y[row * y_width + y_offset + unit] = runs ? h_next : 0.0f;
                 if (gate == 2) cells[keep ? to : (long long)sequence * hidden + unit] = runs ? c_next : c;
                 if (keep && runs) gates[row * 4 * hidden + gate * hidden + unit] = activated;
             }
-            __syncwarp();  // c was written by one lane of four, and all four read it in the next step
+            __syncwarp();  // c was written by one lane of four, and all four read it in the next step; so was `state`
         }
     }
 }

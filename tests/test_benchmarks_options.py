@@ -72,4 +72,13 @@ def test_the_command(monkeypatch, tmp_path):
         assert [(row["batch"], row["option"]) for row in found["rows"]] == [*product((2, 3), kept)]
         monkeypatch.setattr(sys, "argv", ["options.py", *arguments, "--seconds", "-1"])
         assert options.main() == 0
-    assert json.loads(out.read_text()) == found | {"rows": [], "left": [[20, 2], [20, 3]]}
+        assert json.loads(out.read_text()) == found | {"rows": [], "left": [[20, 2], [20, 3]]}
+        made = []
+        monkeypatch.setattr(options, "measured", lambda *a, **of_all: made.append((a[5], of_all)) or ())
+        for dtype in options.DTYPES:
+            monkeypatch.setattr(sys, "argv", ["options.py", *arguments, "--batch", "2", "--dtype", dtype])
+            assert options.main() == 0 and json.loads(out.read_text())["dtype"] == dtype
+    for dtype, (asked, of_all) in zip(options.DTYPES, made, strict=True):
+        tf32 = {"tf32": True} if dtype == "tf32" else {}
+        assert of_all == {"dtype": "float32" if tf32 else dtype, "bidirectional": False, **tf32}
+        assert ("layer norm" in asked) == (dtype in ("float32", "tf32"))

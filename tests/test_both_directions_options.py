@@ -23,6 +23,7 @@ BACKENDS = backends.KERNELS
 CASES = {
     "resident": ("resident", {"hidden": 13}, 14),
     "float32": ("persistent", {"hidden": 12}, 10),
+    "tf32": ("persistent", {"hidden": 12, "tf32": True}, 10),
     "float16": ("persistent", {"hidden": 72}, 10),
 }
 

@@ -47,5 +47,5 @@ def test_a_part_of_the_gate_reaches_every_kernel_in_several_arithmetics():
     for entry in ENTRIES:
         assert len({(each.dtype, each.tiles) for each in parts if each.entry == entry}) >= 2
     with_options = [each for each in OF_BOTH if each.definitions["OPTIONS"]]
-    assert len(with_options) == 2 * (9 + 6) + (15 + 9) + 2 * (9 + 11)
+    assert len(with_options) == 2 * (9 + 6) + 2 * (15 + 9) + 2 * (9 + 11)
     assert len(OF_BOTH) == len(with_options) + 2 * 9 + 2 * (15 + 9) + 2 * (10 + 11)

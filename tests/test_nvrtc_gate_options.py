@@ -3,7 +3,8 @@
 Every choice of tiles is compiled for one architecture, and the choices take turns, so that every kernel is compiled for
 every architecture; all for all would take a minute. With the switch PEEPHOLES each is compiled for one of the types. In
 16 bits, where blocks may have as much shared memory as they ask for, it is one of those choices that need the most
-registers for each architecture, in one of the two types. The environment variable GPULSTM_WHOLE_GATE=1 makes these all.
+registers for each architecture, in one of the two types; and in TF32, where they are the same less two products of
+three, it is one of all for every other architecture. The environment variable GPULSTM_WHOLE_GATE=1 makes these all.
 """
 
 import os
@@ -21,10 +22,13 @@ EVERYTHING = [
     if s.definitions.get("OPTIONS") == 1
     and not s.definitions.get("BIDIRECTIONAL")
     and "layer_norm" not in s.entry
-    and s.entry not in catalogue.RESIDENT_TENSOR_TILES
+    and s.entry not in (*catalogue.RESIDENT_TENSOR_TILES, *catalogue.WIDE_TILES)
 ]  # of both directions: tests/test_nvrtc_gate_directions.py, with layer norm: tests/test_nvrtc_gate_layer_norm.py
+IN_TF32 = [s for s in EVERYTHING if s.dtype == "tf32"]
 WITHOUT_PEEPHOLES = [
-    s for s in EVERYTHING if s.entry not in catalogue.HALF_TILES and not s.definitions.get("PEEPHOLES")
+    s
+    for s in EVERYTHING
+    if s.entry not in catalogue.HALF_TILES and not s.definitions.get("PEEPHOLES") and s not in IN_TF32
 ]
 WITH_PEEPHOLES = [
     Specialisation(entry, dtype, (True, False, True), tiles)
@@ -58,7 +62,14 @@ def most_registers(one: catalogue.Specialisation) -> int:
 
 
 def of(architecture: int) -> list[catalogue.Specialisation]:
-    return WITH_OPTIONS[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)] + in_16_bits(architecture)
+    number = ARCHITECTURES.index(architecture)
+    return WITH_OPTIONS[number :: len(ARCHITECTURES)] + in_tf32(number) + in_16_bits(architecture)
+
+
+def in_tf32(number: int) -> list[catalogue.Specialisation]:
+    if os.environ.get("GPULSTM_WHOLE_GATE"):
+        return IN_TF32
+    return [] if number % 2 else [IN_TF32[number * len(IN_TF32) // len(ARCHITECTURES)]]
 
 
 def starts(one: catalogue.Specialisation, architecture: int) -> bool:
@@ -90,13 +101,14 @@ def test_tiles_with_options_compile_without_spills(architecture):
 
 def test_every_choice_of_tiles_is_compiled_once_and_every_kernel_for_every_architecture():
     everything = [each for architecture in ARCHITECTURES for each in of(architecture)]
-    compiled = [each for each in everything if each not in IN_16_BITS]
+    compiled = [each for each in everything if each not in IN_16_BITS and each not in IN_TF32]
     assert set(compiled) == set(WITH_OPTIONS) and len(compiled) == len(WITH_OPTIONS)
     assert set(WITH_PEEPHOLES) < set(EVERYTHING) and len({(s.entry, s.tiles) for s in WITH_PEEPHOLES}) == 6
     hold = [entry for entry in catalogue.TILES if "OPTIONS" in catalogue.KERNELS[entry][1] and "norm" not in entry]
     assert len(WITHOUT_PEEPHOLES) == sum(
         len(catalogue.TILES[entry][1]) * len(set(catalogue.dtypes_of(entry)) - {"tf32"}) for entry in hold
     )
+    assert {each.entry for each in everything if each in IN_TF32} == set(catalogue.TF32) and len(IN_TF32) == 21 + 18
     for architecture in ARCHITECTURES:
         assert {each.entry for each in of(architecture)} >= set(catalogue.TF32)  # the resident ones have few tiles
         assert in_16_bits(architecture) and all(starts(each, architecture) for each in in_16_bits(architecture))

@@ -49,6 +49,13 @@ class TestWhatPays:
             36 + 10 * 4096 * 2048 * 512 / 45e6
         )
 
+    def test_products_of_rows_may_be_in_tf32_and_those_of_weights_are_not(self):
+        given, found = layer(batch=256, hidden=2048, proj=512, steps=10), []
+        for arithmetic in ("float32", "tf32"):
+            a_step = planner.choose(FORWARD, 256, 2048, arithmetic, H200).microseconds
+            found.append(folded_microseconds(FORWARD, given._replace(arithmetic=arithmetic), H200) - 10 * a_step)
+        assert found[0] - found[1] == pytest.approx(10 * 2 * 256 * 2048 * 512 * (1 / 51e6 - 1 / 417e6))
+
     def test_where_the_loop_is_not_allowed(self):
         with planner.only("persistent"), folding.forced(False):
             assert pays(layer(steps=1), H200, backward=False)

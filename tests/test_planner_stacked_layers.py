@@ -20,7 +20,7 @@ STEPS = 1000
 def of_all(direction, layers, batch, hidden, dtype="float32", device=H200, way="alike", steps=STEPS):
     """The choice of one layer, that of all of them or None, and why not."""
     with stacked_layers.ways(way):
-        one = planner.choose(direction, batch, hidden, dtype, device, "", "tf32" if dtype == "tf32" else "")
+        one = planner.choose(direction, batch, hidden, dtype, device)
         return one, *stacked_layers.side_by_side(direction, one, layers, steps, batch, hidden, device)
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from gpulstm.cuda import planner, wide_layouts
-from gpulstm.cuda.planner import BACKWARD, FORWARD, LAYER_NORM, Choice, Device, choose
+from gpulstm.cuda.planner import BACKWARD, FORWARD, LAYER_NORM, LAYER_NORM_AND_OPTIONS, Choice, Device, choose
 
 H200 = Device(90, 132, 232448, True)
 RTX = Device(89, 128, 101376, True)  # little shared memory
@@ -62,10 +62,9 @@ def test_every_choice_of_tiles_is_the_best_one_somewhere():
 def test_it_is_taken_where_the_loop_is_predicted_to_take_half_as_long_again(dtype):
     taken = set()
     for direction, batch, hidden in itertools.product((FORWARD, BACKWARD), BATCH, (1028, 1280, 2048)):
-        not_plain = "tf32" if dtype == "tf32" else ""
-        choice = choose(direction, batch, hidden, dtype, H200, "", not_plain)
+        choice = choose(direction, batch, hidden, dtype, H200)
         with planner.only("persistent"):
-            wide = choose(direction, batch, hidden, dtype, H200, "", not_plain)
+            wide = choose(direction, batch, hidden, dtype, H200)
         loop = planner.loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
         assert wide.arithmetic == "float32", "it multiplies so where TF32 is allowed too"
         assert (choice == wide) == (loop >= wide_layouts.WORTH * wide.microseconds)
@@ -77,8 +76,13 @@ def test_it_is_taken_where_the_loop_is_predicted_to_take_half_as_long_again(dtyp
     assert not taken & {(BACKWARD, 64, 2048), (FORWARD, 64, 2048), (BACKWARD, 32, 1280)}
 
 
-@pytest.mark.parametrize("not_plain", ["options", LAYER_NORM])
-def test_it_holds_neither_options_nor_layer_norm(not_plain):
+def test_it_holds_options():
+    for direction, batch in itertools.product((FORWARD, BACKWARD), BATCH):
+        assert chosen(direction, batch, 2048, H200, "", "options") == chosen(direction, batch, 2048)
+
+
+@pytest.mark.parametrize("not_plain", [LAYER_NORM, LAYER_NORM_AND_OPTIONS])
+def test_it_does_not_hold_layer_norm(not_plain):
     with planner.only("persistent", "loop"):
         choice = choose(FORWARD, 1, 2048, "float32", H200, "", not_plain)
     assert choice.schedule == "loop"

@@ -227,13 +227,24 @@ def test_the_plan_says_so(backend):
         assert bool(planner.one_step(8, dtype)) == takes
 
 
-@pytest.mark.parametrize("options", [{"tf32": True}, {"zoneout": 0.1}], ids=str)
-def test_it_is_not_for_tf32_or_options(options):
+def test_it_is_not_for_options():
     with cupy_on_cpu(schedules=("step", "loop")) as cupy:
-        lstm, x = gl.LSTM(4, 8, **options, xp=cupy, rng=0), cupy.ones((1, 3, 4), "float32")
+        lstm, x = gl.LSTM(4, 8, zoneout=0.1, xp=cupy, rng=0), cupy.ones((1, 3, 4), "float32")
         assert lstm.plan(x).inference.schedule == "loop"
         lstm(x)
         assert KERNEL not in cupy.on_cpu.launches
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_it_is_as_exact_where_tf32_is_allowed(layers):
+    with cupy_on_cpu(schedules=("step", "loop")) as cupy:
+        x, found = cupy.ones((1, 3, 4), "float32"), []
+        for tf32 in (True, False):
+            lstm = gl.LSTM(4, 8, layers, tf32=tf32, xp=cupy, rng=0)
+            assert lstm.plan(x).inference.schedule == "step"
+            found.append(cupy.asnumpy(lstm(x)[0]))
+        assert cupy.on_cpu.launches == {KERNEL: 2 * layers}
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_stream_of_single_steps_is_the_sequence(backend):

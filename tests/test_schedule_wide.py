@@ -142,7 +142,7 @@ class TestOnThePlannersWord:
 
     BACKENDS = (backends.CUPY_ON_CPU,)
 
-    @pytest.mark.parametrize("options", [{}, {"tf32": True}], ids=str)
+    @pytest.mark.parametrize("options", [{}, {"tf32": True}, {"zoneout": 0.1}], ids=str)
     def test_it_runs_what_the_plan_says(self, backend, monkeypatch, options):
         small = {wide_layouts.FORWARD: (USUAL.forward,), wide_layouts.BACKWARD: (USUAL.backward,)}
         monkeypatch.setattr(wide_layouts, "TILES", small)
@@ -162,7 +162,7 @@ class TestOnThePlannersWord:
         assert [choice.schedule for choice in plan] == ["persistent"] * 3
         assert "MB are read from L2" in str(plan) and "not measured" in str(plan)
         assert backend.xp.on_cpu.launches["lstm_wide_backward"] == 1
-        if not options:  # other products are rounded in TF32
+        if not options:  # other products are rounded in TF32; tests/test_schedule_wide_options.py has other options
             gradients = {"dx": dx, "dh": dstate.h, "dc": dstate.c, **{f"d{name}": g for name, g in grads.items()}}
             check(backend.numpy({"y": y, "h": state.h, "c": state.c, **gradients}), given)
 

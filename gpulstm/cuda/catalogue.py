@@ -74,8 +74,8 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_persistent_layer_norm_backward": ("lstm_persistent_layer_norm_backward.cu", ("OPTIONS",)),
     "lstm_persistent_half_forward": ("lstm_persistent_half_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_persistent_half_backward": ("lstm_persistent_half_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
-    "lstm_wide_forward": ("lstm_wide_forward.cu", ()),
-    "lstm_wide_backward": ("lstm_wide_backward.cu", ()),
+    "lstm_wide_forward": ("lstm_wide_forward.cu", ("OPTIONS",)),
+    "lstm_wide_backward": ("lstm_wide_backward.cu", ("OPTIONS",)),
     "lstm_cluster_forward": ("lstm_cluster_forward.cu", ()),
     "lstm_cluster_backward": ("lstm_cluster_backward.cu", ()),
     "lstm_cluster_half_forward": ("lstm_cluster_half_forward.cu", ()),
@@ -280,18 +280,17 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32 but with layer norm, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
-    options nor a second direction; and there are fewer tiles where a launch runs more than one layer or direction
-    (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
+    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. PEEPHOLES comes beside
+    OPTIONS alone; several layers in one launch have neither options nor a second direction; and there are fewer tiles
+    where a launch runs more than one layer or direction (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has
+    options (`WITH_OPTIONS`, and `layer_norm_layouts.TOO_TIGHT_IN_TF32`)."""
     for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
                 options, both, layers = (on.get(name, False) for name in names)
-                no_options = dtype == "tf32" and entry not in LAYER_NORM
-                if options and no_options or layers and (options or both) or on.get("PEEPHOLES") and not options:
+                if layers and (options or both) or on.get("PEEPHOLES") and not options:
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
                 if options and dtype == "tf32":

@@ -74,7 +74,9 @@ def folded_microseconds(direction: str, layer: Layer, device: Device) -> float:
     rows = 2.0 * batch * hidden * proj
     if direction == BACKWARD:  # dm, and dW' instead of dW_hh
         rows += 8.0 * batch * hidden * (hidden - proj)
-    return steps * a_step + MORE_LAUNCHES[direction] * LAUNCH + (weights + steps * rows) / (1e6 * TERAFLOPS)
+    of_rows = planner.CUBLAS_TERAFLOPS.get(arithmetic, TERAFLOPS)  # those of weights are exact in TF32 too
+    products = weights / (1e6 * TERAFLOPS) + steps * rows / (1e6 * of_rows)
+    return steps * a_step + MORE_LAUNCHES[direction] * LAUNCH + products
 
 
 def loop_microseconds(direction: str, layer: Layer) -> float:

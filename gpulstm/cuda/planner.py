@@ -107,8 +107,9 @@ def plan(
 
 
 def one_step(batch: int, dtype: str) -> Choice | None:
-    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does."""
-    if 0 < batch <= STEP_SEQUENCES and dtype in REAL_OF_DTYPE and "step" in _allowed.get():
+    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does.
+    It multiplies in float32 where TF32 is allowed too: few sequences leave it bound by bytes."""
+    if 0 < batch <= STEP_SEQUENCES and dtype in (*REAL_OF_DTYPE, "tf32") and "step" in _allowed.get():
         return ONE_STEP
     return None
 
@@ -127,9 +128,9 @@ def choose(
     """The schedule of one pass, ``direction`` being `FORWARD` or `BACKWARD`.
 
     ``not_held`` says which of the layer's options the schedules with one launch do not hold, if there are any.
-    ``not_plain`` says what it has beyond the plain LSTM with full products, if anything, "options", `LAYER_NORM`,
-    `LAYER_NORM_AND_OPTIONS` or "tf32": not every schedule holds all of that (`DOES_NOT_HOLD`). With layer norm the
-    kernels are others (`gpulstm.cuda.layer_norm_layouts`).
+    ``not_plain`` says what it has beyond the plain LSTM, if anything, "options", `LAYER_NORM` or
+    `LAYER_NORM_AND_OPTIONS`: not every schedule holds all of that (`DOES_NOT_HOLD`). With layer norm the kernels are
+    others (`gpulstm.cuda.layer_norm_layouts`).
     """
     return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
 
@@ -199,7 +200,7 @@ def _in_one_launch(
             why_not = f"does not fit hidden_size {hidden} on {device.multiprocessors} multiprocessors"
             if schedule == "persistent" and not fitting:  # the rest of the weights may come from L2
                 fitting = _wide(direction, batch, hidden, kind, device)
-                if fitting and not_plain not in ("", "tf32"):
+                if fitting and with_layer_norm:
                     fitting, why_not = [], f"{why_not} with {not_plain}"
             found += fitting
             obstacles |= {} if fitting else {schedule: why_not}

@@ -2,7 +2,7 @@
 
 The kernels are `kernels/lstm_wide_forward.cu` and `lstm_wide_backward.cu`: a block keeps a part of its weights in
 registers, a part in shared memory, and reads the rest from L2 in each pass over its sequences. They multiply in
-float32, where TF32 is allowed too.
+float32, where TF32 is allowed too. With the switch OPTIONS they have the same tiles.
 
 **The predictions are derived, not measured.** benchmarks/results/notes.md has the rates of one H200 that they are made
 of, and the lines fitted to the persistent kernels of float32, whose structure these have. So the planner takes such a

@@ -30,8 +30,6 @@ from .cupy_storage import assign, contiguous, is_half, rounded, wide_dtype
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
 
-BESIDE_PLAIN = {False: "", True: "tf32"}  # for the planner: what the products have that not every schedule holds
-
 # Parts of what an engine has are made elsewhere.
 __all__ = ["assign", "contiguous", "one_step", "rounded", "takes_one_step", "without_padding"]
 
@@ -376,17 +374,14 @@ def column_sum(gates, out=None):
 
 class WithTF32:
     """This engine with products whose factors may lose the lower 13 bits: `gpulstm.cuda.gemm`, and the persistent
-    schedule's own. The resident schedule has no such product in its steps, and stays as exact as it is."""
+    schedule's own. The resident schedule has no such product in its steps, and stays as exact as it is; so does a
+    single step in one launch."""
 
     forward, forward_from = (staticmethod(partial(f, tf32=True)) for f in (forward, forward_from))
     inference, backward = (staticmethod(partial(f, tf32=True)) for f in (inference, backward))
     forward_both, inference_both, backward_both = (
         staticmethod(partial(f, tf32=True)) for f in (forward_both, inference_both, backward_both)
     )
-
-    @staticmethod
-    def takes_one_step(x, batch: int) -> bool:
-        return False  # `one_step` has its own products, which are exact
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.modules[__name__], name)  # all that multiplies nothing

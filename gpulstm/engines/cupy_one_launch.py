@@ -100,8 +100,7 @@ def choose(direction: str, like, batch: int, hidden: int, *, tf32: bool = False)
 
     With ``tf32`` products of float32 may be computed in TF32.
     """
-    arithmetic = arithmetic_of(like, tf32=tf32)
-    return planner.choose(direction, batch, hidden, arithmetic, current_device(), "", "tf32" if tf32 else "")
+    return planner.choose(direction, batch, hidden, arithmetic_of(like, tf32=tf32), current_device())
 
 
 def choose_both(direction: str, like, batch: int, hidden: int, *, tf32: bool = False) -> planner.Choice | None:

@@ -257,7 +257,7 @@ class _Call(cupy_graph_options.Staged):
         not_held = cupy_one_launch_options.not_held(of_step, steps=self.of_all, **has)
         device = cupy_one_launch.current_device()
         not_plain = cupy_one_launch_options.not_plain(of_step, layer_norm=self.normed)
-        arithmetic = cupy_one_launch.arithmetic_of(x, tf32=self.draws.options.tf32 and self.normed)
+        arithmetic = cupy_one_launch.arithmetic_of(x, tf32=self.draws.options.tf32)
         choice = planner.choose(direction, self.batch, self.hidden, arithmetic, device, not_held, not_plain)
         self.schedule = choice.schedule
         return choice
