@@ -59,7 +59,7 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
     "lstm_resident_tensor_forward": ("lstm_resident_tensor_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_resident_tensor_backward": ("lstm_resident_tensor_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_tensor_backward": ("lstm_resident_tensor_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "EACH_STEP")),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
@@ -187,6 +187,9 @@ LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
     **half_layouts.TILES_OF_LAYERS,
 }
 
+BESIDE_OPTIONS = ("PEEPHOLES", "EACH_STEP")
+"""Switches of options that layers with fewer of them do not pay for."""
+
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 
 # Kernels that know arrays of 16 bits: for them alone, and all, of which the others know float32 and float64 too.
@@ -277,7 +280,7 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 def specialisations() -> Iterator[Specialisation]:
     """All of them: every kernel x storage type x setting of its switches x choice of its tiles. There are no options in
-    TF32, no layer norm in 16 bits, and PEEPHOLES beside OPTIONS alone; several layers in one launch have neither
+    TF32, no layer norm in 16 bits, and `BESIDE_OPTIONS` beside OPTIONS alone; several layers in one launch have neither
     options nor a second direction; and there are fewer tiles where a launch runs more than one layer or direction
     (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has options (`WITH_OPTIONS`)."""
     for entry, (_, choices) in TILED.items():
@@ -286,7 +289,9 @@ def specialisations() -> Iterator[Specialisation]:
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
                 options, both, layers = (on.get(name, False) for name in names)
-                if options and dtype == "tf32" or layers and (options or both) or on.get("PEEPHOLES") and not options:
+                if options and dtype == "tf32" or layers and (options or both):
+                    continue
+                if not options and any(on.get(name) for name in BESIDE_OPTIONS):
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
                 if both:

@@ -177,7 +177,7 @@ def _backward_steps(
     lane: Lane,
     lengths,
     of_options: Callable[[int], tuple] = _no_options,
-    peepholes: bool = False,
+    switches: frozenset[str] = frozenset(),
 ) -> None:
     """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's.
     ``of_options`` gives what `_launch` takes where a launch begins at a time, in the first direction."""
@@ -192,7 +192,7 @@ def _backward_steps(
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else (), peepholes=peepholes)
+    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else (), switches=switches)
 
 
 def _backward_half(
@@ -236,20 +236,21 @@ def _launch(
     second: tuple = (),
     second_sizes: tuple = (),
     of_layers: tuple = (),
-    peepholes: bool = False,
+    switches: frozenset[str] = frozenset(),
 ) -> None:
     """``arrays`` may have None in it; ``of_options`` is what the kernel takes beside with the switch OPTIONS,
-    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS. ``peepholes``
-    is the switch PEEPHOLES, where a kernel has it."""
-    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers), "PEEPHOLES": peepholes}
+    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS. ``switches``
+    are those of `catalogue.BESIDE_OPTIONS` that are on where a kernel has them."""
+    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers)}
+    on |= {switch: switch in switches for switch in catalogue.BESIDE_OPTIONS}
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
         of_kernel = resident_tensor_layouts if choice.kernel in resident_tensor_layouts.TILES else resident_layouts
         threads = of_kernel.threads(sizes[2], choice.kernel)
-        if choice.kernel == resident_tensor_layouts.BACKWARD and arrays[3] is not None and arrays[3].data.ptr % 4:
-            arrays = (*arrays[:3], arrays[3].copy(), *arrays[4:])  # it reads two numbers of dy at a time
+        if choice.kernel == resident_tensor_layouts.BACKWARD:  # it reads two numbers of weights and dy at a time
+            arrays, second = _in_words(arrays), _in_words(second)
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
@@ -271,6 +272,11 @@ def _launch(
     numbers = (*second_sizes, *sizes, choice.blocks, choice.share)
     _ask(function, grid, block, (*arrays, alarm.word, *second), of_options or of_layers, numbers, shared)
     alarm.look()
+
+
+def _in_words(arrays: tuple) -> tuple:
+    """These, and what begins between two words as a copy that does not."""
+    return tuple(a.copy() if i in (1, 3) and a is not None and a.data.ptr % 4 else a for i, a in enumerate(arrays))
 
 
 def _ask(
