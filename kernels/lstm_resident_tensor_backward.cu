@@ -330,8 +330,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
         }
     }
     __syncthreads();
-    // Up to UNROLLED - 1 steps more than there are, in which nobody runs: apart from the others, those that are left over
-    // would be twice as much code, and a way out would have to be looked for at each step.
+    // Up to UNROLLED - 1 steps more than there are, in which nobody runs: apart from the others those that are left
+    // over would be twice as much code, and a way out would have to be looked for at each step.
     longest = made_once((longest + UNROLLED - 1) / UNROLLED * UNROLLED);
     for (int n = 0; n + UNROLLED <= longest; n += UNROLLED) {
 #pragma unroll

@@ -26,7 +26,7 @@ from ..cuda import (
     resident_tensor_layouts,
     wide_layouts,
 )
-from ..cuda.copies import fill, to_host
+from ..cuda.copies import copy_columns, fill, to_host
 from ..cuda.launch import Extent, int32s, or_null
 from ..cuda.modules import kernel
 from ..cuda.packed import Kernel
@@ -260,6 +260,8 @@ def _launch(
     if choice.schedule == "cluster":
         in_half = choice.kernel in cluster_half_layouts.TILES
         function = kernel(choice.kernel, arithmetic, tiles=choice.tiles, shared_bytes=shared)
+        if choice.kernel == cluster_half_layouts.KERNELS[planner.FORWARD]:
+            arrays = (arrays[0], _in_eights(arrays[1]), *arrays[2:])
         layouts = cluster_half_layouts if in_half else cluster_layouts
         blocks, threads = layouts.geometry(choice.tiles, choice.groups)
         numbers = (*sizes, choice.share) if in_half else sizes
@@ -277,6 +279,19 @@ def _launch(
 def _in_words(arrays: tuple) -> tuple:
     """These, and what begins between two words as a copy that does not."""
     return tuple(a.copy() if i in (1, 3) and a is not None and a.data.ptr % 4 else a for i, a in enumerate(arrays))
+
+
+def _in_eights(weights):
+    """W_hh (4*hidden, hidden), of which a kernel reads eight numbers of 16 bits at a time: in rows of a multiple of
+    eight, the rest zeros."""
+    import cupy
+
+    rows, hidden = weights.shape
+    if hidden % 8 == 0 and weights.data.ptr % 16 == 0:
+        return weights
+    padded = cupy.zeros((rows, -(-hidden // 8) * 8), weights.dtype)
+    copy_columns(padded[None], 0, 0, weights[None], 0, 0, hidden, 1)
+    return padded
 
 
 def _ask(
