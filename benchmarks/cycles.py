@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kernel", choices=BARRIERS, nargs="+", default=list(BARRIERS))
     parser.add_argument("--tiles", type=_tiles, help="such as 4; all of the kernel's unless told otherwise")
     parser.add_argument("--dtype", help="float32, and float16 for kernels of 16 bits alone, unless told otherwise")
-    parser.add_argument("--options", action="store_true", help="with the switch OPTIONS")
+    parser.add_argument(
+        "--options", action="store_true", help="with the switch OPTIONS, and EACH_STEP where there is one"
+    )
     parser.add_argument("--peepholes", action="store_true", help="with the switches OPTIONS and PEEPHOLES")
     parser.add_argument("--hidden", type=int, help="as many as the tiles are for, unless told otherwise")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1], help="that share a multiprocessor")
@@ -89,7 +91,8 @@ def _warps(specialisation: Specialisation, hidden: int | None) -> int:
 def _specialisations(chosen: argparse.Namespace) -> Iterator[Specialisation]:
     for entry in chosen.kernel:
         for tiles in [chosen.tiles] if chosen.tiles else catalogue.TILED[entry][1]:
-            on = {"OPTIONS": chosen.options or chosen.peepholes, "PEEPHOLES": chosen.peepholes}
+            options = chosen.options or chosen.peepholes
+            on = {"OPTIONS": options, "EACH_STEP": options, "PEEPHOLES": chosen.peepholes}
             features = tuple(on.get(name, False) for name in catalogue.KERNELS[entry][1])
             yield Specialisation(entry, chosen.dtype or catalogue.dtypes_of(entry)[0], features, tiles)
 

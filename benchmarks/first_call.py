@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import files  # noqa: E402
+from benchmarks import compile_cost, files  # noqa: E402
 from benchmarks.gpu import Report  # noqa: E402 - the repository need not be installed
 
 PROCESSES = 3  # for each line that is measured in processes of its own
 CALLS, ROUNDS = 20, 15  # so many calls are timed together, so often
-LIMIT = 120  # seconds for a process
+LIMIT = 300  # seconds for a process
 HIDDEN, STEPS = 128, 128  # of the calls after the first one, with one sequence
 
 
@@ -104,6 +104,19 @@ def of_compile(report: Report) -> None:
         report.measure(f"NVRTC, kernels of a first forward and backward pass, {problem}", "ms", total)
         for name in found[0] if found else ():
             report.measure(f"  {name}", "ms", lambda name=name, found=found: [each[name] for each in found])
+    for dtype in compile_cost.DTYPES:
+        kinds: list[list] = []
+        report.measure(f"worst cases of {dtype}, a line for each kind", "", lambda d=dtype, k=kinds: _worst(d, k))
+        for layer, kernels in kinds:
+            name = f"NVRTC, CPU, worst case: {layer}"
+            report.measure(name, "ms", lambda kernels=kernels: [sum(kernels.values())])
+            for name, cost in kernels.items():
+                report.measure(f"  {name}", "ms", lambda cost=cost: [cost])
+
+
+def _worst(dtype: str, kinds: list[list]) -> list[float]:
+    kinds += in_process("worst", dtype)
+    return [float(len(kinds))]
 
 
 def of_first_call(report: Report) -> None:
@@ -134,36 +147,22 @@ def time_import(module: str, before: list[str]) -> float:
 
 def time_compile(hidden: int, batch: int, dtype: str, architecture: int = 90) -> dict[str, float]:
     """Kernel -> milliseconds of reading its source and making machine code of it, as CuPy does. Needs no GPU."""
-    import cupy  # noqa: F401 - it finds NVRTC
     from cupy_backends.cuda.libs import nvrtc
 
     nvrtc.getVersion()  # loads the library
-
-    def compiled(specialisation) -> None:
-        program = nvrtc.createProgram(specialisation.source, specialisation.file, (), ())
-        options = (f"--gpu-architecture=sm_{architecture}", "-ftz=true", *specialisation.options)
-        nvrtc.compileProgram(program, options)
-        nvrtc.getCUBIN(program)
-        nvrtc.destroyProgram(program)
-
-    kernels = needed(hidden, batch, dtype)
-    return {f"{s.entry} {s.tiles or s.features}": milliseconds(lambda s=s: compiled(s)) for s in kernels}
+    kernels = compile_cost.needed(compile_cost.Layer(hidden, batch, dtype))
+    cost, clock = compile_cost.nvrtc_milliseconds, time.perf_counter
+    return {compile_cost.name_of(each): cost(each, architecture, clock) for each in kernels}
 
 
-def needed(hidden: int, batch: int, dtype: str) -> list:
-    """The kernels of a forward and a backward pass on an H200, with bias and a gradient of y."""
-    from gpulstm.cuda import planner
-    from gpulstm.cuda.catalogue import KERNELS, Specialisation
-
-    found = []
-    plan = planner.plan(batch, hidden, dtype, planner.Device(90, 132, 232448, True))
-    loop = {"forward": (True, False, True), "backward": (True, False)}
-    for direction, choice in (("forward", plan.forward), ("backward", plan.backward)):
-        if choice.kernel:
-            found.append(Specialisation(choice.kernel, dtype, (False,) * len(KERNELS[choice.kernel][1]), choice.tiles))
-        else:
-            found.append(Specialisation(f"lstm_{direction}_step", dtype, loop[direction]))
-    return [*found, Specialisation("column_sum", dtype)]
+def find_worst(dtype: str) -> list[tuple[str, dict[str, float]]]:
+    """Of the layers of each kind in this type the one whose kernels take longest to compile; and what each takes."""
+    kinds: dict[tuple, list[compile_cost.Layer]] = {}
+    for layer in compile_cost.every_layer():
+        if layer.dtype == dtype:
+            kinds.setdefault((layer.beside, layer.directions, layer.layers), []).append(layer)
+    found = [compile_cost.worst(layers) for layers in kinds.values()]
+    return [(str(layer), kernels) for layer, kernels in found]
 
 
 def time_first_call(hidden: int, batch: int, dtype: str) -> dict[str, float]:
@@ -266,6 +265,7 @@ GROUPS = {"import": of_import, "compile": of_compile, "first call": of_first_cal
 CHILDREN: dict[str, Callable] = {
     "import": time_import,
     "compile": time_compile,
+    "worst": find_worst,
     "first call": time_first_call,
     "calls": time_calls,
     "machine": machine,

@@ -22,8 +22,8 @@
 // Bytes per hidden unit and step: reads 4 gates of 2, writes y of 2, with `keep` 4 gates and h of 2 and c of 4 too; h
 // crosses to CLUSTER blocks through distributed shared memory, 2 bytes each.
 //
-// hidden is at most WIDTH, a multiple of 128 and of 16 * CLUSTER. The grid has CLUSTER blocks for every `share`
-// sequences.
+// hidden is at most WIDTH, a multiple of 128 and of 16 * CLUSTER. Weights are read eight at a time, from multiples of
+// 16 bytes. The grid has CLUSTER blocks for every `share` sequences.
 #define UNITS (WIDTH / CLUSTER)  // of a block
 #define MTILES (UNITS / 16)      // of a warp
 #define KTILES (WIDTH / 32)
@@ -39,7 +39,7 @@
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1) lstm_cluster_half_forward(
     store* gates,                      // (steps, batch, 4*hidden) W_ih x; activated in place with `keep`
-    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh
+    const store* __restrict__ weight,  // (4*hidden, hidden) W_hh, and zeros up to a multiple of 8 columns
     const store* __restrict__ bias,    // (4*hidden,) or null
     float* cells,                      // with `keep` (steps + 1, batch, hidden), else (batch, hidden)
     store* hiddens,                    // the same of h
@@ -69,25 +69,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
     unsigned w[MTILES][KEPT][4];
     const int first_word = part * 8 * KTILES + lane % 4 * 4;
     const unsigned zero = unknown_zero(cells);
-    const auto row_of = [=](int row) {  // null for a unit that does not exist
+    const int pitch = (hidden + 7) / 8 * 8;
+    hold_weights<4>(w, parked, lane / 4, first_word, zero, [=](int row, int word) {
         const int unit = first_unit + warps_first + row / 16 * 4 + row % 8 / 2, gate = row % 2 * 2 + row % 16 / 8;
-        return unit < hidden ? weight + (gate * hidden + unit) * hidden : nullptr;  // 4 * 768^2 at most
-    };
-    if (hidden % 8 == 0 && (size_t)weight % 16 == 0) {
-        hold_weights<4>(w, parked, lane / 4, first_word, zero, [=](int row, int word) {
-            const store* source = row_of(row);
-            return source && 2 * word < hidden ? *(const uint4*)(source + 2 * word) : make_uint4(0, 0, 0, 0);
-        });
-    } else {  // a caller's array may begin at an odd number
-        hold_weights<2>(w, parked, lane / 4, first_word, zero, [=](int row, int word) {
-            const store* source = row_of(row);
-            const auto pair = [=](int column) -> unsigned {
-                if (!source || column >= hidden) return 0;
-                return pair_of(source[column], column + 1 < hidden ? source[column + 1] : store{0});
-            };
-            return make_uint4(pair(2 * word), pair(2 * word + 2), pair(2 * word + 4), pair(2 * word + 6));
-        });
-    }
+        const store* source = weight + ((gate * hidden + unit) * pitch + 2 * word);  // 4 * 768^2 at most
+        return unit < hidden && 2 * word < hidden ? *(const uint4*)source : make_uint4(0, 0, 0, 0);
+    });
 
     // A thread's e-th cell is number `thread + e * THREADS` of [SEQUENCES][UNITS].
     const auto unit_of = [&](int e) { return first_unit + (afresh(thread) + e * THREADS) % UNITS; };

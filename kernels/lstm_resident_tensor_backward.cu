@@ -23,13 +23,15 @@
 // Bytes per hidden unit and step: reads 4 gates and dy of 2, 1 cell of 4, writes 4 gates of 2.
 //
 // hidden is even and at most 16 * WARPS, and batch * hidden below 2^28; a block has a warp for every 16 hidden units.
-// gates and dy are read two numbers at a time, from addresses that are multiples of 4, and cells from multiples of 8.
+// gates, weights and dy are read two numbers at a time, from multiples of 4 bytes, and cells from multiples of 8.
 // How many sequences a block has is in the number of blocks: the batch is split evenly.
 //
 // OPTIONS  the equations are those of persistent_options.cuh, the formulas those of lstm_resident_backward.cu: what was
 //          drawn ends up in the prepared numbers, and c* comes from the gates instead of c[t]. What peepholes need
-//          beside, and their gradients, are in shared memory: each thread reads what it has written itself. Where there
-//          is nothing but a mask of h, steps run without the rest.
+//          beside, and their gradients, are in shared memory: each thread reads what it has written itself.
+//
+// EACH_STEP  beside OPTIONS: all of them but a mask of h, which costs a multiplication. Without it peephole and
+//          d_peephole are null, and of the options that mask alone is looked at.
 //
 // BIDIRECTIONAL  the second half of the blocks run the second direction of the layer, which goes through time the other
 //          way; nobody waits for a block of the other direction.
@@ -39,7 +41,7 @@
 #include "storage.cuh"
 #include "tensor_gradients.cuh"
 
-#define AHEAD (PAIRS == 2 ? 1 : WARPS < 6 ? 4 : OPTIONS ? 1 : 2)  // steps: registers are short
+#define AHEAD (PAIRS == 2 ? 1 : WARPS < 6 ? (EACH_STEP ? 2 : 4) : OPTIONS ? 1 : 2)  // steps: registers are short
 #define UNROLLED (AHEAD < 2 ? 2 : AHEAD)  // steps: even, since two buffers take turns
 #define COLUMNS (4 * PAIRS)               // sequences
 #define PITCH (8 * WARPS + 2)             // pairs of a sequence's da: lanes that are served together share no bank
@@ -95,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
     const int share = (batch + blocks - 1) / blocks, first_sequence = block * share;
     const int end_sequence = min(first_sequence + share, batch);
     __shared__ uint4 da[2][PLACES];
-#if OPTIONS
+#if EACH_STEP
     __shared__ float4 of_peephole[PAIRS][32 * WARPS];  // c[t-1] and c* of both units
     __shared__ float d_peep[PAIRS][2][3][32 * WARPS];
 #endif
@@ -154,8 +156,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
 #endif
 #if OPTIONS
             mask[j][u] = hidden_mask(options, draw_for_sequence(options, unit + u, sequence));
+#if EACH_STEP
 #pragma unroll
             for (int k = 0; k < 3; ++k) d_peep[j][u][k][thread] = 0.0f;
+#endif
 #else
             c_after[j][u] = longest > 0 ? after[u] : 0.0f;
 #endif
@@ -183,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
     };
 #endif
     // Of step number n, from what was fetched of it.
-    const auto prepare = [&](const Fetched& of_pair, int j, int u, int n, bool everything) {  // else a mask of h alone
+    const auto prepare = [&](const Fetched& of_pair, int j, int u, int n) {
         float gate[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) gate[k] = real_of(u ? second_of(of_pair.gates[k]) : first_of(of_pair.gates[k]));
@@ -192,21 +196,23 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
         Prepared& of = prepared[j][u];
         of.dy = real_of(u ? second_of(of_pair.dy) : first_of(of_pair.dy));
 #if OPTIONS
-        const float mask_now = everything ? draw(of, j, u, n) : 1.0f, written = candidate * mask_now;
+        const float mask_now = EACH_STEP ? draw(of, j, u, n) : 1.0f, written = candidate * mask_now;
         const float c_star = forget * before + in * written, tanh_c = tanh_near(c_star);
-        const float of_h = everything ? 1.0f - of.h_stays : 1.0f;  // what of h is the step's own
-        of.of_gate[0] = (everything && options.coupled ? written - before : written) * slope_of(in);
-        of.of_gate[1] = everything && options.coupled ? 0.0f : before * slope_of(forget);
+        const float of_h = EACH_STEP ? 1.0f - of.h_stays : 1.0f;  // what of h is the step's own
+        of.of_gate[0] = (EACH_STEP && options.coupled ? written - before : written) * slope_of(in);
+        of.of_gate[1] = EACH_STEP && options.coupled ? 0.0f : before * slope_of(forget);
         of.of_gate[2] = in * mask_now * (1.0f - candidate * candidate);
         of.of_gate[3] = of_h * tanh_c * slope_of(out);
         of.to_c = of_h * out * (1.0f - tanh_c * tanh_c), of.to_before = forget;
-        if (everything && peephole) {
+#if EACH_STEP
+        if (peephole) {
             float* const states = (float*)&of_peephole[j][thread] + 2 * u;
             states[0] = before, states[1] = c_star;
             const store* const of_unit = peephole + min(unit, hidden - 2) + u;
             of.to_c += of.of_gate[3] * weight_of(of_unit[2 * hidden]);
             of.to_before += of.of_gate[0] * weight_of(of_unit[0]) + of.of_gate[1] * weight_of(of_unit[hidden]);
         }
+#endif
 #else
         const float tanh_c = tanh_near(c_after[j][u]);
         c_after[j][u] = before;
@@ -217,7 +223,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
         return made_by_now(of);
     };
     // Step number n, which is i in turn.
-    const auto run_step = [&](int n, int i, bool everything) {
+    const auto run_step = [&](int n, int i) {
         unsigned words[PAIRS][4];
 #if OPTIONS
         float h_stayed[PAIRS][2];
@@ -231,7 +237,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
                 const Prepared& of = prepared[j][u];
                 const float d_h = d_hidden[j][u] + of.dy;
 #if OPTIONS  // what does not stay is left out: 0 times infinity is NaN
-                const float of_c = everything ? of.c_stays : 0.0f, of_h = everything ? of.h_stays : 0.0f;
+                const float of_c = EACH_STEP ? of.c_stays : 0.0f, of_h = EACH_STEP ? of.h_stays : 0.0f;
                 const float d_c = (1.0f - of_c) * d_cell[j][u] + d_h * of.to_c;
                 const float stayed = of_c == 0.0f ? 0.0f : of_c * d_cell[j][u];
                 h_stayed[j][u] = of_h == 0.0f ? 0.0f : of_h * d_h;
@@ -247,8 +253,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
             for (int k = 0; k < 4; ++k) words[j][k] = pair_of(stored(d_gate[0][k]), stored(d_gate[1][k]));
             const uint4 of_pair = make_uint4(words[j][0], words[j][1], words[j][2], words[j][3]);
             if (runs) da[i % 2][write_at + j * SECOND] = of_pair;
-#if OPTIONS
-            if (everything && peephole && runs) {
+#if EACH_STEP
+            if (peephole && runs) {
                 const float4 states = of_peephole[j][thread];
 #pragma unroll
                 for (int u = 0; u < 2; ++u) {
@@ -283,7 +289,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
             for (int k = 0; k < 2 * PAIRS; ++k) {
                 if (q != k * READS / (2 * PAIRS + 1)) continue;
                 const int j = k / 2, next = (i + 1) % AHEAD;
-                const unsigned bits = prepare(fetched[next][j], j, k % 2, n + 1, everything);
+                const unsigned bits = prepare(fetched[next][j], j, k % 2, n + 1);
                 if (WARPS > 4) after = bits & zero;
                 if (k % 2) {
                     fetch(fetched[next][j], j, n + 1 + AHEAD);
@@ -310,46 +316,32 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
             }
         }
     };
-    const auto run = [&](bool everything) {
-        if (longest > 0) {
+    if (longest > 0) {
 #pragma unroll
-            for (int i = 0; i < AHEAD; ++i) {
+        for (int i = 0; i < AHEAD; ++i) {
 #pragma unroll
-                for (int j = 0; j < PAIRS; ++j) fetch(fetched[i][j], j, i);
-            }
-#pragma unroll
-            for (int j = 0; j < PAIRS; ++j) {
-#pragma unroll
-                for (int u = 0; u < 2; ++u) prepare(fetched[0][j], j, u, 0, everything);
-                fetch(fetched[0][j], j, AHEAD);
-            }
-        }
-        __syncthreads();
-        int n = 0;
-        for (; n + UNROLLED <= longest; n += UNROLLED) {
-#pragma unroll
-            for (int i = 0; i < UNROLLED; ++i) run_step(n + i, i, everything);
+            for (int j = 0; j < PAIRS; ++j) fetch(fetched[i][j], j, i);
         }
 #pragma unroll
-        for (int i = 0; i < UNROLLED - 1; ++i) {
-            if (n + i < longest) run_step(n + i, i, everything);
+        for (int j = 0; j < PAIRS; ++j) {
+#pragma unroll
+            for (int u = 0; u < 2; ++u) prepare(fetched[0][j], j, u, 0);
+            fetch(fetched[0][j], j, AHEAD);
         }
-    };
-#if OPTIONS
-    const bool has_shares = options.zone_h_share != 0.0f || options.zone_c_share != 0.0f;
-    if (peephole || options.coupled || has_shares || draws_at_each_step(options)) {
-        run(true);
-    } else {
-        run(false);
     }
-#else
-    run(false);
-#endif
+    __syncthreads();
+    // Up to UNROLLED - 1 steps more than there are, in which nobody runs: apart from the others those that are left
+    // over would be twice as much code, and a way out would have to be looked for at each step.
+    longest = made_once((longest + UNROLLED - 1) / UNROLLED * UNROLLED);
+    for (int n = 0; n + UNROLLED <= longest; n += UNROLLED) {
+#pragma unroll
+        for (int i = 0; i < UNROLLED; ++i) run_step(n + i, i);
+    }
 
 #if BIDIRECTIONAL  // found out only here: registers are short in between
     if (blockIdx.x >= blocks) {
         dh = dh_2, dc = dc_2;
-#if OPTIONS
+#if EACH_STEP
         d_peephole = d_peephole_2;
 #endif
     }
@@ -362,7 +354,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS_TOGETHER) lstm_r
 #pragma unroll
         for (int u = 0; u < 2; ++u) {
             dh[at + u] = d_hidden[j][u], dc[at + u] = d_cell[j][u];
-#if OPTIONS
+#if EACH_STEP
             for (int k = 0; peephole && k < 3; ++k) {
                 d_peephole[(3ll * sequence + k) * hidden + unit + u] += d_peep[j][u][k][thread];
             }

@@ -57,27 +57,32 @@ __device__ __forceinline__ unsigned made_by_now(Prepared& of) {
            __float_as_uint(of.of_gate[3]) | __float_as_uint(of.to_c);
 }
 
-// The lane's fragments of W_hh^T. A word stands for two neighbouring units of one gate, as da has them. `unit` is the
-// first of the lane's two, t is lane % 4. `zero` is one of which the compiler knows nothing.
+// The lane's fragments of W_hh^T. A word stands for two neighbouring units of one gate, as da has them: rows of W_hh,
+// of which a word has both of the lane's units. `unit` is the first of these, t is lane % 4. `weight` is at a multiple
+// of 4 bytes, and `zero` one of which the compiler knows nothing.
 __device__ __forceinline__ void hold_columns(
     unsigned (&w)[PARTS][2 * READS][4], const store* weight, int unit, int t, int hidden, unsigned zero) {
-    int after[4] = {0, 0, 0, 0};  // a fragment's loads wait for those of the fourth one before
+    int after[4 / PARTS] = {};  // 32 loads are on their way at once
 #pragma unroll
-    for (int m = 0; m < PARTS; ++m) {
+    for (int q = 0; q < READS; ++q) {
+        int& ready = after[q % (4 / PARTS)];
+        unsigned loaded = 0;
 #pragma unroll
-        for (int k = 0; k < 2 * READS; ++k) {
+        for (int gate = 0; gate < 4; ++gate) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int lower = i % 2, gate = k % 2 * 2 + i / 2;  // lower: of the rows of the product
-                const int output = unit + (PARTS == 1 ? lower : m);
-                const int source = 8 * (k / 2) + 2 * t + (PARTS == 1 ? 0 : lower * (8 * READS)) + after[k % 4];
-                const bool inside = output < hidden && source < hidden;  // and its neighbour: hidden is even
-                const int place = (gate * hidden + source) * hidden + output;  // below 2^16
-                const store* const two = in_global_memory(weight + place);
-                w[m][k][i] = inside ? pair_of(two[0], two[hidden]) : 0u;
+            for (int part = 0; part < PARTS; ++part) {
+                const int source = 8 * q + 2 * t + part * (8 * READS) + ready;
+                const bool inside = unit < hidden && source < hidden;  // and their neighbours: hidden is even
+                const int place = (gate * hidden + source) * hidden + unit;  // below 2^16
+                const unsigned* const rows = (const unsigned*)in_global_memory(weight + place);
+                const unsigned upper = inside ? rows[0] : 0u, lower = inside ? rows[hidden / 2] : 0u;
+                unsigned(&first)[4] = w[0][2 * q + gate / 2], (&last)[4] = w[PARTS - 1][2 * q + gate / 2];
+                first[gate % 2 * 2 + (PARTS == 1 ? 0 : part)] = pair_of(first_of(upper), first_of(lower));
+                last[gate % 2 * 2 + (PARTS == 1 ? 1 : part)] = pair_of(second_of(upper), second_of(lower));
+                loaded |= upper | lower;
             }
-            after[k % 4] = (int)((w[m][k][0] ^ w[m][k][1] ^ w[m][k][2] ^ w[m][k][3]) & zero);
         }
+        ready = (int)(loaded & zero);
     }
 }
 

@@ -33,7 +33,7 @@ def test_specialisations_are_all_different_and_complete():
         if entry in tiled:
             choices = len(tiled[entry][1])
             with_options = len(catalogue.WITH_OPTIONS.get(entry, tiled[entry][1]))
-            times = ("OPTIONS" in switches) + ("PEEPHOLES" in switches)  # without these and with
+            times = ("OPTIONS" in switches) + len(set(catalogue.BESIDE_OPTIONS) & set(switches))  # without and with
             expected += dtypes * (choices + with_options * times)
             expected += dtypes * len(catalogue.BIDIRECTIONAL.get(entry, ()))
             expected += dtypes * len(catalogue.BIDIRECTIONAL_OPTIONS.get(entry, ())) * times
@@ -66,7 +66,7 @@ def test_kernel_readme_has_one_row_per_kernel():
     rows = re.findall(r"^\| `(\w+)` \| `(\w+\.cu)` \|(.*)\|$", page, flags=re.MULTILINE)
     assert [(entry, file) for entry, file, _ in rows] == [(e, file) for e, (file, _) in catalogue.KERNELS.items()]
     for entry, _, rest in rows:
-        listed = {word for word in re.findall(r"[A-Z]{2,}", rest.rsplit("|", 1)[1])}
+        listed = {word for word in re.findall(r"[A-Z_]{2,}", rest.rsplit("|", 1)[1])}
         assert listed == set(catalogue.KERNELS[entry][1]), entry
 
 

@@ -59,7 +59,7 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "lstm_resident_forward": ("lstm_resident_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
     "lstm_resident_backward": ("lstm_resident_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "PEEPHOLES")),
     "lstm_resident_tensor_forward": ("lstm_resident_tensor_forward.cu", ("OPTIONS", "BIDIRECTIONAL")),
-    "lstm_resident_tensor_backward": ("lstm_resident_tensor_backward.cu", ("OPTIONS", "BIDIRECTIONAL")),
+    "lstm_resident_tensor_backward": ("lstm_resident_tensor_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "EACH_STEP")),
     "lstm_persistent_forward": ("lstm_persistent_forward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_persistent_backward": ("lstm_persistent_backward.cu", ("OPTIONS", "BIDIRECTIONAL", "LAYERS")),
     "lstm_layer_norm_inputs_forward": ("lstm_layer_norm_inputs.cu", ()),
@@ -187,6 +187,9 @@ LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
     **half_layouts.TILES_OF_LAYERS,
 }
 
+BESIDE_OPTIONS = ("PEEPHOLES", "EACH_STEP")
+"""Switches of options that layers with fewer of them do not pay for."""
+
 TF32 = ("lstm_persistent_forward", "lstm_persistent_backward")  # kernels of float32 that multiply in TF32 if asked to
 LAYER_NORM = (  # the same, which take arrays of 16 bits, too, and multiply them so: such a number is one of TF32
     *("lstm_persistent_layer_norm_forward", "lstm_persistent_layer_norm_backward"),
@@ -280,17 +283,17 @@ def dtypes_of(entry: str) -> tuple[str, ...]:
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. PEEPHOLES comes beside
-    OPTIONS alone; several layers in one launch have neither options nor a second direction; and there are fewer tiles
-    where a launch runs more than one layer or direction (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or has
-    options (`WITH_OPTIONS`, and `layer_norm_layouts.TOO_TIGHT_IN_TF32`)."""
+    """All of them: every kernel x storage type x setting of its switches x choice of its tiles. `BESIDE_OPTIONS` come
+    beside OPTIONS alone; several layers in one launch have neither options nor a second direction; and there are fewer
+    tiles where a launch runs more than one layer or direction (`LAYERS`, `BIDIRECTIONAL`, `BIDIRECTIONAL_OPTIONS`) or
+    has options (`WITH_OPTIONS`, and `layer_norm_layouts.TOO_TIGHT_IN_TF32`)."""
     for entry, (_, choices) in TILED.items():
         for dtype in dtypes_of(entry):
             for features in product((False, True), repeat=len(KERNELS[entry][1])):
                 on = dict(zip(KERNELS[entry][1], features, strict=True))
                 names = "OPTIONS", "BIDIRECTIONAL", "LAYERS"
                 options, both, layers = (on.get(name, False) for name in names)
-                if layers and (options or both) or on.get("PEEPHOLES") and not options:
+                if layers and (options or both) or not options and any(on.get(name) for name in BESIDE_OPTIONS):
                     continue
                 some = WITH_OPTIONS.get(entry, choices) if options else choices
                 if options and dtype == "tf32":

@@ -60,6 +60,9 @@ def _inlined(path: Path, folder: Path, seen: set[Path]) -> list[str]:
     lines = [f'#line 1 "{shown}"']
     open_conditions = 0
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if "#" not in line:  # most of them, in each first call of a kernel
+            lines.append(line)
+            continue
         open_conditions += bool(_CONDITION_OPENS.match(line)) - bool(_CONDITION_CLOSES.match(line))
         include = _LOCAL_INCLUDE.match(line)
         if include:

@@ -26,7 +26,7 @@ from ..cuda import (
     resident_tensor_layouts,
     wide_layouts,
 )
-from ..cuda.copies import fill, to_host
+from ..cuda.copies import copy_columns, fill, to_host
 from ..cuda.launch import Extent, int32s, or_null
 from ..cuda.modules import kernel
 from ..cuda.packed import Kernel
@@ -180,7 +180,7 @@ def _backward_steps(
     lane: Lane,
     lengths,
     of_options: Callable[[int], tuple] = _no_options,
-    peepholes: bool = False,
+    switches: frozenset[str] = frozenset(),
 ) -> None:
     """Of one direction or two, each (gates, recurrent weights, cells, dh, dc); ``lane`` is the first one's.
     ``of_options`` gives what `_launch` takes where a launch begins at a time, in the first direction."""
@@ -195,7 +195,7 @@ def _backward_steps(
     if choice.schedule == "persistent":
         arrays = (*arrays, cupy.zeros(planner.exchange_words(choice), np.uint32))
     sizes = (steps, batch, lane.width, 0 if dy is None else dy.shape[2], lane.first, lane.reverse)
-    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else (), peepholes=peepholes)
+    _launch(choice, arrays, sizes, of_options(0), second=others[0] if others else (), switches=switches)
 
 
 def _backward_half(
@@ -239,20 +239,21 @@ def _launch(
     second: tuple = (),
     second_sizes: tuple = (),
     of_layers: tuple = (),
-    peepholes: bool = False,
+    switches: frozenset[str] = frozenset(),
 ) -> None:
     """``arrays`` may have None in it; ``of_options`` is what the kernel takes beside with the switch OPTIONS,
-    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS. ``peepholes``
-    is the switch PEEPHOLES, where a kernel has it."""
-    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers), "PEEPHOLES": peepholes}
+    ``second`` and ``second_sizes`` with BIDIRECTIONAL, ``of_layers`` and ``second_sizes`` with LAYERS. ``switches``
+    are those of `catalogue.BESIDE_OPTIONS` that are on where a kernel has them."""
+    on = {"OPTIONS": bool(of_options), "BIDIRECTIONAL": bool(second), "LAYERS": bool(of_layers)}
+    on |= {switch: switch in switches for switch in catalogue.BESIDE_OPTIONS}
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
         function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
         of_kernel = resident_tensor_layouts if choice.kernel in resident_tensor_layouts.TILES else resident_layouts
         threads = of_kernel.threads(sizes[2], choice.kernel)
-        if choice.kernel == resident_tensor_layouts.BACKWARD and arrays[3] is not None and arrays[3].data.ptr % 4:
-            arrays = (*arrays[:3], arrays[3].copy(), *arrays[4:])  # it reads two numbers of dy at a time
+        if choice.kernel == resident_tensor_layouts.BACKWARD:  # it reads two numbers of weights and dy at a time
+            arrays, second = _in_words(arrays), _in_words(second)
         _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
@@ -262,6 +263,8 @@ def _launch(
     if choice.schedule == "cluster":
         in_half = choice.kernel in cluster_half_layouts.TILES
         function = kernel(choice.kernel, arithmetic, tiles=choice.tiles, shared_bytes=shared)
+        if choice.kernel == cluster_half_layouts.KERNELS[planner.FORWARD]:
+            arrays = (arrays[0], _in_eights(arrays[1]), *arrays[2:])
         layouts = cluster_half_layouts if in_half else cluster_layouts
         blocks, threads = layouts.geometry(choice.tiles, choice.groups)
         numbers = (*sizes, choice.share) if in_half else sizes
@@ -274,6 +277,24 @@ def _launch(
     numbers = (*second_sizes, *sizes, choice.blocks, choice.share)
     _ask(function, grid, block, (*arrays, alarm.word, *second), of_options or of_layers, numbers, shared)
     alarm.look()
+
+
+def _in_words(arrays: tuple) -> tuple:
+    """These, and what begins between two words as a copy that does not."""
+    return tuple(a.copy() if i in (1, 3) and a is not None and a.data.ptr % 4 else a for i, a in enumerate(arrays))
+
+
+def _in_eights(weights):
+    """W_hh (4*hidden, hidden), of which a kernel reads eight numbers of 16 bits at a time: in rows of a multiple of
+    eight, the rest zeros."""
+    import cupy
+
+    rows, hidden = weights.shape
+    if hidden % 8 == 0 and weights.data.ptr % 16 == 0:
+        return weights
+    padded = cupy.zeros((rows, -(-hidden // 8) * 8), weights.dtype)
+    copy_columns(padded[None], 0, 0, weights[None], 0, 0, hidden, 1)
+    return padded
 
 
 def _ask(

@@ -72,10 +72,10 @@ def forward_steps(
     """
     steps, batch, _ = gates.shape
     first = cupy_one_launch._forward_arrays(gates, weights, cells, hiddens)
-    peepholes, peephole = _peepholes(choice, draws, [(weights.peephole,)])
+    switches, peephole = _peepholes(choice, draws, [(weights.peephole,)])
     more = (h, *peephole[0], arguments(draws, lane))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
-    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, peepholes=peepholes)
+    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, switches=switches)
 
 
 def forward_steps_of_both(
@@ -84,10 +84,10 @@ def forward_steps_of_both(
     """`forward_steps` of both directions, of whose arrays there are pairs, but for y."""
     first, second = map(cupy_one_launch._forward_arrays, all_gates, all_weights, all_cells, all_hiddens)
     steps, batch, _ = all_gates[0].shape
-    peepholes, of_each = _peepholes(choice, draws, [(w.peephole,) for w in all_weights])
+    switches, of_each = _peepholes(choice, draws, [(w.peephole,) for w in all_weights])
     more = (all_h[0], *of_each[0], arguments(draws, lanes[0]), all_h[1], *of_each[1], np.uint32(lanes[1].stream))
     sizes = (steps, batch, lanes[0].width, y.shape[2], 0, keep, 0, 0)
-    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, second=second, peepholes=peepholes)
+    cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, second=second, switches=switches)
 
 
 def backward_steps(
@@ -95,14 +95,14 @@ def backward_steps(
 ) -> None:
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's;
     d_peephole (batch, 3*hidden) or None is added to."""
-    peepholes, peephole = _peepholes(choice, draws, [(weights.peephole, d_peephole)])
+    switches, peephole = _peepholes(choice, draws, [(weights.peephole, d_peephole)])
 
     def more(first_time: int) -> tuple:
         own = lane._replace(first_time=lane.first_time + first_time)
         return *peephole[0], arguments(draws, own)
 
     directions = [(gates, weights.recurrent, cells, dh, dc)]
-    cupy_one_launch._backward_steps(choice, directions, dy, lane, lengths, more, peepholes)
+    cupy_one_launch._backward_steps(choice, directions, dy, lane, lengths, more, switches)
 
 
 def backward_steps_of_both(
@@ -110,7 +110,7 @@ def backward_steps_of_both(
 ) -> None:
     """`backward_steps` of both directions, of whose arrays there are pairs, but for dy."""
     of_each = [(w.peephole, d) for w, d in zip(all_weights, d_peephole, strict=True)]
-    peepholes, of_each = _peepholes(choice, draws, of_each)
+    switches, of_each = _peepholes(choice, draws, of_each)
 
     def more(first_time: int) -> tuple:
         own = lanes[0]._replace(first_time=lanes[0].first_time + first_time)
@@ -118,16 +118,21 @@ def backward_steps_of_both(
 
     recurrent = (weights.recurrent for weights in all_weights)
     directions = [*zip(all_gates, recurrent, all_cells, dh, dc, strict=True)]
-    cupy_one_launch._backward_steps(choice, directions, dy, lanes[0], lengths, more, peepholes)
+    cupy_one_launch._backward_steps(choice, directions, dy, lanes[0], lengths, more, switches)
 
 
-def _peepholes(choice: Choice, draws: Draws, of_each: list[tuple]) -> tuple[bool, list[tuple]]:
-    """Whether the kernel has to hold peepholes or coupled gates, and what it takes of them for each direction:
-    ``of_each``, whose first one is the peepholes' weights, or nothing where it has a switch for them."""
-    needed = draws.options.coupled or of_each[0][0] is not None
+def _peepholes(choice: Choice, draws: Draws, of_each: list[tuple]) -> tuple[frozenset[str], list[tuple]]:
+    """Which of `catalogue.BESIDE_OPTIONS` are on, and what the kernel takes of peepholes for each direction:
+    ``of_each``, whose first one is their weights, or nothing where it has a switch for them and coupled gates."""
+    options = draws.options
+    needed = options.coupled or of_each[0][0] is not None
+    of_candidate = draws.training and options.recurrent_dropout and options.recurrent_dropout_on != "hidden"
+    each_step = needed or any(options.zoneout) or of_candidate
+    on = dict(zip(catalogue.BESIDE_OPTIONS, (needed, each_step), strict=True))
+    switches = frozenset(switch for switch, is_on in on.items() if is_on)
     if not needed and "PEEPHOLES" in catalogue.KERNELS[choice.kernel][1]:
-        return False, [() for _ in of_each]
-    return needed, [tuple(map(or_null, arrays)) for arrays in of_each]
+        return switches, [() for _ in of_each]
+    return switches, [tuple(map(or_null, arrays)) for arrays in of_each]
 
 
 def arguments(draws: Draws, lane: Lane) -> np.ndarray:
