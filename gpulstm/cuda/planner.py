@@ -50,7 +50,7 @@ from .choices import Choice, Device, Plan
 WARPS = 16  # of a block of a persistent kernel
 UNITS_PER_TILE = 4  # 16 rows of W_hh: the four gates of four hidden units
 SEQUENCES_PER_TILE = 8
-STEP_SEQUENCES = 8  # in a single step; with more, a product reads the weights less often
+STEP_SEQUENCES = 8  # in a single step, bound by bytes in TF32 too; with more, a product reads the weights less often
 STATIC_SHARED_BYTES = 1024  # of the forward kernel, and what the driver keeps for itself, rounded up
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -107,8 +107,7 @@ def plan(
 
 
 def one_step(batch: int, dtype: str) -> Choice | None:
-    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does.
-    It multiplies in float32 where TF32 is allowed too: few sequences leave it bound by bytes."""
+    """The choice of a single step of a plain layer in inference, or None where it runs as any number of steps does."""
     if 0 < batch <= STEP_SEQUENCES and dtype in (*REAL_OF_DTYPE, "tf32") and "step" in _allowed.get():
         return ONE_STEP
     return None
