@@ -1,16 +1,21 @@
 """benchmarks/layouts.py measures every layout; here the stand-in's time, which says nothing about a GPU's."""
 
+import json
+import sys
 import time
+from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import pytest
 
-from benchmarks import layouts
+from benchmarks import choices, gpu, layouts
 from gpulstm.cuda import half_layouts, planner, wide_layouts
 from gpulstm.engines import cupy_one_launch
 from tests.cuda_on_cpu import cupy_on_cpu
 
 
-def stopwatch(function) -> float:
+def stopwatch(function, before) -> float:
+    before()
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -32,6 +37,7 @@ def test_every_layout_is_measured(monkeypatch, dtype, kernel):
         ]
         assert len(choices) > 1 and launches[f"lstm_persistent_{kernel}{direction}"] == len(choices)
     assert all(row["microseconds"] > 0 and row["predicted"] > 0 for row in rows)
+    assert {row["kernel"] for row in rows} == {f"lstm_persistent_{kernel}{way}" for way in ("forward", "backward")}
     assert set(layouts.fit(rows)) == {planner.FORWARD, planner.BACKWARD}
 
 
@@ -62,3 +68,37 @@ def test_layouts_with_weights_from_l2_are_measured(monkeypatch):
         ("wide", planner.BACKWARD, (16, 3, 5, 2)),
     ]
     assert launches == {"lstm_wide_forward": 1, "lstm_wide_backward": 1}
+
+
+def test_a_layout_that_fails_is_written_down_and_the_others_go_on(monkeypatch, tmp_path, capsys):
+    def clock(function, before) -> float:
+        before()
+        function()
+        if len(calls := launched.setdefault("calls", [])) == 1:
+            calls.append(1)
+            raise RuntimeError("cudaErrorCooperativeLaunchTooLarge\nand more")
+        calls.append(1)
+        return 3e-6
+
+    launched: dict = {}
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    monkeypatch.setattr(gpu, "Gpu", lambda: SimpleNamespace(machine=lambda: {"gpu": "none"}))
+    monkeypatch.setattr(layouts, "on_device", create_autospec(layouts.on_device, return_value=clock))
+    out = tmp_path / "layouts-float32.json"
+    arguments = ["--out", str(out), "--hidden", "8", "--batch", "1", "2", "--steps", "1", "--schedules", "resident"]
+    with cupy_on_cpu(multiprocessors=132, schedules=planner.AUTOMATIC):
+        monkeypatch.setattr(sys, "argv", ["layouts.py", *arguments])
+        assert layouts.main() == 1
+    found = json.loads(out.read_text())
+    assert [(row["direction"], row["batch"]) for row in found["rows"]] == [
+        ("forward", 1), ("forward", 2), ("backward", 2)
+    ]  # fmt: skip
+    (failed,) = found["failed"]
+    assert (failed["direction"], failed["failed"]) == ("backward", "RuntimeError: cudaErrorCooperativeLaunchTooLarge")
+    assert "FAILED, H 8 N 1 backward" in capsys.readouterr().out
+    assert found["device"] == {"capability": 90, "multiprocessors": 132, "shared_bytes": 232448, "cooperative": True}
+    assert choices.texts([out])[-2:] == [
+        "3 sizes: the planner's layout takes 1.00 times the fastest one's time; more than 1.05 times in 0, "
+        "not measured in 0",
+        "cluster is in planner.UNMEASURED, and these files have no time of it",
+    ]
