@@ -67,6 +67,7 @@ class Family(NamedTuple):
     shape: str  # of SHAPES
     hidden: int
     batch: int
+    kernels: tuple[str, ...] = ()  # of the passes, where they are launched for all steps at once
 
     @property
     def name(self) -> str:
@@ -154,6 +155,7 @@ def families(cupy: Any) -> list[Family]:
             if taken.schedule != schedule:
                 continue
             kernels = [(choice.kernel, choice.directions, choice.layers) for choice in (plan.forward, plan.backward)]
+            family = family._replace(kernels=tuple(kernel for kernel, *_ in kernels if kernel))
             found.setdefault((schedule, arithmetic, what, *kernels), family)
     return sorted(found.values(), key=lambda family: family.schedule in ("loop", "graph"))  # whose blocks never wait
 

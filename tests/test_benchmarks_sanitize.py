@@ -22,16 +22,12 @@ def cupy(monkeypatch):
 
 def test_every_kernel_with_one_launch_has_a_family(cupy):
     found = {family.name: family for family in sanitize.families(cupy)}
-    kernels = set()
-    for family in found.values():
-        with sanitize._planned(family):
-            plan = family.layer(cupy).plan(cupy.zeros((3, family.batch, 5), family.layer(cupy).params["bias_l0"].dtype))
-        kernels |= {choice.kernel for choice in plan if choice is not None}
+    kernels = {kernel for family in found.values() for kernel in family.kernels}
     one_launch = ("lstm_resident_", "lstm_persistent_", "lstm_cluster_", "lstm_wide_")
     wanted = {name for name in catalogue.KERNELS if name.startswith(one_launch)}
     assert wanted - kernels == set()
     assert {family.schedule for family in found.values()} == set(sanitize.planner.SCHEDULES)
-    assert {name for name in found if "step" in name} >= {"step, float16, plain, H 24 N 3"}
+    assert "step, float32, plain, H 24 N 3" in found
 
 
 def test_a_family_is_compared_with_numpy(cupy, monkeypatch):
