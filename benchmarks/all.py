@@ -186,6 +186,8 @@ def _run(step: Step, chosen: argparse.Namespace, seconds: float) -> dict[str, An
     start, log, going_on = time.monotonic(), chosen.out / f"{step.name}.log", _continue(step, chosen)
     why = _in_process([sys.executable, *command, *going_on], log, seconds)
     if OF_ANOTHER in why:  # machine, version or commit: what was measured there stays there
+        if Path(going_on[-1]).resolve() == file.resolve():
+            os.replace(file, file.with_name(f"{step.name}.before"))
         why, going_on = _in_process([sys.executable, *command], log, seconds), []
     command += going_on
     status = "done" if not why else "cut" if why.startswith("not done") else "failed"
@@ -307,4 +309,5 @@ def _findings(out: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the process of a step ends as well
     sys.exit(main())

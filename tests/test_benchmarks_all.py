@@ -173,6 +173,8 @@ def test_what_another_machine_has_measured_is_left_where_it_is(steps, tmp_path):
     other = tmp_path / "other"
     assert run(other, "--continue", str(out)) == 0
     assert summary(other)["part"]["status"] == "done" and "--continue" not in summary(other)["part"]["command"]
+    before = (out / "part.json").read_text()
+    assert run(out, "--continue") == 0 and (out / "part.before").read_text() == before
 
 
 def test_what_is_missing_is_said_and_all_of_it_is_one_file(steps, tmp_path, capsys):
