@@ -74,12 +74,12 @@ STEPS = {
         Step("floors", "floors.py", (), 1, least=60, most=120),
         Step("compare-gpu", "compare.py", ("--device", "gpu"), 8, has_seconds=True, goes_on=True),
         Step("first_call", "first_call.py", (), 1, least=60, most=300),
-        Step("options", "options.py", (), 1, has_seconds=True),
-        Step("options-bfloat16", "options.py", ("--dtype", "bfloat16"), 0.5, has_seconds=True),
-        Step("directions", "directions.py", (), 0.5, has_seconds=True),
-        Step("graphs", "graphs.py", (), 0.5, has_seconds=True),
-        Step("layers", "layers.py", ("--kind", "float32", "tf32"), 0.5, has_seconds=True),
-        Step("layers-16-bits", "layers.py", ("--kind", "float16", "bfloat16"), 0.5, has_seconds=True),
+        Step("options", "options.py", (), 1, has_seconds=True, goes_on=True),
+        Step("options-bfloat16", "options.py", ("--dtype", "bfloat16"), 0.5, has_seconds=True, goes_on=True),
+        Step("directions", "directions.py", (), 0.5, has_seconds=True, goes_on=True),
+        Step("graphs", "graphs.py", (), 0.5, has_seconds=True, goes_on=True),
+        Step("layers", "layers.py", ("--kind", "float32", "tf32"), 0.5, has_seconds=True, goes_on=True),
+        Step("layers-16-bits", "layers.py", ("--kind", "float16", "bfloat16"), 0.5, has_seconds=True, goes_on=True),
         *(
             Step(
                 f"layouts-{dtype}-{schedule}",
@@ -87,6 +87,7 @@ STEPS = {
                 ("--dtype", dtype, "--schedules", schedule, *sizes),
                 0.5,
                 has_seconds=True,
+                goes_on=True,
             )
             for dtype, schedule, sizes in LAYOUTS
         ),  # fmt: skip
@@ -94,7 +95,7 @@ STEPS = {
     "cpu": (
         Step("first_call", "first_call.py", ("--only", "import", "compile"), 1, most=120),
         Step("compare-cpu", "compare.py", ("--device", "cpu"), 8, has_seconds=True, needs="torch", goes_on=True),
-        Step("options-cpu", "options.py", ("--device", "cpu"), 1, has_seconds=True, needs="torch"),
+        Step("options-cpu", "options.py", ("--device", "cpu"), 1, has_seconds=True, needs="torch", goes_on=True),
     ),
 }
 
@@ -159,14 +160,13 @@ def _records(before: Path | None) -> dict[str, dict[str, Any]]:
 def _take_over(
     step: Step, chosen: argparse.Namespace, before: Path | None, ended: dict[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """The record of a step that a run before has ended, with its files; None if it is to run."""
-    record = ended.get(step.name)
-    if before is None or record is None or record["status"] != "done" or record["left"]:
-        return None
-    if before != chosen.out:
-        for path in before.glob(f"{step.name}*"):
+    """The record of a step that a run before has ended; None if it is to run. Its files are there in either case: what
+    runs and is cut off before it has anything, or is left out, leaves them as they are."""
+    if before is not None and before != chosen.out:
+        for path in (*before.glob(f"{step.name}.*"), *before.glob(f"{step.name}-*.svg")):
             shutil.copy2(path, chosen.out / path.name)
-    return record
+    record = ended.get(step.name)
+    return None if record is None or record["status"] != "done" or record["left"] else record
 
 
 def _run(step: Step, chosen: argparse.Namespace, seconds: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the commands share that time a layer in several ways: all sizes in turn, and a JSON file written after each."""
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
@@ -43,6 +44,7 @@ def run(
             arguments.add_argument(f"--{name}", nargs="+", type=int, default=usual)
     arguments.add_argument("--steps", type=int, default=steps)
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
+    add_continue(arguments)
     given = arguments.parse_args()
     need("cupy", gpu=True)
     import cupy
@@ -54,9 +56,12 @@ def run(
     left: list[list] = []
     failed_sizes: list[dict] = []
     document = {"machine": gpu.machine(), "steps": given.steps, "left": left, "failed": failed_sizes, "rows": rows}
+    there = take_over(given.go_on, document, [*sizes])
     names = sorted(sizes, key=lambda name: isinstance(sizes[name][0], str))  # the order is kept otherwise
     for size in product(*(getattr(given, name) for name in names)):
         of_size = dict(zip(names, size, strict=True))
+        if tuple(of_size[name] for name in sizes) in there:
+            continue
         if time.perf_counter() - start > given.seconds:
             left.append([of_size[name] for name in sizes])
             continue
@@ -73,6 +78,33 @@ def run(
         print(complaint.format(**row))
     files.write(given.out, document)
     return 1 if found or failed_sizes else 0
+
+
+def add_continue(arguments: argparse.ArgumentParser) -> None:
+    says = "keep the rows of this file, and measure the sizes that it has not"
+    arguments.add_argument("--continue", dest="go_on", type=Path, metavar="FILE", help=says)
+
+
+def take_over(path: Path | None, document: dict[str, Any], names: Sequence[str]) -> set[tuple]:
+    """Puts the rows of an earlier file into the document. Gives the sizes that it has, by ``names``; a file is written
+    when a size is complete. Ends the program if the file is of another GPU or of other time steps."""
+    if path is None or not path.exists():
+        return set()
+    before = json.loads(path.read_text(encoding="utf-8"))
+
+    def identity(of: dict[str, Any]) -> dict[str, Any]:
+        found = {key: of.get(key) for key in ("steps", "dtype", "bidirectional")}
+        return found | {"GPU": (of.get("machine") or {}).get("gpu")}
+
+    ours, theirs = identity(document), identity(before)
+    differing = next((key for key in ours if ours[key] != theirs[key]), None)
+    if differing:
+        text = f"the file is of another {differing}, {theirs[differing]}, and this is {ours[differing]}"
+        raise SystemExit(f"--continue: {text}")
+    found = {tuple(row[name] for name in names) for row in before["rows"]}
+    document["rows"] += before["rows"]
+    document["failed"] += [row for row in before["failed"] if tuple(row.get(name) for name in names) in found]
+    return found
 
 
 def rows_or_why(measured: Callable[[], Iterable[dict]]) -> Iterator[dict]:

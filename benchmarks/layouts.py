@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import files  # noqa: E402
-from benchmarks.in_several_ways import normal, rows_or_why  # noqa: E402
+from benchmarks.in_several_ways import add_continue, normal, rows_or_why, take_over  # noqa: E402
 from benchmarks.needs import need  # noqa: E402
 from gpulstm import arrays  # noqa: E402
 from gpulstm.cuda import planner, wide_layouts  # noqa: E402 - of this checkout, installed or not
@@ -50,6 +50,7 @@ def main() -> int:
     arguments.add_argument("--dtype", choices=("float32", "tf32", "float16", "bfloat16"), default="float32")
     arguments.add_argument("--schedules", nargs="+", choices=LAYOUTS, default=["persistent"])
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
+    add_continue(arguments)
     given = arguments.parse_args()
     need("cupy", gpu=True)
     import cupy
@@ -62,7 +63,10 @@ def main() -> int:
     document = {"machine": gpu.machine(), "device": device._asdict(), "steps": given.steps, "dtype": given.dtype}
     document |= {"left": [], "failed": failed, "rows": rows}
     start, schedules, seconds = time.perf_counter(), tuple(given.schedules), on_device(gpu)
+    there = take_over(given.go_on, document, ("hidden", "batch"))
     for hidden, batch in product(given.hidden, given.batch):
+        if (hidden, batch) in there:
+            continue
         if time.perf_counter() - start > given.seconds:
             document["left"].append([hidden, batch])
             continue

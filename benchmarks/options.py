@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
 from benchmarks import files  # noqa: E402
-from benchmarks.in_several_ways import normal, rows_or_why  # noqa: E402
+from benchmarks.in_several_ways import add_continue, normal, rows_or_why, take_over  # noqa: E402
 from benchmarks.needs import need  # noqa: E402
 from gpulstm.cuda import folding  # noqa: E402
 
@@ -68,6 +68,7 @@ def main() -> int:
     arguments.add_argument("--rounds", type=int, default=ROUNDS)
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     arguments.add_argument("--without", nargs="+", choices=[name for name in OPTIONS if name != PLAIN], default=())
+    add_continue(arguments)
     given = arguments.parse_args()
     if given.device == "cpu" and given.dtype != DTYPES[0]:
         arguments.error(f"--dtype {given.dtype} is for CuPy arrays, on a CPU there is {DTYPES[0]}")
@@ -90,7 +91,10 @@ def main() -> int:
     left_out = {*given.without, *(() if given.dtype == DTYPES[0] else NOT_IN_16_BITS)}
     options = {name: made for name, made in OPTIONS.items() if name not in left_out}
     document |= {"steps": steps, "left": left, "failed": failed, "rows": rows}
+    there = take_over(given.go_on, document, ("hidden", "batch"))
     for hidden, batch in product(given.hidden or all_hidden, given.batch or all_batch):
+        if (hidden, batch) in there:
+            continue
         if time.perf_counter() - start > given.seconds:
             left.append([hidden, batch])
             continue

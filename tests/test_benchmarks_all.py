@@ -160,6 +160,8 @@ def test_what_is_complete_is_not_run_again(steps, tmp_path):
     run(other, "--continue", str(out), "--only", "whole")
     assert (other / "whole.json").read_text() == (out / "whole.json").read_text()
     assert list(summary(other)) == ["whole"]
+    run(other, "--continue", str(out), "--only", "part", minutes="0.01")  # too little: what there was of it is kept
+    assert summary(other)["part"]["status"] == "left out" and (other / "part.json").exists()
     with pytest.raises(SystemExit, match="there is no folder"):
         run(other, "--continue", str(tmp_path / "nothing"))
 
@@ -206,9 +208,11 @@ def test_the_real_scripts_take_the_options_that_they_are_given():
         for step in of_device:
             folder = everything.ROOT / "benchmarks"
             text = (folder / step.script).read_text(encoding="utf-8")
+            several = (folder / "in_several_ways.py").read_text(encoding="utf-8")
+            text += several if "add_continue(" in text else ""
             if "in_several_ways.run(" in text:
                 sizes = text.partition("in_several_ways.run(")[2].partition("}")[0]  # name -> what it is if not given
-                text = (folder / "in_several_ways.py").read_text(encoding="utf-8")
+                text = several
                 text += "".join(f'"--{name}"' for name in re.findall(r'"(\w+)": ', sizes))
             assert '"--out"' in text and ('"--seconds"' in text or not step.has_seconds)
             assert all(f'"{option}"' in text for option in step.options if option.startswith("--"))

@@ -85,11 +85,20 @@ def test_a_layout_that_fails_is_written_down_and_the_others_go_on(monkeypatch, t
     monkeypatch.setattr(gpu, "Gpu", lambda: SimpleNamespace(machine=lambda: {"gpu": "none"}))
     monkeypatch.setattr(layouts, "on_device", create_autospec(layouts.on_device, return_value=clock))
     out = tmp_path / "layouts-float32.json"
-    arguments = ["--out", str(out), "--hidden", "8", "--batch", "1", "2", "--steps", "1", "--schedules", "resident"]
+    of_all = ["layouts.py", "--out", str(out), "--hidden", "8", "--schedules", "resident", "--batch", "1", "2"]
+    going_on = [*of_all, "3", "--continue", str(out)]
     with cupy_on_cpu(multiprocessors=132, schedules=planner.AUTOMATIC):
-        monkeypatch.setattr(sys, "argv", ["layouts.py", *arguments])
+        monkeypatch.setattr(sys, "argv", [*of_all, "--steps", "1"])
         assert layouts.main() == 1
-    found = json.loads(out.read_text())
+        found = json.loads(out.read_text())
+        monkeypatch.setattr(sys, "argv", [*going_on, "--steps", "1"])
+        assert layouts.main() == 1  # what has failed is still there
+        monkeypatch.setattr(sys, "argv", [*going_on, "--steps", "2"])
+        with pytest.raises(SystemExit, match="--continue: the file is of another steps, 1, and this is 2"):
+            layouts.main()
+    again = json.loads(out.read_text())
+    assert again["rows"][:3] == found["rows"] and {row["batch"] for row in again["rows"][3:]} == {3}
+    assert again["failed"] == found["failed"] and len(launched["calls"]) == 4 + 2
     assert [(row["direction"], row["batch"]) for row in found["rows"]] == [
         ("forward", 1), ("forward", 2), ("backward", 2)
     ]  # fmt: skip
@@ -98,7 +107,7 @@ def test_a_layout_that_fails_is_written_down_and_the_others_go_on(monkeypatch, t
     assert "FAILED, H 8 N 1 backward" in capsys.readouterr().out
     assert found["device"] == {"capability": 90, "multiprocessors": 132, "shared_bytes": 232448, "cooperative": True}
     assert choices.texts([out])[-2:] == [
-        "3 sizes: the planner's layout takes 1.00 times the fastest one's time; more than 1.05 times in 0, "
+        "5 sizes: the planner's layout takes 1.00 times the fastest one's time; more than 1.05 times in 0, "
         "not measured in 0",
         "cluster is in planner.UNMEASURED, and these files have no time of it",
     ]
