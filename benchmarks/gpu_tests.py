@@ -71,14 +71,19 @@ def modules() -> list[str]:
 
 
 def _run(command: list[str], environment: dict[str, str], seconds: float | None) -> int:
+    """Pytest's exit status. At the end of its time it is told to stop, and soon afterwards stopped."""
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    for number in (signal.SIGINT, signal.SIGKILL):
-        try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            seconds = GRACE
-    return process.wait()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    code = process.wait()
+    time.sleep(1)  # the others have something to say about that, and what is said here is to come last
+    return code
 
 
 # What follows runs inside of pytest.
