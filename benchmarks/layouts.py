@@ -10,9 +10,11 @@ and the others go on. `benchmarks/choices.py` compares the file with what the pl
 """
 
 import argparse
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ LAYOUTS = {
     "cluster": planner._cluster,
 }
 HIDDEN, BATCHES, STEPS, REPEATS = (64, 128, 256, 512, 768, 1024), (1, 8, 32, 128), 128, 5
+COMPILERS = min(8, (os.cpu_count() or 1) // 2)
 HOLD = 2_000_000  # cycles, some 1 ms: a launch of a small layer takes less than what Python needs to ask for it
 
 
@@ -50,6 +53,8 @@ def main() -> int:
     arguments.add_argument("--dtype", choices=("float32", "tf32", "float16", "bfloat16"), default="float32")
     arguments.add_argument("--schedules", nargs="+", choices=LAYOUTS, default=["persistent"])
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
+    arguments.add_argument("--compilers", type=int, default=COMPILERS, help="processes that compile beforehand")
+    arguments.add_argument("--part", type=int, nargs=2, help=argparse.SUPPRESS)  # what such a process is started with
     add_continue(arguments)
     given = arguments.parse_args()
     need("cupy", gpu=True)
@@ -63,6 +68,13 @@ def main() -> int:
     document = {"machine": gpu.machine(), "device": device._asdict(), "steps": given.steps, "dtype": given.dtype}
     document |= {"left": [], "failed": failed, "rows": rows}
     start, schedules, seconds = time.perf_counter(), tuple(given.schedules), on_device(gpu)
+    where = where_first(product(given.hidden, given.batch), given.dtype, device, schedules)
+    if given.part:
+        for (hidden, batch), kernels in _by_size(where, *given.part).items():
+            of_size = batch, hidden, 1, once, given.dtype, schedules, kernels
+            print(*rows_or_why(lambda of=of_size: measured(cupy, *of)))
+        return 0
+    _compile_beforehand(min(given.compilers, len(where) // 4), min(120.0, given.seconds / 2))
     there = take_over(given.go_on, document, ("hidden", "batch"))
     for hidden, batch in product(given.hidden, given.batch):
         if (hidden, batch) in there:
@@ -79,6 +91,45 @@ def main() -> int:
         print(f"{schedule}, measured over predicted: {fit([row for row in rows if row['schedule'] == schedule])}")
     files.write(given.out, document)
     return 1 if failed else 0
+
+
+def where_first(sizes: Iterable[tuple[int, int]], dtype: str, device: planner.Device, schedules: tuple) -> dict:
+    """Kernel and tiles -> the first of the sizes, (hidden, batch), that has a layout with them."""
+    found: dict[tuple, tuple[int, int]] = {}
+    for hidden, batch in sizes:
+        for direction in (planner.FORWARD, planner.BACKWARD):
+            for choice in layouts(direction, batch, hidden, dtype, device, schedules):
+                found.setdefault((choice.kernel, choice.tiles), (hidden, batch))
+    return found
+
+
+def _by_size(where: dict, number: int, count: int) -> dict[tuple[int, int], set[tuple]]:
+    """Every ``count``-th kernel from ``number`` on, by the size at which it is run."""
+    found: dict[tuple[int, int], set[tuple]] = {}
+    for kernel in [*where][number::count]:
+        found.setdefault(where[kernel], set()).add(kernel)
+    return found
+
+
+def _compile_beforehand(count: int, seconds: float) -> None:
+    """In as many processes at the same time, into CuPy's cache on the disk; what fails there fails here again."""
+    if count < 2:
+        return
+    command, end = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]], time.monotonic() + seconds
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen([*command, "--part", str(number), str(count)], **quiet) for number in range(count)]
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def once(function: Callable, before: Callable) -> float:
+    before()
+    function()
+    return 0.0
 
 
 def _line(row: dict, hidden: int, batch: int) -> str:
@@ -103,9 +154,10 @@ def measured(
     seconds: Callable,
     dtype: str = "float32",
     schedules: tuple[str, ...] = ("persistent",),
+    kernels: Container[tuple] | None = None,
 ) -> Iterator[dict]:
     """A row for each layout, with its time or why there is none. ``seconds(function, before)`` times a call, and calls
-    ``before`` each time before it."""
+    ``before`` each time before it. ``kernels`` are those with tiles that are wanted, or None for all."""
     device = cupy_one_launch.current_device()
     stored = {"bfloat16": arrays.bfloat16, "float16": lambda: np.float16}.get(dtype, lambda: np.float32)()
 
@@ -147,6 +199,8 @@ def measured(
 
     for direction, of_choice in ((planner.FORWARD, of_forward), (planner.BACKWARD, of_backward)):
         for choice in layouts(direction, batch, hidden, dtype, device, schedules):
+            if kernels is not None and (choice.kernel, choice.tiles) not in kernels:
+                continue
             row = _row(direction, batch, hidden, choice)
             calls = of_choice(choice)
             for found in rows_or_why(lambda of=calls: [{"microseconds": seconds(*of) / steps * 1e6}]):

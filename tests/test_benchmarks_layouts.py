@@ -41,6 +41,35 @@ def test_every_layout_is_measured(monkeypatch, dtype, kernel):
     assert set(layouts.fit(rows)) == {planner.FORWARD, planner.BACKWARD}
 
 
+def test_kernels_are_shared_out_among_those_who_compile(monkeypatch):
+    device, sizes = planner.Device(90, 132, 232448, True), [(64, 1), (64, 8), (256, 1)]
+    where = layouts.where_first(sizes, "float32", device, ("persistent",))
+    assert len(where) > 12 and set(where.values()) >= {(64, 1), (256, 1)}
+    parts = [layouts._by_size(where, number, 3) for number in range(3)]
+    shared_out = [(kernel, size) for part in parts for size, kernels in part.items() for kernel in kernels]
+    assert dict(shared_out) == where and len(shared_out) == len(where)
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    with cupy_on_cpu(multiprocessors=3) as cupy:
+        wanted = {("lstm_resident_forward", (2,))}
+        rows = list(layouts.measured(cupy, 1, 8, 1, layouts.once, schedules=("resident",), kernels=wanted))
+        assert [row["kernel"] for row in rows] == ["lstm_resident_forward"]
+
+
+def test_processes_that_compile_are_waited_for_and_ended(monkeypatch, tmp_path):
+    script = tmp_path / "part.py"
+    write = "import sys, time; open(sys.argv[-2] + '.txt', 'w').write(str(sys.argv)); "
+    script.write_text(write + "time.sleep(60 * (sys.argv[-2] == '1'))")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(layouts, "__file__", str(script))
+    monkeypatch.setattr(sys, "argv", ["layouts.py", "--hidden", "8"])
+    began = time.monotonic()
+    layouts._compile_beforehand(2, 1.0)
+    assert time.monotonic() - began < 20
+    assert "'--hidden', '8', '--part', '0', '2'" in (tmp_path / "0.txt").read_text()
+    layouts._compile_beforehand(1, 1.0)  # one alone would be no faster
+    assert len(list(tmp_path.glob("*.txt"))) <= 2
+
+
 def test_clusters_are_measured_where_they_fit(monkeypatch):
     monkeypatch.setattr(cupy_one_launch, "_devices", {})
     with cupy_on_cpu(multiprocessors=3, schedules=("cluster",)) as cupy:
