@@ -108,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         names = ", ".join(step.name for step in STEPS[chosen.device])
         raise SystemExit(f"--only must be of {names}; got {', '.join(unknown)}")
+    chosen.out = chosen.out.absolute()  # steps run in the checkout, wherever this was called
     chosen.out.mkdir(parents=True, exist_ok=True)
     before = _before(chosen)
     ended = _records(before)  # read now: this run writes its own into the same place
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _before(chosen: argparse.Namespace) -> Path | None:
-    folder = chosen.out if chosen.go_on is True else Path(chosen.go_on) if chosen.go_on else None
+    folder = chosen.out if chosen.go_on is True else Path(chosen.go_on).absolute() if chosen.go_on else None
     if folder is not None and folder != chosen.out and not folder.is_dir():
         raise SystemExit(f"--continue: there is no folder {folder}")
     return folder
