@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
 from benchmarks import in_several_ways  # noqa: E402
+from benchmarks.in_several_ways import normal  # noqa: E402
 from benchmarks.options import ROUNDS, in_turn_on  # noqa: E402
 from gpulstm.cuda import both_directions  # noqa: E402
 
@@ -52,11 +51,10 @@ def main() -> int:
 
 def measured(cupy: Any, kind: str, batch: int, hidden: int, steps: int, in_turn: Callable) -> Iterator[dict]:
     """A row for each way; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
-    random = np.random.default_rng(0)
     lstm = gl.LSTM(hidden, hidden, bidirectional=True, **KINDS[kind], xp=cupy, rng=0)
     dtype = lstm.params["weight_hh_l0"].dtype
-    x = cupy.asarray(random.standard_normal((steps, batch, hidden)).astype(dtype))
-    dy = cupy.asarray(random.standard_normal((steps, batch, 2 * hidden)).astype(dtype))
+    x = cupy.asarray(normal(steps, batch, hidden).astype(dtype))
+    dy = cupy.asarray(normal(steps, batch, 2 * hidden, seed=1).astype(dtype))
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
         calls = [lambda way=way, call=call: _in(way, call, lstm, x, dy) for way in WAYS]

@@ -57,17 +57,23 @@ def main(arguments: list[str] | None = None) -> int:
         name, *of_child = json.loads(chosen.child)
         print("\n" + json.dumps(CHILDREN[name](*of_child)))
         return 0
-    start, results = time.monotonic(), {"machine": {}, "lines": [], "failed": []}
+    start = time.monotonic()
+    results: dict[str, Any] = {"machine": in_process("machine"), "lines": [], "failed": []}
+    ended: list[Report] = []
+
+    def save(report: Report) -> None:  # after each line: whatever ends the run, those before it are there
+        of_all = [*ended, report]
+        results["lines"] = [line for of in of_all for line in of.lines]
+        results["failed"] = [line for of in of_all for line in of.failed]
+        files.write(chosen.out, results)
+
     for name in chosen.only:
-        report = Report(name)
+        report = Report(name, save)
         try:
             GROUPS[name](report)
         except Exception as error:  # no CuPy, no GPU: a group that fails leaves the others alone
             report.fail(name, f"{type(error).__name__}: {error}")
-        results["lines"] += report.lines
-        results["failed"] += report.failed
-        files.write(chosen.out, results)
-    results["machine"] = in_process("machine")
+        ended.append(report)
     results["seconds"] = round(time.monotonic() - start, 1)
     files.write(chosen.out, results)
     return 1 if results["failed"] else 0
@@ -123,10 +129,14 @@ def of_first_call(report: Report) -> None:
     """With an empty cache of compiled kernels, and with the one that the process before has left."""
     for problem in PROBLEMS:
         colds, warms = [], []
-        for _ in range(PROCESSES):
-            with tempfile.TemporaryDirectory() as folder:
-                colds.append(in_process("first call", *problem, CUPY_CACHE_DIR=folder))
-                warms.append(in_process("first call", *problem, CUPY_CACHE_DIR=folder))
+        try:
+            for _ in range(PROCESSES):
+                with tempfile.TemporaryDirectory() as folder:
+                    colds.append(in_process("first call", *problem, CUPY_CACHE_DIR=folder))
+                    warms.append(in_process("first call", *problem, CUPY_CACHE_DIR=folder))
+        except Exception as error:  # a problem that fails leaves the others alone
+            report.fail(f"first call, {problem}", f"{type(error).__name__}: {error}")
+            continue
         for cache, found in (("empty cache", colds), ("full cache", warms)):
             for line in found[0]:
                 values = [each[line] for each in found]
@@ -261,7 +271,8 @@ def microseconds(call: Callable[[], object], wait: Callable[[], object]) -> list
     return found[1:]
 
 
-GROUPS = {"import": of_import, "compile": of_compile, "first call": of_first_call, "calls": of_calls}
+# What is quick and needs a GPU first.
+GROUPS = {"calls": of_calls, "first call": of_first_call, "import": of_import, "compile": of_compile}
 CHILDREN: dict[str, Callable] = {
     "import": time_import,
     "compile": time_compile,

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
 from benchmarks import in_several_ways  # noqa: E402
+from benchmarks.in_several_ways import normal  # noqa: E402
 from benchmarks.options import ROUNDS  # noqa: E402
 from gpulstm.cuda import folding, planner  # noqa: E402
 from gpulstm.engines import cupy_graph  # noqa: E402
@@ -86,11 +87,10 @@ def in_turn_on(gpu: Any, rounds: int) -> Callable:
 
 def measured(cupy: Any, kind: str, batch: int, hidden: int, steps: int, in_turn: Callable) -> Iterator[dict]:
     """A row for each schedule; ``in_turn(calls)`` gives each call's seconds, the GPU's and the CPU's."""
-    random = np.random.default_rng(0)
     lstm = gl.LSTM(hidden, hidden, **KINDS[kind], xp=cupy, rng=0)
     dtype = lstm.params["weight_hh_l0"].dtype
-    x = cupy.asarray(random.standard_normal((steps, batch, hidden)).astype(dtype))
-    dy = cupy.asarray(random.standard_normal((steps, batch, lstm.layout.output_size)).astype(dtype))
+    x = cupy.asarray(normal(steps, batch, hidden).astype(dtype))
+    dy = cupy.asarray(normal(steps, batch, lstm.layout.output_size, seed=1).astype(dtype))
     results = {schedule: _in(schedule, _results, lstm, x, dy) for schedule in SCHEDULES}
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
 from benchmarks import in_several_ways  # noqa: E402
 from benchmarks.directions import PASSES, _forward, _forward_backward, slower_than_apart  # noqa: E402
+from benchmarks.in_several_ways import normal  # noqa: E402
 from benchmarks.options import ROUNDS, in_turn_on  # noqa: E402
 from gpulstm.cuda import stacked_layers  # noqa: E402
 
@@ -55,10 +54,9 @@ def measured(
     cupy: Any, kind: str, layers: int, hidden: int, batch: int, steps: int, in_turn: Callable
 ) -> Iterator[dict]:
     """A row for each way; ``in_turn(calls)`` times several calls in turn and gives a list of seconds."""
-    random = np.random.default_rng(0)
     lstm = gl.LSTM(hidden, hidden, layers, **KINDS[kind], xp=cupy, rng=0)
     dtype = lstm.params["weight_hh_l0"].dtype
-    x, dy = (cupy.asarray(random.standard_normal((steps, batch, hidden)).astype(dtype)) for _ in "xy")
+    x, dy = (cupy.asarray(normal(steps, batch, hidden, seed=seed).astype(dtype)) for seed in (0, 1))
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
         calls = [lambda way=way, call=call: _in(way, call, lstm, x, dy) for way in WAYS]

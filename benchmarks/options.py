@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import gpulstm as gl  # noqa: E402 - of this checkout, installed or not
 from benchmarks import files  # noqa: E402
+from benchmarks.in_several_ways import add_continue, normal, rows_or_why, take_over  # noqa: E402
 from benchmarks.needs import need  # noqa: E402
 from gpulstm.cuda import folding  # noqa: E402
 
@@ -66,6 +67,7 @@ def main() -> int:
     arguments.add_argument("--rounds", type=int, default=ROUNDS)
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="begin no size after this time")
     arguments.add_argument("--without", nargs="+", choices=[name for name in OPTIONS if name != PLAIN], default=())
+    add_continue(arguments)
     given = arguments.parse_args()
     if given.device == "cpu" and given.dtype != DTYPES[0]:
         arguments.error(f"--dtype {given.dtype} is for CuPy arrays, on a CPU there is {DTYPES[0]}")
@@ -84,13 +86,21 @@ def main() -> int:
         document["machine"] = machine()
     all_hidden, all_batch, all_steps = GRID[given.device]
     start, steps, rows, left = time.perf_counter(), given.steps or all_steps, [], []
+    failed: list[dict] = []
     options = {name: made for name, made in OPTIONS.items() if name not in given.without}
-    document |= {"steps": steps, "left": left, "rows": rows}
+    document |= {"steps": steps, "left": left, "failed": failed, "rows": rows}
+    there = take_over(given.go_on, document, ("hidden", "batch"))
     for hidden, batch in product(given.hidden or all_hidden, given.batch or all_batch):
+        if (hidden, batch) in there:
+            continue
         if time.perf_counter() - start > given.seconds:
             left.append([hidden, batch])
             continue
-        for row in measured(xp, batch, hidden, steps, in_turn, options, **of_all):
+        for row in rows_or_why(lambda at=(batch, hidden): measured(xp, *at, steps, in_turn, options, **of_all)):
+            if "failed" in row:
+                failed.append({"hidden": hidden, "batch": batch} | row)
+                print(f"FAILED, H {hidden} N {batch} {row.get('option', '')}: {row['failed']}", flush=True)
+                continue
             rows.append(row)
             print("H {hidden:4} N {batch:3} {option:34} {schedules:23} forward {forward_us:7.2f} us a step, "
                   "{forward_ratio:5.2f} of plain; with backward {forward_backward_us:7.2f}, "
@@ -101,7 +111,7 @@ def main() -> int:
         limit = LIMITS[row["option"]]
         print("more than {} times the plain LSTM: H {hidden} N {batch} {option}".format(limit, **row))
     files.write(given.out, document | {"machine": machine()})
-    return 1 if dear else 0
+    return 1 if dear or failed else 0
 
 
 def measured(
@@ -115,13 +125,17 @@ def measured(
 ) -> Iterator[dict]:
     """A row for each option; ``in_turn(calls)`` times several calls in turn and gives a list of seconds. ``of_all``
     are arguments of all layers."""
-    random = np.random.default_rng(0)
     layers = {name: gl.LSTM(hidden, hidden, **made, **of_all, xp=xp, rng=0) for name, made in options.items()}
     dtype, width = layers[PLAIN].params["weight_hh_l0"].dtype, hidden * (2 if of_all.get("bidirectional") else 1)
     x, dy = (
-        xp.asarray(random.standard_normal((steps, batch, features), dtype=np.float32)).astype(dtype)
-        for features in (hidden, width)
+        xp.asarray(normal(steps, batch, features, seed=seed)).astype(dtype)
+        for seed, features in enumerate((hidden, width))
     )
+    for name in [*layers]:  # what does not run at all is left out, and the others are timed
+        once = partial(_folded_or_not, name, _forward_backward, layers[name], x, dy)
+        for row in rows_or_why(lambda once=once: [once()][1:]):
+            del layers[name]
+            yield {"option": name} | row
     seconds = {}
     for each, call in zip(PASSES, (_forward, _forward_backward), strict=True):
         calls = [partial(_folded_or_not, name, call, lstm, x, dy) for name, lstm in layers.items()]

@@ -6,6 +6,7 @@ tests/test_benchmarks_compare.py has the real comparison on a CPU, run by it.
 import json
 import os
 import re
+import tarfile
 import time
 from pathlib import Path
 
@@ -142,23 +143,55 @@ def test_a_step_has_its_least_as_long_as_it_is_there(steps):
 
 
 def test_what_is_complete_is_not_run_again(steps, tmp_path):
-    out = steps(part=(whole("[[64, 1]]"), {}), whole=(whole(), {}), bad=(BAD, {}))
+    out = steps(part=(whole("[[64, 1]]"), {"goes_on": True}), whole=(whole(), {}), bad=(BAD, {}))
     run(out)
     assert everything._continue(everything.STEPS["gpu"][0], arguments_of(out, "--continue")) == [
         "--continue", str(out / "part.json")
     ]  # fmt: skip
     assert everything._continue(everything.STEPS["gpu"][0], arguments_of(out)) == []
+    assert everything._continue(everything.STEPS["gpu"][1], arguments_of(out, "--continue")) == []  # begins anew
     before = {name: (out / f"{name}.json").stat().st_mtime_ns for name in ("whole", "part")}
     assert summary(out)["part"]["left"] == 1
     assert run(out, "--continue") == 1
+    assert json.loads((out / "part.json").read_text())["arguments"][-2:] == ["--continue", str(out / "part.json")]
     assert (out / "whole.json").stat().st_mtime_ns == before["whole"]
     assert (out / "part.json").stat().st_mtime_ns > before["part"]
     other = tmp_path / "other"
     run(other, "--continue", str(out), "--only", "whole")
     assert (other / "whole.json").read_text() == (out / "whole.json").read_text()
     assert list(summary(other)) == ["whole"]
+    run(other, "--continue", str(out), "--only", "part", minutes="0.01")  # too little: what there was of it is kept
+    assert summary(other)["part"]["status"] == "left out" and (other / "part.json").exists()
     with pytest.raises(SystemExit, match="there is no folder"):
         run(other, "--continue", str(tmp_path / "nothing"))
+
+
+OF_ANOTHER = f"import sys\nif '--continue' in sys.argv: sys.exit({everything.OF_ANOTHER!r} + ' machine')\n"
+
+
+def test_what_another_machine_has_measured_is_left_where_it_is(steps, tmp_path):
+    out = steps(part=(OF_ANOTHER + whole("[[64, 1]]"), {"goes_on": True}))
+    run(out)
+    other = tmp_path / "other"
+    assert run(other, "--continue", str(out)) == 0
+    assert summary(other)["part"]["status"] == "done" and "--continue" not in summary(other)["part"]["command"]
+    before = (out / "part.json").read_text()
+    assert run(out, "--continue") == 0 and (out / "part.before").read_text() == before
+
+
+def test_what_is_missing_is_said_and_all_of_it_is_one_file(steps, tmp_path, capsys):
+    out = steps(
+        tests=(whole().replace("print('done')", "").replace('"done"', '"9 passed"'), {"counts": True}),
+        part=(whole("[1]"), {}),
+        bad=(BAD, {}),
+        never=(BAD, {"needs": "nowhere_to_be_found"}),
+    )
+    assert run(out, "--pack", str(tmp_path / "all.tar.gz")) == 1
+    said = capsys.readouterr().out
+    assert said.endswith("1 of 4 are complete\nfailed: bad\nleft out: never\nin part: part\n")
+    assert summary(out)["tests"]["said"] == "9 passed" and "| 9 passed |" in (out / "summary.md").read_text()
+    with tarfile.open(tmp_path / "all.tar.gz") as packed:
+        assert {"out/summary.md", "out/tests.json", "out/bad.log"} <= set(packed.getnames())
 
 
 def arguments_of(out, *more):
@@ -166,7 +199,7 @@ def arguments_of(out, *more):
 
 
 def test_an_unknown_step_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="--only must be of floors, compare-gpu, .*layouts-bfloat16-persistent; got x"):
+    with pytest.raises(SystemExit, match="--only must be of tests, memcheck, .*layouts-bfloat16-persistent, .*; got x"):
         run(tmp_path / "out", "--only", "x")
 
 
@@ -175,9 +208,12 @@ def test_the_real_scripts_take_the_options_that_they_are_given():
         for step in of_device:
             folder = everything.ROOT / "benchmarks"
             text = (folder / step.script).read_text(encoding="utf-8")
+            several = (folder / "in_several_ways.py").read_text(encoding="utf-8")
+            text += several if "add_continue(" in text else ""
             if "in_several_ways.run(" in text:
                 sizes = text.partition("in_several_ways.run(")[2].partition("}")[0]  # name -> what it is if not given
-                text = (folder / "in_several_ways.py").read_text(encoding="utf-8")
+                text = several
                 text += "".join(f'"--{name}"' for name in re.findall(r'"(\w+)": ', sizes))
             assert '"--out"' in text and ('"--seconds"' in text or not step.has_seconds)
             assert all(f'"{option}"' in text for option in step.options if option.startswith("--"))
+            assert '"--continue"' in text or not step.goes_on

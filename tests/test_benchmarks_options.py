@@ -28,9 +28,10 @@ def test_every_option_is_measured_in_both_passes(monkeypatch):
     loops = [row["option"] for row in rows if "loop" in row["schedules"]]
     assert loops == [options.NOT_FOLDED]
     in_one_launch = len(rows) - len(loops) - 1
-    assert launches["lstm_resident_layer_norm_forward"] == 2 * launches["lstm_resident_layer_norm_backward"] == 2
-    assert launches["lstm_resident_forward"] == 2 * in_one_launch
-    assert launches["lstm_resident_backward"] == in_one_launch
+    assert launches["lstm_resident_layer_norm_forward"] == 3  # once to see that it runs, and in both passes
+    assert launches["lstm_resident_layer_norm_backward"] == 2
+    assert launches["lstm_resident_forward"] == 3 * in_one_launch
+    assert launches["lstm_resident_backward"] == 2 * in_one_launch
     for place, row in enumerate(rows):
         assert row["forward_ratio"] == row["forward_backward_ratio"] == place + 1
         assert abs(row["forward_us"] - 500 * (place + 1)) < 1e-9
@@ -45,7 +46,24 @@ def test_in_16_bits_and_both_directions(monkeypatch):
         launches = dict(cupy.on_cpu.launches)
     assert [row["schedules"] for row in rows] == ["resident and resident"] * 2 + ["loop and loop"]
     assert launches["lstm_resident_tensor_forward"] > launches["lstm_resident_tensor_backward"] > 0
-    assert launches["lstm_variant_output_forward"] == 2 * launches["lstm_variant_output_backward"] > 0
+    assert 2 * launches["lstm_variant_output_forward"] == 3 * launches["lstm_variant_output_backward"] > 0
+
+
+def test_an_option_that_fails_does_not_take_the_others_with_it(monkeypatch):
+    monkeypatch.setattr(cupy_one_launch, "_devices", {})
+    real = options._forward_backward
+
+    def call(lstm, x, dy):
+        if lstm.options.zoneout != (0.0, 0.0):
+            raise RuntimeError("no such kernel")
+        real(lstm, x, dy)
+
+    monkeypatch.setattr(options, "_forward_backward", call)
+    some = {name: options.OPTIONS[name] for name in (options.PLAIN, "zoneout", "peephole")}
+    with cupy_on_cpu(multiprocessors=5, schedules=planner.AUTOMATIC) as cupy:
+        rows = list(options.measured(cupy, 1, 8, 1, made_up, some))
+    assert rows[0] == {"option": "zoneout", "failed": "RuntimeError: no such kernel"}
+    assert [row["option"] for row in rows[1:]] == [options.PLAIN, "peephole"]
 
 
 def test_a_little_more_is_not_too_dear():
