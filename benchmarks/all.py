@@ -76,6 +76,7 @@ STEPS = {
         Step("first_call", "first_call.py", (), 1, least=60, most=300),
         Step("options", "options.py", (), 1, has_seconds=True, goes_on=True),
         Step("options-bfloat16", "options.py", ("--dtype", "bfloat16"), 0.5, has_seconds=True, goes_on=True),
+        Step("options-tf32", "options.py", ("--dtype", "tf32"), 0.5, has_seconds=True, goes_on=True),
         Step("directions", "directions.py", (), 0.5, has_seconds=True, goes_on=True),
         Step("graphs", "graphs.py", (), 0.5, has_seconds=True, goes_on=True),
         Step("layers", "layers.py", ("--kind", "float32", "tf32"), 0.5, has_seconds=True, goes_on=True),
