@@ -103,7 +103,7 @@ class TestOnTheCpu:
                 found.append(train(Backend(backends.CUPY_ON_CPU, cupy), given, numpy_dtype("bfloat16")))
         assert_same_bits(found[1], found[0])
 
-    @pytest.mark.parametrize("schedule", ["resident", SUMS, "persistent"])
+    @pytest.mark.parametrize("schedule", ["loop", "resident", SUMS, "persistent"])
     def test_a_stretch_begins_with_the_h_that_the_one_before_it_ended_with(self, backend, schedule, monkeypatch):
         """h is rounded where it is made, not only where it is stored: between two stretches it is handed on in 16 bits.
         c is float32 there. The resident kernel's variances of c differ in their last bits from stretch to stretch."""
