@@ -9,6 +9,7 @@ from ..masks import Draws
 from ..parameters import Weights
 from . import cupy_engine, cupy_one_launch, cupy_one_launch_options, windows
 from .cupy_engine import column_sum, empty
+from .cupy_refusals import begun_again
 
 
 class BothDirections:
@@ -18,6 +19,7 @@ class BothDirections:
     _call: Any
     _begin: Any
 
+    @begun_again
     def forward_both(self, x, weights, before, h, c, y, lanes, lengths) -> list | None:
         """`forward` of both directions side by side; None if nothing was done, since they run one after the other. h
         and c begin with the state ``before``."""
@@ -38,6 +40,7 @@ class BothDirections:
             copy(c_of, saved.cells[0 if lane.reverse else -1])
         return [*runs]
 
+    @begun_again
     def inference_both(self, x, weights, h, c, y, lanes, gates, lengths) -> bool:
         """`inference` of both directions side by side; False if nothing was done, since they run one after the other.
         The second one's gates are as large as ``gates``."""
@@ -57,6 +60,7 @@ class BothDirections:
         )
         return True
 
+    @begun_again
     def backward_both(self, runs, x, weights, dy, dh, dc, dx, lanes, lengths, gradients) -> bool:
         """`backward` of both directions side by side; False if nothing was done, since they run one after the other."""
         calls = [self._call(x, w, lane, lengths, keep=True) for w, lane in zip(weights, lanes, strict=True)]

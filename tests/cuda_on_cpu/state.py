@@ -14,6 +14,8 @@ class Gpu:
     multiprocessors: int = 16
     shared_memory_optin: int = 227 * 1024
     compute_capability: str = "90"
+    blocks_at_once: int | None = None  # of a cooperative launch, where the driver allows fewer than it says
+    clusters_at_once: int | None = None  # where fewer of them find room than multiprocessors say
 
 
 @dataclass
