@@ -16,7 +16,7 @@ from gpulstm.engines import cupy_one_launch, cupy_refusals
 from tests.cuda_on_cpu import cupy_on_cpu
 from tests.schedule_cases import device
 
-STEPS, BATCH, INPUTS, HIDDEN = 3, 2, 3, 24
+STEPS, BATCH, INPUTS, HIDDEN = 2, 2, 3, 16
 TOO_MANY = {"blocks_at_once": 1}
 REFUSED = r"the schedule '{0}' is given up on this device, since lstm_{0}.* cannot be launched: .*{1}.*the loop"
 
@@ -135,7 +135,11 @@ def test_the_call_gives_what_the_loop_gives(name):
 @pytest.mark.parametrize(
     ("schedule", "limits", "why"),
     [
-        ("persistent", {"multiprocessors": 1}, "has no room for 6 blocks at the same time of 512 threads"),
+        (
+            "persistent",
+            {"multiprocessors": 1, "shared_memory_optin": 48 * 1024},
+            "has no room for 4 blocks at the same time of 512 threads",
+        ),
         ("persistent", {"shared_memory_optin": 20 * 1024}, "CUDA_ERROR_INVALID_VALUE: lstm_persistent_forward"),
         ("cluster", {"clusters_at_once": 0}, "by the driver it has no room for a cluster of 2 blocks of"),
     ],
@@ -154,7 +158,10 @@ def test_the_driver_is_asked_before_anything_is_launched(schedule, limits, why):
 def test_where_only_such_launches_are_allowed_there_is_nothing_left():
     with on_device(**TOO_MANY) as cupy, planner.only("persistent"):
         lstm, given = layer(cupy)
-        with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="takes this layer: .*persistent is given up"):
+        with (
+            pytest.warns(RuntimeWarning),
+            pytest.raises(ValueError, match="takes this layer: .*persistent is given up"),
+        ):
             inference(cupy, lstm, given)
 
 

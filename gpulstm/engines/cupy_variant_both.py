@@ -19,7 +19,12 @@ class BothDirections:
     _call: Any
     _begin: Any
 
-    @begun_again
+    def __init_subclass__(cls) -> None:
+        """All passes, those of one direction too, begin again where a launch of theirs is refused."""
+        for one in ("forward", "inference", "backward"):
+            for name in (one, f"{one}_both"):
+                setattr(cls, name, begun_again(getattr(cls, name)))
+
     def forward_both(self, x, weights, before, h, c, y, lanes, lengths) -> list | None:
         """`forward` of both directions side by side; None if nothing was done, since they run one after the other. h
         and c begin with the state ``before``."""
@@ -40,7 +45,6 @@ class BothDirections:
             copy(c_of, saved.cells[0 if lane.reverse else -1])
         return [*runs]
 
-    @begun_again
     def inference_both(self, x, weights, h, c, y, lanes, gates, lengths) -> bool:
         """`inference` of both directions side by side; False if nothing was done, since they run one after the other.
         The second one's gates are as large as ``gates``."""
@@ -60,7 +64,6 @@ class BothDirections:
         )
         return True
 
-    @begun_again
     def backward_both(self, runs, x, weights, dy, dh, dc, dx, lanes, lengths, gradients) -> bool:
         """`backward` of both directions side by side; False if nothing was done, since they run one after the other."""
         calls = [self._call(x, w, lane, lengths, keep=True) for w, lane in zip(weights, lanes, strict=True)]

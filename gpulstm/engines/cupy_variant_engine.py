@@ -44,7 +44,6 @@ from .cupy_masks import (
     with_weight_drop,
     zoneout_arguments,
 )
-from .cupy_refusals import begun_again
 from .cupy_storage import assign, is_half, where, wide_dtype
 from .cupy_variant_both import BothDirections, multiply_gradients
 
@@ -98,7 +97,6 @@ class CupyVariantEngine(BothDirections):
     def _call(self, *arguments: Any, **more: Any) -> "_Call":
         return _Call(self.draws, self.steps, *arguments, **more)
 
-    @begun_again
     def forward(self, x, weights: Weights, h, c, y, lane: Lane, lengths, *, begin: Any = None) -> Saved:
         """``begin`` is `cupy_engine.forward_from`'s."""
         call = self._call(x, weights, lane, lengths, keep=True, begin=begin)
@@ -130,7 +128,6 @@ class CupyVariantEngine(BothDirections):
         _first_h_in(saved.h_in, h, self.draws, lane, call.lengths)
         return saved, hiddens
 
-    @begun_again
     def inference(
         self, x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, begin: Any = None
     ) -> None:
@@ -166,7 +163,6 @@ class CupyVariantEngine(BothDirections):
             norm=None if weights.gain_input is None else wide_zeros((batch, 10 * hidden), x),
         )
 
-    @begun_again
     def backward(
         self,
         saved: Saved,

@@ -35,6 +35,7 @@ def cupy_on_cpu(
     compute_capability: str = "90",
     blocks_at_once: int | None = None,
     clusters_at_once: int | None = None,
+    rounds_tf32: bool = False,
     schedules: tuple[str, ...] = ("loop",),
     folded: bool | None = False,
 ) -> Iterator[ModuleType]:
@@ -49,6 +50,7 @@ def cupy_on_cpu(
     deadlock. The device pretends to have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for
     them, and ``compute_capability``. Where ``blocks_at_once`` is given, it refuses cooperative launches of more blocks,
     whatever it says of itself; where ``clusters_at_once`` is, it says that it has room for no more clusters.
+    With ``rounds_tf32``, in the mode "ptx", its `mma` rounds operands of TF32 to the nearest.
 
     ``schedules`` are those that `gpulstm.cuda.planner` may choose from: by itself it would hardly ever take the loop
     for what is small enough to be run here. ``folded`` is what `gpulstm.cuda.folding` is forced to: by itself it
@@ -65,7 +67,8 @@ def cupy_on_cpu(
         raise ValueError(f"late_block must be a block's number, in fibers or asan, got {late_block!r} in {mode}")
     if mode == "ptx":
         nvrtc.version()  # found while `import cupy` still means CuPy; raises NvrtcMissing
-    gpu = state.Gpu(multiprocessors, shared_memory_optin, compute_capability, blocks_at_once, clusters_at_once)
+    sizes = multiprocessors, shared_memory_optin, compute_capability
+    gpu = state.Gpu(*sizes, blocks_at_once, clusters_at_once, rounds_tf32)
     before, devices = _taken_out(), cupy_one_launch._devices
     cupy_one_launch._devices = {}  # what is known of another context's device, and what has been given up on it
     state.push(state.State(mode, thread_order, block_order, seed, late_block, spin_limit, gpu))

@@ -133,7 +133,7 @@ class RawKernel:
     def _build(self):
         try:
             now = state.current()
-            built = build(self.code, self.options, now.mode, now.gpu.compute_capability)
+            built = build(self.code, self.options, now.mode, now.gpu.architecture)
         except CompileError as error:
             raise CompileException(str(error), self.code, self.name, self.options) from None
         if self.name not in built.kernels:
