@@ -76,15 +76,15 @@ __device__ __forceinline__ void multiply_add(
 #if TF32
     multiply_add_tf32(d, a, b);
 #else
-    unsigned a_high[4], a_low[4];
+    unsigned a_part[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        a_low[i] = __float_as_uint(__uint_as_float(a[i]) - __uint_as_float(a[i] & high_bits));
-        a_high[i] = shown(a[i], a[i] & high_bits);
-    }
+    for (int i = 0; i < 4; ++i) a_part[i] = __float_as_uint(__uint_as_float(a[i]) - __uint_as_float(a[i] & high_bits));
     const unsigned b_high[2] = {shown(b[0], b[0] & HIGH_BITS), shown(b[1], b[1] & HIGH_BITS)};
-    multiply_add_tf32(d, a_low, b_high);  // the small terms first
-    multiply_add_tf32(d, a_high, b_low);
-    multiply_add_tf32(d, a_high, b_high);
+    multiply_add_tf32(d, a_part, b_high);  // the small terms first
+    // With the constant, or the compiler would keep what it has masked above until here: up to ten registers.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a_part[i] = shown(a[i], a[i] & HIGH_BITS);
+    multiply_add_tf32(d, a_part, b_low);
+    multiply_add_tf32(d, a_part, b_high);
 #endif
 }

@@ -339,9 +339,8 @@ def _alarm() -> Alarm:
         found = _alarms.get(key)
         if found is None:
             found = _alarms[key] = Alarm(cupy)
-            atexit.unregister(
-                _report
-            )  # once, and before what CuPy has registered, which ends its own use of the device
+            # Once, and the last one to register comes first: before CuPy's own end of its use of the device.
+            atexit.unregister(_report)
             atexit.register(_report)
     return found
 
