@@ -7,7 +7,8 @@
 //
 // What is left out is below 2^-21 of a b. An infinite factor has no low part and gives NaN. That the other bits of a
 // word are dropped, and nothing is rounded, the PTX ISA says of `wgmma` alone; `mma` did so on compute capability 9.0.
-// Where one did not, errors would be some 2^-11. To hand over masked words takes no instruction more, but registers.
+// Where one rounds, errors would be some 2^-11, so from compute capability 10.0 on, where nobody has looked, a word's
+// other bits are cleared before (`shown`). A low part has 13 bits, of which either way 2^-11 is lost.
 //
 // With -DTF32=1 both factors are rounded to TF32 instead, by `operand`, and there is one product: three times as fast,
 // and off by up to 2^-10 of a b.
@@ -55,6 +56,16 @@ __device__ __forceinline__ unsigned low_part(unsigned word) {
     return __float_as_uint(__uint_as_float(word) - __uint_as_float(word & HIGH_BITS));
 }
 
+// What the tensor cores get to see of a word whose upper bits are `high`, where its low part is multiplied apart. Words
+// that stay where they are save registers, so on devices whose `mma` is known to drop the other bits, they do.
+__device__ __forceinline__ unsigned shown(unsigned word, unsigned high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+    return high;
+#else
+    return word;
+#endif
+}
+
 // Which bits the tensor cores read, from where the compiler cannot look it up: were it a constant, the low parts of
 // what stays the same from step to step would be computed once and kept, in twice the registers.
 __device__ __forceinline__ unsigned high_bits_of(const volatile unsigned* place) { return *place; }
@@ -62,14 +73,18 @@ __device__ __forceinline__ unsigned high_bits_of(const volatile unsigned* place)
 // d += A B. A comes whole, B with its low parts.
 __device__ __forceinline__ void multiply_add(
     float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const unsigned (&b_low)[2], unsigned high_bits) {
-#if !TF32
-    unsigned a_low[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        a_low[i] = __float_as_uint(__uint_as_float(a[i]) - __uint_as_float(a[i] & high_bits));
-    }
-    multiply_add_tf32(d, a_low, b);  // the small terms first
-    multiply_add_tf32(d, a, b_low);
-#endif
+#if TF32
     multiply_add_tf32(d, a, b);
+#else
+    unsigned a_part[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a_part[i] = __float_as_uint(__uint_as_float(a[i]) - __uint_as_float(a[i] & high_bits));
+    const unsigned b_high[2] = {shown(b[0], b[0] & HIGH_BITS), shown(b[1], b[1] & HIGH_BITS)};
+    multiply_add_tf32(d, a_part, b_high);  // the small terms first
+    // With the constant, or the compiler would keep what it has masked above until here: up to ten registers.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a_part[i] = shown(a[i], a[i] & HIGH_BITS);
+    multiply_add_tf32(d, a_part, b_low);
+    multiply_add_tf32(d, a_part, b_high);
+#endif
 }

@@ -20,7 +20,7 @@ __device__ __forceinline__ float sum_of_eight_neighbours(float number) {
 #if IN_TENSOR_CORE
     float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     const unsigned ones[4] = {ONE, ONE, ONE, ONE}, word = __float_as_uint(number);
-    const unsigned parts[2] = {word, low_part(word)};
+    const unsigned parts[2] = {shown(word, word & HIGH_BITS), low_part(word)};
     multiply_add_tf32(d, ones, parts);  // columns 2t and 2t + 1, which are lanes 8t to 8t + 3 and 8t + 4 to 8t + 7
     return d[0] + d[1];
 #else
@@ -33,7 +33,7 @@ __device__ __forceinline__ float sum_over_warp(float number) {
 #if IN_TENSOR_CORE
     float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     const unsigned ones[4] = {ONE, ONE, ONE, ONE}, word = __float_as_uint(of_eight);
-    const unsigned parts[2] = {word, low_part(word)};
+    const unsigned parts[2] = {shown(word, word & HIGH_BITS), low_part(word)};
     multiply_add_tf32(d, ones, parts);  // the same numbers in each column
     return d[0];
 #else
@@ -47,7 +47,9 @@ __device__ __forceinline__ void sums_over_warp(float& first, float& second) {
     float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     const unsigned one = __float_as_uint(sum_of_eight_neighbours(first));
     const unsigned other = __float_as_uint(sum_of_eight_neighbours(second));
-    const unsigned ones[2] = {ONE, ONE}, parts[4] = {one, other, low_part(one), low_part(other)};
+    const unsigned ones[2] = {ONE, ONE};
+    const unsigned parts[4] = {
+        shown(one, one & HIGH_BITS), shown(other, other & HIGH_BITS), low_part(one), low_part(other)};
     multiply_add_tf32(d, parts, ones);  // the same numbers in each row, below the eighth those of `second`
     first = d[0], second = d[2];
 #else

@@ -96,7 +96,8 @@ def scheduled(backend: Backend, schedule: str, multiprocessors: int = 16) -> Ite
         if old or not real.cooperative or real.multiprocessors < multiprocessors:
             pytest.skip(f"the {schedule} schedule does not run on {real}")
     with pytest.MonkeyPatch.context() as patch, planner.only(schedule):
-        patch.setattr(cupy_one_launch, "current_device", lambda: device(multiprocessors))
+        patch.setattr(cupy_one_launch, "_devices", {})
+        patch.setattr(cupy_one_launch, "_described", lambda _: device(multiprocessors))
         yield
 
 
@@ -128,6 +129,15 @@ def schedule_of_each(**schedules: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planner, "choose", choose)
         yield
+
+
+def assert_given_up(
+    run: Callable[[], object], why: str = "the blocks of a launch waited for each other in vain"
+) -> None:
+    """The persistent schedule alone takes nothing any more; afterwards the device is as new."""
+    with pytest.raises(ValueError, match=f"persistent is given up on this device, since {why}"):
+        run()
+    cupy_one_launch._devices.clear()
 
 
 def goes_wrong(run: Callable[[], object]) -> bool:

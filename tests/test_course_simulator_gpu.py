@@ -113,11 +113,15 @@ def recording(cupy, monkeypatch, failure=None):
 
 
 def test_a_kernel_with_a_grid_barrier_is_launched_cooperatively(cupy, monkeypatch):
+    """By the driver itself where CuPy lets it: CuPy's own such launch needs a library that pip does not bring."""
     fake = recording(cupy, monkeypatch)
-    kernels.kernel(GRID)((2, 1), 32, cupy.zeros(64, "float32"), shared_mem=64)
+    for without in ((), ("launchCooperativeKernel",)):
+        for name in without:
+            monkeypatch.delattr(cupy.cuda.driver, name)
+        kernels.kernel(GRID)((2, 1), 32, cupy.zeros(64, "float32"), shared_mem=64)
     kernels.kernel(ADD)
-    assert fake.made == [("k", {"enable_cooperative_groups": True}), ("add", {})]
-    assert fake.launched == [((2, 1, 1), (32, 1, 1), {"shared_mem": 64})]
+    assert fake.made == [("k", {}), ("k", {"enable_cooperative_groups": True}), ("add", {})]
+    assert fake.launched == [((2, 1, 1), (32, 1, 1), {"shared_mem": 64})] * 2
 
 
 def test_a_barrier_of_the_grid_on_the_gpu(cupy):
@@ -125,7 +129,25 @@ def test_a_barrier_of_the_grid_on_the_gpu(cupy):
         kernels.kernel(HEAD_OF_GRID + GRID)(1000, 1024, cupy.zeros(1000 * 32, "float32"))
     y = cupy.zeros(64, "float32")
     kernels.kernel(HEAD_OF_GRID + GRID)(2, 32, y)
-    assert y.get().all() and cupy.on_cpu.launches == {"k": 1}
+    assert y.get().all() and cupy.on_cpu.launches == cupy.on_cpu.packed == {"k": 1}
+
+
+def test_a_barrier_of_the_grid_where_cupy_launches(cupy, monkeypatch):
+    """It leaves out blocks that do not fit, with a warning."""
+    monkeypatch.delattr(cupy.cuda.driver, "launchCooperativeKernel")
+    with pytest.raises(kernels.KernelError, match="all blocks must be on the GPU at once.*grid size will be reduced"):
+        kernels.kernel(HEAD_OF_GRID + GRID)(1000, 1024, cupy.zeros(1000 * 32, "float32"))
+
+
+def test_plain_numbers_beside_a_barrier_of_the_grid(cupy):
+    """As CuPy hands them on, where the source is not looked at."""
+    source = (
+        HEAD_OF_GRID + HEAD + "k(float* y, double a, long long n, bool on) { cooperative_groups::this_grid().sync();"
+    )
+    y = cupy.zeros(2, "float32")
+    k = kernels.kernel(source + " switch (1) { default: y[blockIdx.x] = a * n + on; } }")
+    k(2, 1, y, 0.5, 6, True)
+    assert y.get().tolist() == [4, 4] and cupy.on_cpu.packed == {"k": 1}
 
 
 def test_what_only_the_gpus_compiler_understands_is_left_to_it(cupy, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gpulstm as gl
-from gpulstm.cuda import modules, own_cublas, planner
+from gpulstm.cuda import modules, occupancy, own_cublas, planner
 from gpulstm.engines import cupy_graph, cupy_one_launch
 from tests.backends import CUPY_ON_CPU, Backend
 from tests.cuda_on_cpu import cublas, cupy_on_cpu, device, driver, memory, ndarray, raw, state
@@ -89,7 +89,11 @@ def real_cupy(*schedules: str):
         },
         cuda.device: {"get_cublas_handle": device.get_cublas_handle},
         cuda.driver: {
-            name: getattr(driver, name) for name in ("funcSetAttribute", "launchKernel", "launchCooperativeKernel")
+            name: getattr(driver, name)
+            for name in (
+                *("funcSetAttribute", "launchKernel", "launchCooperativeKernel"),
+                "occupancyMaxActiveBlocksPerMultiprocessor",
+            )
         },
         cuda.cublas: {name: getattr(cublas, name) for name in ("sgemm", "gemmEx", "getMathMode", "setMathMode")},
         cuda.runtime: {
@@ -108,6 +112,7 @@ def real_cupy(*schedules: str):
             pytest.MonkeyPatch.context() as patch,
             planner.only(*schedules),
             own_cublas.loaded_as(cublas.Library()),
+            occupancy.asked_of(driver.Library()),
             cuda.using_allocator(on_host.allocated),
         ):
             for where, names in replaced.items():

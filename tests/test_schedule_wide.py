@@ -147,7 +147,8 @@ class TestOnThePlannersWord:
         small = {wide_layouts.FORWARD: (USUAL.forward,), wide_layouts.BACKWARD: (USUAL.backward,)}
         monkeypatch.setattr(wide_layouts, "TILES", small)
         monkeypatch.setitem(planner.LAYOUTS, "persistent", lambda *_: [])  # as if no other kernel held the weights
-        monkeypatch.setattr(cupy_one_launch, "current_device", lambda: planner.Device(90, 5, 232448, True))
+        monkeypatch.setattr(cupy_one_launch, "_devices", {})
+        monkeypatch.setattr(cupy_one_launch, "_described", lambda _: planner.Device(90, 5, 232448, True))
         planner._choose.cache_clear()
         given = USUAL.problem()
         lstm = gl.LSTM(3, USUAL.hidden, xp=backend.xp, rng=0, **options)

@@ -151,6 +151,11 @@ def _host(argument):
     return argument.get() if is_on_gpu else argument
 
 
+def _typed(argument):
+    """A plain Python number as CuPy hands it on."""
+    return np.asarray(argument)[()] if isinstance(argument, (bool, int, float)) else argument
+
+
 class GpuKernel:
     """A kernel on the GPU, through CuPy, launched and asked like the simulated one."""
 
@@ -169,13 +174,18 @@ class GpuKernel:
             self.name = _the_name(tuple(re.findall(r"__global__\s[^(;{]*?\bvoid\s+(\w+)\s*\(", source)), name)
         else:  # what only the GPU's compiler understands is left to it
             self._parameters, self._shared_bytes = program.kernels[self.name].parameters, program.shared_bytes
-        meets = re.search(r"\b(this_grid|grid_group)\b", source)
-        cooperative = {"enable_cooperative_groups": True} if meets else {}
+        from gpulstm.cuda import packed
+
+        meets = re.search(r"\b(this_grid|grid_group)\b", source) is not None
+        by_driver = meets and packed.binding_of(cupy, cooperative=True) is not None  # else CuPy may lack a library
+        cooperative = {"enable_cooperative_groups": True} if meets and not by_driver else {}
         self._kernel = cupy.RawKernel(source, self.name, **cooperative)
         try:
             self._kernel.compile()
         except cupy.cuda.compiler.CompileException as error:
             raise KernelError(Finding("syntax", f"the GPU's compiler refuses this kernel:\n{error}")) from None
+        if by_driver:
+            self._kernel = packed.Kernel(cupy, self._kernel, cooperative=True)
 
     def __call__(self, grid, block, *arguments, shared_mem=0, strict=True, order=None, seed=None, limit=None) -> None:
         """Launches it and waits for its end. ``strict``, ``order``, ``seed`` and ``limit`` are the simulator's: a GPU
@@ -187,11 +197,15 @@ class GpuKernel:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="The grid size will be reduced")
             try:
-                self._kernel(grid, block, arguments, shared_mem=shared_mem)
+                self._kernel(grid, block, tuple(map(_typed, arguments)), shared_mem=shared_mem)
                 cupy.cuda.get_current_stream().synchronize()
             except (UserWarning, ValueError) as error:
                 raise _launch_error(f"all blocks must be on the GPU at once to meet at a barrier: {error}") from None
             except _errors(cupy) as error:
+                if "COOPERATIVE_LAUNCH_TOO_LARGE" in str(error):
+                    raise _launch_error(
+                        f"all blocks must be on the GPU at once to meet at a barrier: {error}"
+                    ) from None
                 message = (
                     f"the GPU stopped with {error}. Which thread it was, kernels.simulate(source) tells. Restart the "
                 )

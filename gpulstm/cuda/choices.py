@@ -10,6 +10,11 @@ class Device(NamedTuple):
     multiprocessors: int
     shared_bytes: int  # that one block can have
     cooperative: bool  # whether all blocks of a launch can be made to run at the same time
+    given_up: tuple[tuple[str, str], ...] = ()  # schedules that have failed on it, and why: they are not taken again
+
+    def why_not(self, schedule: str) -> str:
+        """Why a schedule has been given up; empty if it has not."""
+        return "".join(f"is given up on this device, since {why}" for name, why in self.given_up if name == schedule)
 
 
 class Choice(NamedTuple):
@@ -35,6 +40,13 @@ class Choice(NamedTuple):
         directions = "" if self.directions == 1 else f"{self.directions} directions x "
         directions += "" if self.layers == 1 else f"{self.layers} layers x "
         return f"{self.schedule}: {directions}{self.groups} x {blocks}, {sequences} each; {self.reason}"
+
+    def explained(self, device: Device) -> "Choice":
+        """The same, whose reason names what the device has given up."""
+        if not device.given_up:
+            return self
+        given_up = [f"{name} {device.why_not(name)}" for name, _ in device.given_up]
+        return self._replace(reason="; ".join([self.reason, *(why for why in given_up if why not in self.reason)]))
 
 
 class Plan(NamedTuple):

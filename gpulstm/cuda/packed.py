@@ -34,7 +34,7 @@ SLOTS = 64  # of a thread's own room
 class Kernel:
     """A compiled kernel of one device. ``kernel(grid, block, args)`` is what CuPy's RawKernel of it does."""
 
-    __slots__ = ("function", "address", "driver_launch", "current_stream", "last", "bind_context")
+    __slots__ = ("function", "address", "driver_launch", "current_stream", "last", "bind_context", "taken")
 
     def __init__(self, cupy, function, *, cooperative: bool = False) -> None:
         self.function = function  # has the machine code loaded as long as it lives
@@ -42,6 +42,7 @@ class Kernel:
         self.driver_launch: Any = binding_of(cupy, cooperative=cooperative) if self.address else None
         self.last = () if cooperative else (0,)  # cuLaunchKernel's other way to pass arguments: none
         self.current_stream: Any = cupy.cuda.get_current_stream
+        self.taken: set[int] = set()  # blocks of launches that the driver has taken, where somebody keeps a record
         # What binds the device's context to a thread where RawKernel does not: it asks this, too.
         self.bind_context = cupy.cuda.runtime.memGetInfo if cooperative and self.driver_launch is not None else None
 

@@ -131,7 +131,7 @@ def choose(
     `LAYER_NORM_AND_OPTIONS`: not every schedule holds all of that (`DOES_NOT_HOLD`). With layer norm the kernels are
     others (`gpulstm.cuda.layer_norm_layouts`).
     """
-    return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get())
+    return _choose(direction, batch, hidden, dtype, device, not_held, not_plain, _allowed.get()).explained(device)
 
 
 @lru_cache(maxsize=1024)  # the same few layers are asked about in every training step
@@ -249,6 +249,8 @@ def _obstacle(
     schedule: str, direction: str, batch: int, hidden: int, dtype: str, device: Device, not_plain: str = ""
 ) -> str:
     """Why a schedule cannot take this at all; empty if it might."""
+    if given_up := device.why_not(schedule):
+        return given_up
     in_half = dtype in half_layouts.DTYPES
     if dtype not in ("float32", "tf32") and not in_half:
         tf32 = " TF32," if schedule == "persistent" else ""

@@ -26,6 +26,7 @@ from . import gpu_window as window
 from .cupy_masks import masked_copy
 from .cupy_one_step import one_step, takes_one_step
 from .cupy_padding import clear_inputs, state_of_running, without_padding
+from .cupy_refusals import begun_again
 from .cupy_storage import assign, contiguous, is_half, rounded, wide_dtype
 
 GATE_BUFFER_BYTES = 64 * 2**20  # large enough to keep the input GEMM near its peak
@@ -102,6 +103,7 @@ def forward(x, weights: Weights, h, c, y, lane: Lane, lengths, *, tf32: bool = F
     return forward_from(x, weights, (h, c), h, c, y, lane, lengths, tf32=tf32, begin=begin)
 
 
+@begun_again
 def forward_from(
     x, weights: Weights, before, h, c, y, lane: Lane, lengths, *, tf32: bool = False, begin: Any = None
 ) -> Saved:
@@ -120,6 +122,7 @@ def forward_from(
     return saved
 
 
+@begun_again
 def forward_both(x, weights, before, h, c, y, lanes, lengths, *, tf32: bool = False) -> list[Saved] | None:
     """`forward_from` of both directions side by side; None if nothing was done, since they run one after the other."""
     choice = cupy_one_launch.choose_both(planner.FORWARD, x, x.shape[1], lanes[0].width, tf32=tf32)
@@ -174,6 +177,7 @@ def _end(saved: Saved, before, h, c, lane: Lane, lengths) -> None:
         clear_inputs(saved.hiddens, lengths, lane.reverse)
 
 
+@begun_again
 def inference(
     x, weights: Weights, h, c, y, lane: Lane, gates, lengths, first_time: int, *, tf32: bool = False, begin: Any = None
 ) -> None:
@@ -197,6 +201,7 @@ def inference(
     take(hiddens, last, h)
 
 
+@begun_again
 def inference_both(x, weights, h, c, y, lanes, gates, lengths, *, tf32: bool = False) -> bool:
     """`inference` of both directions side by side; False if nothing was done, since they run one after the other. The
     second one's gates are as large as ``gates``."""
@@ -257,6 +262,7 @@ def _run(
         launch(t, first_time + t, before, after)
 
 
+@begun_again
 def backward(
     saved: Saved,
     x,
@@ -284,6 +290,7 @@ def backward(
     _multiply_gradients(saved, x, weights, dx, add_to_dx, lane, gradient, tf32)
 
 
+@begun_again
 def backward_both(runs, x, weights, dy, dh, dc, dx, lanes, lengths, gradients, *, tf32: bool = False) -> bool:
     """`backward` of both directions side by side; False if nothing was done, since they run one after the other."""
     choice = cupy_one_launch.choose_both(planner.BACKWARD, x, x.shape[1], lanes[0].width, tf32=tf32)

@@ -17,6 +17,7 @@ from ..masks import Draws
 from ..parameters import Layout, Weights
 from . import Lane, cupy_engine, cupy_one_launch, windows
 from .cupy_engine import Saved, empty
+from .cupy_refusals import begun_again
 
 HANDED_BYTES = (
     64 * 2**20
@@ -71,6 +72,7 @@ class SideBySide:
         device = cupy_one_launch.current_device()
         return stacked_layers.side_by_side(direction, one, len(lanes), steps, batch, hidden, device)[0]
 
+    @begun_again
     def forward_layers(
         self, x, weights: list[Weights], initial, h, c, lanes: Sequence[Lane], lengths
     ) -> tuple[list[Saved], list] | None:
@@ -92,6 +94,7 @@ class SideBySide:
             cupy_engine._end(saved, state, h[layer], c[layer], lane, lengths)
         return runs, outputs
 
+    @begun_again
     def inference_layers(
         self, x, weights: list[Weights], h, c, y, lanes: Sequence[Lane], gates, lengths, first_time: int, steps: int
     ) -> bool:
@@ -113,6 +116,7 @@ class SideBySide:
             take(history, 0 if reverse else last, of_layer)
         return True
 
+    @begun_again
     def backward_layers(
         self, runs: list[Saved], xs: list, weights: list[Weights], dy, dh, dc, lanes, lengths, gradients: list
     ) -> Any:

@@ -7,7 +7,9 @@ A launch runs one direction of a layer, or both side by side (`gpulstm.cuda.both
 and sizes in common, and arrays of their own.
 """
 
+import atexit
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +23,20 @@ from ..cuda import (
     cluster_layouts,
     half_layouts,
     layer_norm_layouts,
+    occupancy,
     planner,
     resident_layouts,
     resident_tensor_layouts,
     wide_layouts,
 )
-from ..cuda.copies import copy_columns, fill, to_host
+from ..cuda.copies import copy_columns, fill
 from ..cuda.launch import Extent, int32s, or_null
 from ..cuda.modules import kernel
 from ..cuda.packed import Kernel
 from ..parameters import Weights
-from . import Lane, windows
+from . import Lane, cupy_alarm, windows
+from .cupy_alarm import Alarm
+from .cupy_refusals import Refused, reason
 
 NOT_THERE = 0xFF  # in every byte of a hidden state that has not been written yet
 
@@ -42,35 +47,6 @@ _lock = threading.Lock()
 EXCHANGE_BYTES = 64 * 2**20  # that a backward pass in 16 bits hands over in one launch; longer ones take several
 
 
-class Alarm:
-    """A word on the device that a kernel sets when its blocks have waited in vain, and a copy of it on the host.
-
-    That cannot happen while all blocks of a launch run at the same time, which the driver promises; if it does, what
-    the launch computed is wrong, and the next launch says so. Nothing waits for the device to find out.
-    """
-
-    def __init__(self, cupy) -> None:
-        self.word = cupy.zeros(1, np.uint32)
-        cupy.cuda.get_current_stream().synchronize()  # once: other streams must not find what was here
-        pinned = cupy.cuda.alloc_pinned_memory(4)
-        self.seen = np.frombuffer(pinned, np.uint32, 1)
-        self._copied = pinned.ptr, self.word.data.ptr, self.word.nbytes
-        self.seen[0] = 0
-
-    def check(self) -> None:
-        if self.seen[0]:
-            self.word.fill(0)
-            self.seen[0] = 0
-            raise RuntimeError(
-                "the blocks of an earlier launch waited for each other in vain, so what it computed is wrong: they did "
-                "not all run at the same time. gpulstm.cuda.planner.only('loop') avoids such launches"
-            )
-
-    def look(self) -> None:
-        """Copies the word to the host, some time after the launches before."""
-        to_host(*self._copied)
-
-
 def current_device() -> planner.Device:
     """The current device as the planner sees it."""
     import cupy
@@ -78,14 +54,7 @@ def current_device() -> planner.Device:
     key = (cupy, cupy.cuda.runtime.getDevice())
     found = _devices.get(key)
     if found is None:
-        current = cupy.cuda.Device()
-        attributes = current.attributes
-        found = _devices[key] = planner.Device(
-            int(current.compute_capability),
-            attributes["MultiProcessorCount"],
-            attributes["MaxSharedMemoryPerBlockOptin"],
-            bool(attributes["CooperativeLaunch"]),
-        )
+        found = _devices[key] = _described(cupy)
     return found
 
 
@@ -93,6 +62,29 @@ def arithmetic_of(like, *, tf32: bool) -> str:
     """What products of arrays such as ``like`` are computed in, as the planner calls it."""
     dtype = dtype_name(like)
     return "tf32" if tf32 and dtype == "float32" else dtype
+
+
+def _described(cupy) -> planner.Device:
+    """What it says of itself."""
+    current = cupy.cuda.Device()
+    attributes = current.attributes
+    return planner.Device(
+        int(current.compute_capability),
+        attributes["MultiProcessorCount"],
+        attributes["MaxSharedMemoryPerBlockOptin"],
+        bool(attributes["CooperativeLaunch"]),
+    )
+
+
+def give_up(schedule: str, why: str) -> None:
+    """From now on the planner does not take ``schedule`` on the current device, in this process."""
+    import cupy
+
+    with _lock:
+        device = current_device()
+        if not device.why_not(schedule):
+            given_up = (*device.given_up, (schedule, why))
+            _devices[cupy, cupy.cuda.runtime.getDevice()] = device._replace(given_up=given_up)
 
 
 def choose(direction: str, like, batch: int, hidden: int, *, tf32: bool = False) -> planner.Choice:
@@ -249,12 +241,12 @@ def _launch(
     features = [on[switch] for switch in catalogue.KERNELS[choice.kernel][1]]
     blocks = choice.directions * choice.layers * choice.groups * choice.blocks
     if choice.schedule == "resident":
-        function = kernel(choice.kernel, choice.arithmetic or "float32", *features, tiles=choice.tiles)
+        function = _compiled(choice, choice.arithmetic or "float32", features)
         of_kernel = resident_tensor_layouts if choice.kernel in resident_tensor_layouts.TILES else resident_layouts
         threads = of_kernel.threads(sizes[2], choice.kernel)
         if choice.kernel == resident_tensor_layouts.BACKWARD:  # it reads two numbers of weights and dy at a time
             arrays, second = _in_words(arrays), _in_words(second)
-        _ask(function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
+        _ask(choice, function, (blocks, 1, 1), (threads, 1, 1), (*arrays, *second), of_options, sizes)
         return
     if choice.kernel in wide_layouts.TILES and arrays[1].data.ptr % 16:  # it reads four weights at a time
         arrays = (arrays[0], arrays[1].copy(), *arrays[2:])
@@ -262,20 +254,22 @@ def _launch(
     arithmetic = choice.arithmetic or "float32"
     if choice.schedule == "cluster":
         in_half = choice.kernel in cluster_half_layouts.TILES
-        function = kernel(choice.kernel, arithmetic, tiles=choice.tiles, shared_bytes=shared)
+        function = _compiled(choice, arithmetic, [], shared)
         if choice.kernel == cluster_half_layouts.KERNELS[planner.FORWARD]:
             arrays = (arrays[0], _in_eights(arrays[1]), *arrays[2:])
         layouts = cluster_half_layouts if in_half else cluster_layouts
         blocks, threads = layouts.geometry(choice.tiles, choice.groups)
         numbers = (*sizes, choice.share) if in_half else sizes
-        _ask(function, (blocks, 1, 1), (threads, 1, 1), arrays, (), numbers, shared)
+        _ask(choice, function, (blocks, 1, 1), (threads, 1, 1), arrays, (), numbers, shared)
         return
-    function = kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
+    function = _compiled(choice, arithmetic, features, shared)
     alarm = _alarm()
-    alarm.check()
+    if alarm.is_heard():
+        give_up(choice.schedule, cupy_alarm.SINCE)
+        raise RuntimeError(cupy_alarm.IN_VAIN)
     grid, block = (blocks, 1, 1), (32 * planner.WARPS, 1, 1)
     numbers = (*second_sizes, *sizes, choice.blocks, choice.share)
-    _ask(function, grid, block, (*arrays, alarm.word, *second), of_options or of_layers, numbers, shared)
+    _ask(choice, function, grid, block, (*arrays, alarm.word, *second), of_options or of_layers, numbers, shared)
     alarm.look()
 
 
@@ -297,15 +291,68 @@ def _in_eights(weights):
     return padded
 
 
+def _compiled(choice: planner.Choice, arithmetic: str, features: list[bool], shared: int = 0) -> Kernel:
+    try:
+        return kernel(choice.kernel, arithmetic, *features, tiles=choice.tiles, shared_bytes=shared)
+    except Exception as error:
+        if why := reason(error):  # so much shared memory, or such a cluster, cannot be had
+            raise _refused(choice, why) from error
+        raise
+
+
 def _ask(
-    function: Kernel, grid: Extent, block: Extent, arrays: tuple, of_options: tuple, sizes: tuple, shared: int = 0
+    choice: planner.Choice,
+    function: Kernel,
+    grid: Extent,
+    block: Extent,
+    arrays: tuple,
+    of_options: tuple,
+    sizes: tuple,
+    shared: int = 0,
 ) -> None:
-    """A launch with these arguments in a row."""
-    if of_options:  # a struct among them
-        typed = (*map(or_null, arrays), *of_options, *int32s(*sizes))
-        function(grid, block, typed, shared_mem=shared)
-    else:
-        function.launch(grid, block, arrays, sizes, shared)
+    """A launch with these arguments in a row. Raises Refused where the device does not take it."""
+    is_new = grid[0] not in function.taken
+    if is_new and (why := _no_room(choice, function, grid[0], block[0], shared)):
+        raise _refused(choice, why)
+    try:
+        if of_options:  # a struct among them
+            typed = (*map(or_null, arrays), *of_options, *int32s(*sizes))
+            function(grid, block, typed, shared_mem=shared)
+        else:
+            function.launch(grid, block, arrays, sizes, shared)
+    except Exception as error:
+        if why := reason(error):
+            raise _refused(choice, why, begins=is_new) from error
+        raise
+    if is_new:
+        function.taken.add(grid[0])
+
+
+def _no_room(choice: planner.Choice, function: Kernel, blocks: int, threads: int, shared: int) -> str:
+    """Why the device does not hold such a launch; empty if it does, as far as the driver knows."""
+    import cupy
+
+    together = blocks if choice.schedule == "persistent" else 1
+    cluster = choice.blocks if choice.schedule == "cluster" else 1
+    return occupancy.obstacle(cupy, function, blocks, threads, shared, together=together, cluster=cluster)
+
+
+def _refused(choice: planner.Choice, why: str, *, begins: bool = True) -> RuntimeError:
+    """What is to be raised where a launch is refused, now that its schedule is given up. ``begins`` says that no launch
+    of this pass can have been taken before, since such a one has never been: who chose may choose again."""
+    give_up(choice.schedule, f"{choice.kernel} cannot be launched: {why}")
+    if begins:
+        warnings.warn(
+            f"the schedule {choice.schedule!r} is given up on this device, since {choice.kernel} cannot be launched: "
+            f"{why}. What it would have run takes another one, most of it the loop: lstm.plan(x) says which",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return Refused(why)
+    return RuntimeError(
+        f"{choice.kernel} could be launched before, and now the driver says {why}. What this call was to compute is "
+        f"not complete. From now on the schedule {choice.schedule!r} is not taken on this device: call again"
+    )
 
 
 def _alarm() -> Alarm:
@@ -316,4 +363,11 @@ def _alarm() -> Alarm:
         found = _alarms.get(key)
         if found is None:
             found = _alarms[key] = Alarm(cupy)
+            # Once, and the last one to register comes first: before CuPy's own end of its use of the device.
+            atexit.unregister(_report)
+            atexit.register(_report)
     return found
+
+
+def _report() -> None:
+    cupy_alarm.report(_alarms.values())

@@ -9,6 +9,7 @@ from ..masks import Draws
 from ..parameters import Weights
 from . import cupy_engine, cupy_one_launch, cupy_one_launch_options, windows
 from .cupy_engine import column_sum, empty
+from .cupy_refusals import begun_again
 
 
 class BothDirections:
@@ -17,6 +18,12 @@ class BothDirections:
     draws: Draws
     _call: Any
     _begin: Any
+
+    def __init_subclass__(cls) -> None:
+        """All passes, those of one direction too, begin again where a launch of theirs is refused."""
+        for one in ("forward", "inference", "backward"):
+            for name in (one, f"{one}_both"):
+                setattr(cls, name, begun_again(getattr(cls, name)))
 
     def forward_both(self, x, weights, before, h, c, y, lanes, lengths) -> list | None:
         """`forward` of both directions side by side; None if nothing was done, since they run one after the other. h

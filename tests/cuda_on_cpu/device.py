@@ -126,6 +126,10 @@ class Event:
         capture.refuse("recording an event that others wait for")
         self._recorded, self._waited_for = time.perf_counter(), False
 
+    @property
+    def done(self):
+        return self._recorded is not None
+
     def synchronize(self):
         capture.refuse("an event's synchronize")
         self._waited_for = True

@@ -114,6 +114,8 @@ def check_clusters(function: Function, size: int, grid: tuple[int, int, int]) ->
     allowed = function.attributes.get(NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 0)
     if size > (LARGEST_CLUSTER if allowed else PORTABLE_CLUSTER):
         raise CUDADriverError(f"CUDA_ERROR_INVALID_CLUSTER_SIZE: {size} blocks, and the attribute 14 is {allowed}")
+    if state.current().gpu.clusters_at_once == 0:
+        raise CUDADriverError(f"CUDA_ERROR_INVALID_CLUSTER_SIZE: no room for {size} blocks side by side")
     if grid[0] % size:
         raise CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: {grid[0]} blocks along x are no multiple of {size}")
 
@@ -130,3 +132,19 @@ def occupancyMaxActiveBlocksPerMultiprocessor(func, blockSize, dynamicSMemSize):
     room = gpu.shared_memory_optin + SHARED_RESERVED
     by_shared = room // (shared + SHARED_RESERVED)
     return min(BLOCKS_PER_MULTIPROCESSOR, THREADS_PER_MULTIPROCESSOR // threads, by_shared)
+
+
+class Library:
+    """What CuPy has no binding of, as ctypes gives it: 0 is success."""
+
+    def cuOccupancyMaxActiveClusters(self, found, func, config) -> int:  # noqa: N802 - the driver's name
+        """As many as multiprocessors have room for their blocks, wherever these lie; fewer if so set."""
+        launch, function = config.contents, _functions[func.value]
+        size = function.raw_kernel.cluster
+        if size == 1 or launch.grid_x % size or launch.attributes_count:
+            return 1  # CUDA_ERROR_INVALID_VALUE
+        gpu, threads = state.current().gpu, launch.block_x * launch.block_y * launch.block_z
+        of_each = occupancyMaxActiveBlocksPerMultiprocessor(func.value, threads, launch.shared_bytes)
+        held = of_each * gpu.multiprocessors // size
+        found.contents.value = held if gpu.clusters_at_once is None else min(held, gpu.clusters_at_once)
+        return 0

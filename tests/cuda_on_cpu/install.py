@@ -9,7 +9,8 @@ from types import ModuleType
 
 import numpy as np
 
-from gpulstm.cuda import folding, own_cublas, planner
+from gpulstm.cuda import folding, occupancy, own_cublas, planner
+from gpulstm.engines import cupy_one_launch
 
 from . import cublas, device, driver, functions, ndarray, nvrtc, profiler, raw, state
 from .compilation import MODES
@@ -32,6 +33,9 @@ def cupy_on_cpu(
     multiprocessors: int = 16,
     shared_memory_optin: int = 227 * 1024,
     compute_capability: str = "90",
+    blocks_at_once: int | None = None,
+    clusters_at_once: int | None = None,
+    rounds_tf32: bool = False,
     schedules: tuple[str, ...] = ("loop",),
     folded: bool | None = False,
 ) -> Iterator[ModuleType]:
@@ -44,7 +48,9 @@ def cupy_on_cpu(
     In cooperative launches and in those with clusters, the threads of block ``late_block`` (its number: x first) run
     only while no other thread gets on, and threads that spin ``spin_limit`` times while no memory changes are a
     deadlock. The device pretends to have ``multiprocessors``, ``shared_memory_optin`` bytes for a block that asks for
-    them, and ``compute_capability``.
+    them, and ``compute_capability``. Where ``blocks_at_once`` is given, it refuses cooperative launches of more blocks,
+    whatever it says of itself; where ``clusters_at_once`` is, it says that it has room for no more clusters.
+    With ``rounds_tf32``, in the mode "ptx", its `mma` rounds operands of TF32 to the nearest.
 
     ``schedules`` are those that `gpulstm.cuda.planner` may choose from: by itself it would hardly ever take the loop
     for what is small enough to be run here. ``folded`` is what `gpulstm.cuda.folding` is forced to: by itself it
@@ -61,18 +67,22 @@ def cupy_on_cpu(
         raise ValueError(f"late_block must be a block's number, in fibers or asan, got {late_block!r} in {mode}")
     if mode == "ptx":
         nvrtc.version()  # found while `import cupy` still means CuPy; raises NvrtcMissing
-    gpu = state.Gpu(multiprocessors, shared_memory_optin, compute_capability)
-    before = _taken_out()
+    sizes = multiprocessors, shared_memory_optin, compute_capability
+    gpu = state.Gpu(*sizes, blocks_at_once, clusters_at_once, rounds_tf32)
+    before, devices = _taken_out(), cupy_one_launch._devices
+    cupy_one_launch._devices = {}  # what is known of another context's device, and what has been given up on it
     state.push(state.State(mode, thread_order, block_order, seed, late_block, spin_limit, gpu))
     modules = _modules()
     sys.modules.update(modules)
     try:
-        with planner.only(*schedules), folding.forced(folded), own_cublas.loaded_as(cublas.Library()):
+        libraries = own_cublas.loaded_as(cublas.Library()), occupancy.asked_of(driver.Library())
+        with planner.only(*schedules), folding.forced(folded), libraries[0], libraries[1]:
             yield modules["cupy"]
     finally:
         _taken_out()
         sys.modules.update(before)
         state.pop()
+        cupy_one_launch._devices = devices
 
 
 def _taken_out() -> dict[str, ModuleType]:

@@ -4,6 +4,8 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+from .tf32_rounding import rounded
+
 AS_CUPY_DOES = ("-ftz=true",)
 
 
@@ -38,17 +40,20 @@ def version() -> str:
 
 
 def ptx(source: str, options: tuple[str, ...], architecture: str) -> str:
-    """The PTX of ``source`` for compute capability ``architecture`` ("90"), with the lines of the source in it.
+    """The PTX of ``source`` for compute capability ``architecture`` ("90"), with the lines of the source in it; with
+    `tf32_rounding.ROUNDING` behind it ("90 with rounding"), of a GPU that rounds operands of TF32.
 
     Raises NvrtcMissing, or ValueError with the compiler's message.
     """
     nvrtc = _required()
     program = nvrtc.createProgram(source, "kernel.cu", (), ())
-    target = (f"--gpu-architecture=compute_{architecture}", "--generate-line-info")
+    capability, _, rounding = architecture.partition(" ")
+    target = (f"--gpu-architecture=compute_{capability}", "--generate-line-info")
     try:
         nvrtc.compileProgram(program, (*target, *AS_CUPY_DOES, *options, *include_options()))
         text = nvrtc.getPTX(program)
-        return text.decode() if isinstance(text, bytes) else text
+        text = text.decode() if isinstance(text, bytes) else text
+        return rounded(text) if rounding else text
     except nvrtc.NVRTCError as error:
         raise ValueError(f"{error}\n{nvrtc.getProgramLog(program)}") from None
     finally:

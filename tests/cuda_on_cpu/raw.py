@@ -59,12 +59,18 @@ class RawKernel:
         """As the driver does it: ``table`` is the address of the arguments' addresses, and no grid is made smaller."""
         built = self._build()
         grid, block, shared_mem = arguments.geometry(self.name, grid, block, shared_mem, self._dynamic_limit)
-        if cooperative and grid[0] * grid[1] * grid[2] > self._most_blocks(block, shared_mem):
+        most = min(self._most_blocks(block, shared_mem), state.current().gpu.blocks_at_once or 2**31)
+        if cooperative and grid[0] * grid[1] * grid[2] > most:
             raise driver.CUDADriverError(f"CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: {self.name}: grid {grid}")
         device.require_stream(stream)
         checked = arguments.unpack(built, self.name, self._kinds(built), table)
         state.current().packed[self.name] += 1
         self._launch(built, grid, block, checked, shared_mem, cooperative, stream)
+
+    @property
+    def cluster(self):
+        """Blocks of a cluster, as the kernel was declared."""
+        return self._build().kernels[self.name].cluster
 
     def _kinds(self, built):
         return launcher.kinds(built, state.current().mode)[self.name]
@@ -127,7 +133,7 @@ class RawKernel:
     def _build(self):
         try:
             now = state.current()
-            built = build(self.code, self.options, now.mode, now.gpu.compute_capability)
+            built = build(self.code, self.options, now.mode, now.gpu.architecture)
         except CompileError as error:
             raise CompileException(str(error), self.code, self.name, self.options) from None
         if self.name not in built.kernels:

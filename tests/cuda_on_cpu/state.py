@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from .tf32_rounding import ROUNDING
+
 ORDERS = ("ascending", "descending", "random")
 DEVICE_COUNT = 2
 
@@ -14,6 +16,14 @@ class Gpu:
     multiprocessors: int = 16
     shared_memory_optin: int = 227 * 1024
     compute_capability: str = "90"
+    blocks_at_once: int | None = None  # of a cooperative launch, where the driver allows fewer than it says
+    clusters_at_once: int | None = None  # where fewer of them find room than multiprocessors say
+    rounds_tf32: bool = False  # in the mode "ptx": its `mma` rounds operands instead of cutting them off
+
+    @property
+    def architecture(self) -> str:
+        """What PTX is made for."""
+        return f"{self.compute_capability} {ROUNDING}" if self.rounds_tf32 else self.compute_capability
 
 
 @dataclass
