@@ -81,8 +81,13 @@ SIZES = ("a block short of a warp", "more than a block", "two leading axes")  # 
 PARTS = ("ignored", "smoothing", "lengths")  # of "everything"
 
 
-@pytest.mark.parametrize("library", ["torch", "jax"])
-@pytest.mark.parametrize("case", [case for case in CASES if case not in SIZES + PARTS])
+IN_JAX = ("plain", "inner axes batch first", "everything", "nothing counts", "an empty batch")  # which compiles long
+
+
+@pytest.mark.parametrize(
+    ("library", "case"),
+    [*(("torch", case) for case in CASES if case not in SIZES + PARTS), *(("jax", case) for case in IN_JAX)],
+)
 def test_other_libraries_equal_torch(library, case):
     logits, target, options = problem(case)
     with jax.enable_x64(True):

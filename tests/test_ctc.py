@@ -84,7 +84,7 @@ def test_it_equals_torch(backend, seed, reduction, zero_infinity):
 
 @pytest.mark.parametrize(
     ("library", "seed"),
-    [*(("torch", seed) for seed in (*range(6), 12, 15)), *(("jax", seed) for seed in (0, 1, 12, 15))],
+    [*(("torch", seed) for seed in (*range(6), 12, 15)), *(("jax", seed) for seed in (0, 1, 15))],
 )
 def test_other_libraries_equal_torch(library, seed):
     given = case(seed, **CASES[seed])

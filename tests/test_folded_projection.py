@@ -29,23 +29,11 @@ from tests.test_variants import check as check_variant
 from tests.variant_kernel_cases import RUNS, Case, case, check, error, train
 
 LENGTHS = (6, 0, 3, 1, 5)
-PROJECTED = [
-    seed
-    for seed in variant_cases.COMBINATIONS
-    if (options := variant_cases.combination(seed)).proj_size
-    and not any("norm" in name for name in options.params)
-    and not options.options.get("zoneout")
-    and options.options.get("recurrent_dropout_on") != "hidden"
-]
-"""Combinations of options whose projection can be folded."""
+PROJECTED = (4, 5, 8, 10, 14, 23, 25, 38, 45, 133, 228, 246)
+"""Numbers of combinations of options whose projection can be folded."""
 
-UNDER_NUMPY = [
-    seed
-    for seed in PROJECTED
-    if not set(variant_cases.combination(seed).options) - {"dropout", "weight_drop", "reverse"}
-    and "weight_peephole_l0" not in variant_cases.combination(seed).params
-]
-"""Those of them that leave the plain LSTM, for which alone NumPy folds."""
+UNDER_NUMPY = (8, 14, 47, 62, 122, 154, 206, 214, 220, 280)
+"""Others, and two of them, that leave the plain LSTM, for which alone NumPy folds."""
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +65,10 @@ class TestAgainstTheEquations:
         expected = variant_cases.expected_alone("proj_size")
         check_variant(variant_cases.alone("proj_size"), expected, backend, dtype, TOLERANCE_ALONE[dtype])
 
-    @pytest.mark.parametrize("number", range(12))
+    @pytest.mark.parametrize("number", range(len(PROJECTED)))
     def test_with_other_options(self, backend, number):
         seeds = UNDER_NUMPY if backend.name == NUMPY else PROJECTED
-        seed = seeds[number * len(seeds) // 12]
+        seed = seeds[number % len(seeds)]
         given, expected = variant_cases.combination(seed), variant_cases.expected_combination(seed)
         check_variant(given, expected, backend, "float64", TOLERANCE["float64"])
 
@@ -90,7 +78,12 @@ class TestAgainstTheEquations:
             check_directions(backend, variant_cases.combination(UNDER_NUMPY[0]), 2)
 
     def test_there_are_cases_of_every_kind(self):
-        assert len(PROJECTED) >= 40 and len(UNDER_NUMPY) >= 4
+        for each in map(variant_cases.combination, {*PROJECTED, *UNDER_NUMPY}):
+            assert each.proj_size and not any("norm" in name for name in each.params), each
+            assert not each.options.get("zoneout") and each.options.get("recurrent_dropout_on") != "hidden", each
+        for each in map(variant_cases.combination, UNDER_NUMPY):
+            assert not set(each.options) - {"dropout", "weight_drop", "reverse"}, each
+            assert "weight_peephole_l0" not in each.params, each
         cases = [variant_cases.combination(seed) for seed in PROJECTED]
         options = set().union(*(each.options for each in cases))
         assert {

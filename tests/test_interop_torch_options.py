@@ -91,7 +91,7 @@ def test_each_option_alone(name):
     check(variant_cases.alone(name))
 
 
-@pytest.mark.parametrize("seed", variant_cases.COMBINATIONS[:30])
+@pytest.mark.parametrize("seed", variant_cases.COVERING)
 def test_combinations(seed):
     check(variant_cases.combination(seed))
 

@@ -1,4 +1,4 @@
-"""200 random configurations against torch.nn.LSTM, 100 of them on the equations: outputs, final states, every gradient.
+"""80 random configurations against torch.nn.LSTM, 40 of them on the equations: outputs, final states, every gradient.
 
 The tolerances are relative to the norm of the array. In float64 rounding is 1e-16 and the longest chain (40 steps,
 3 layers) multiplies it by some hundreds: 1e-10 leaves room. In float32 rounding is 6e-8, and 1e-5 is the same room.
@@ -12,7 +12,7 @@ import pytest
 from gpulstm import engines
 from tests import backends, torch_reference
 
-CASES = range(200)
+CASES = range(80)
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 
@@ -50,7 +50,7 @@ class TestEquations:
     def test_matches(self, backend, seed):
         check(backend, seed, "float64")
 
-    @pytest.mark.parametrize("seed", CASES[::10])
+    @pytest.mark.parametrize("seed", CASES[::8])
     def test_matches_in_float32(self, backend, seed):
         """Few: a dtype is all that differs from the test above, and array-api-strict would refuse a mixture."""
         check(backend, seed, "float32")
@@ -74,7 +74,7 @@ class TestWindows:
     BACKENDS = backends.ENGINES
 
     @pytest.mark.parametrize("window", [1, 3, 7])
-    @pytest.mark.parametrize("seed", CASES[:20])
+    @pytest.mark.parametrize("seed", CASES[:12])
     def test_matches(self, backend, seed, window, monkeypatch):
         monkeypatch.setattr(engines, "WINDOW", window)
         monkeypatch.setattr(engines, "GPU_ROWS", 1)
@@ -85,12 +85,12 @@ def test_the_cases_cover_what_they_claim():
     """A generator that never draws a zero length would leave that line unchecked."""
     cases = [torch_reference.random_case(seed, "float64") for seed in CASES]
     lengths = [case.lengths for case in cases if case.lengths is not None]
-    assert sum(0 in each for each in lengths) >= 20
+    assert sum(0 in each for each in lengths) >= 10
     assert any((each == 0).all() for each in lengths)
     assert any(case.x.shape[1 - case.batch_first] == 1 for case in cases), "batch 1"
     assert {case.num_layers for case in cases} == {1, 2, 3}
     assert {(case.bidirectional, case.bias, case.batch_first) for case in cases} == {
         (a, b, c) for a in (False, True) for b in (False, True) for c in (False, True)
     }
-    assert sum(case.state is None for case in cases) >= 20
+    assert sum(case.state is None for case in cases) >= 10
     assert all(case.input_size != case.hidden_size for case in cases)

@@ -1,5 +1,7 @@
 """Compiling, finding and choosing the LSTM for the CPU, and what is said about it."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -36,7 +38,18 @@ def test_without_it_numpy_does_the_work_and_says_how_to_get_it(nothing_yet):
     assert "NumPy engine; no compiled one: `python -m gpulstm.native`" in "\n".join(config.report())
 
 
-def test_the_command_compiles_it_and_it_is_used(nothing_yet):
+@pytest.fixture
+def quick_compiler(tmp_path_factory, monkeypatch):
+    """The one that would be taken, made to optimise less: nearly all of the command's time. tests/test_native.py has
+    what it makes of the library's own options."""
+    found = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "cc")
+    script = tmp_path_factory.mktemp("compiler") / "cc"
+    script.write_text(f'#!/bin/sh\nexec {found} "$@" -Og\n', encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+
+
+def test_the_command_compiles_it_and_it_is_used(nothing_yet, quick_compiler):
     ran = subprocess.run([sys.executable, "-m", "gpulstm.native"], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert f"compiled {library.place()}" in ran.stdout and "with 1 threads" in ran.stdout

@@ -37,6 +37,7 @@ OPTIMISERS = {
 }
 KEEPING = ("sgd, momentum", "adam, own constants", "adamw, own constants")
 LIBRARIES = ("numpy", "array_api_strict", "torch", "jax", "cupy")
+IN_JAX = (*KEEPING, "sgd, all")  # which compiles every operation for every shape; torch goes the same way in our code
 WIDE = [(library, "float64") for library in LIBRARIES]
 NARROW = [(library, "float32") for library in ("numpy", "torch", "cupy")]  # the others go torch's way, and take longer
 
@@ -99,8 +100,10 @@ def trained_by_torch(name, dtype):
     return params, batches, [p.detach().numpy() for p in reference], largest
 
 
-@pytest.mark.parametrize(("library", "dtype"), WIDE + NARROW)
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize(
+    ("name", "library", "dtype"),
+    [(name, *way) for name in OPTIMISERS for way in WIDE + NARROW if way[0] != "jax" or name in IN_JAX],
+)
 def test_equal_to_torch_after_100_steps(library, name, dtype):
     kind, options = OPTIMISERS[name]
     initial, batches, wanted, largest = trained_by_torch(name, dtype)

@@ -27,7 +27,7 @@ from tests.variant_kernel_cases import (
 
 BACKENDS = backends.KERNELS
 DTYPES = ("float64", "float32")
-CASES = range(80)
+CASES = range(40)
 SEED = 0x123456789ABCDEF0
 
 
@@ -75,12 +75,12 @@ class TestAgainstNumpy:
         cases = [random_case(number) for number in CASES]
         changed = [set(c.options.changed()) for c in cases]
         for name in options.PLAIN.__dataclass_fields__.keys() - {"tf32"}:  # float32 alone: tests/test_tf32.py
-            assert sum(name in each for each in changed) >= 8, name
+            assert sum(name in each for each in changed) >= 4, name
         lengths = [c.arrays["lengths"] for c in cases if c.arrays["lengths"] is not None]
-        assert len(lengths) >= 30 and all(0 in each for each in lengths)
+        assert len(lengths) >= 15 and all(0 in each for each in lengths)
         layouts = [c.layout for c in cases]
         for name in ("bidirectional", "bias", "proj_size", "peephole", "layer_norm"):
-            assert 8 <= sum(bool(getattr(each, name)) for each in layouts) <= len(cases) - 8, name
+            assert 4 <= sum(bool(getattr(each, name)) for each in layouts) <= len(cases) - 4, name
         assert {each.num_layers for each in layouts} == {1, 2}
         assert min(c.arrays["x"].shape[1] for c in cases) >= 2
 
@@ -288,7 +288,7 @@ class TestOnTheCpu:
     @pytest.mark.parametrize("order", ["descending", "random"])
     def test_thread_orders(self, order):
         with cupy_on_cpu(thread_order=order, seed=3) as cupy:
-            for number in CASES:
+            for number in CASES[::2]:
                 for run in RUNS:
                     check(Backend(backends.CUPY_ON_CPU, cupy), random_case(number), run, "float64")
 
@@ -296,15 +296,14 @@ class TestOnTheCpu:
         ("name", "mode"),
         [
             *((name, "asan") for name in ("layer norm", "layer norm and projection", "zoneout", "projection")),
-            # In the others a thread never reads what another one has written.
-            *((name, "tsan") for name in ("layer norm", "layer norm and projection")),
+            # In the others a thread never reads what another one has written; with a projection too: the next test.
+            ("layer norm", "tsan"),
         ],
     )
     def test_sanitizers(self, name, mode):
         given = case(steps=2, hidden=37, lengths=(2, 0, 1), **ALONE[name])
-        few = mode == "tsan" and name != "layer norm and projection"  # inference launches no other kernels
         with cupy_on_cpu(mode, thread_order="random", seed=1) as cupy:
-            for run in ["training"] if few else RUNS:
+            for run in ["training"] if mode == "tsan" else RUNS:  # inference launches no other kernels
                 check(Backend(backends.CUPY_ON_CPU, cupy), given, run, "float32")
 
     @pytest.mark.parametrize("mode", ["asan", "tsan"])

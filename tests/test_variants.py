@@ -1,4 +1,4 @@
-"""Every option alone and up to 300 random combinations of them, on every array path: outputs and states against
+"""Every option alone and 59 random combinations of them, on every array path: outputs and states against
 `plain_loop`, gradients against automatic differentiation of `plain_torch`, and PyTorch's own LSTM where it has the
 option.
 
@@ -20,11 +20,10 @@ import gpulstm as gl
 from gpulstm.activations import Activation, clamp
 from gpulstm.functional import lstm_inference
 from tests import backends, variant_cases
-from tests.variant_cases import ALONE, COMBINATIONS, Case, relative_error
+from tests.variant_cases import ALONE, COMBINATIONS, COVERING, COVERING_AGAIN, Case, relative_error
 
 TOLERANCE = {"float64": 1e-10, "float32": 3e-4}
 TOLERANCE_ALONE = {"float64": 1e-11, "float32": 3e-5}
-HALF = COMBINATIONS[::2]  # for the slower paths
 
 
 def check(case: Case, expected: dict[str, np.ndarray], backend, dtype: str, tolerance: float) -> None:
@@ -55,7 +54,7 @@ class TestNumpy:
     BACKENDS = (backends.NUMPY,)
 
     @pytest.mark.parametrize(
-        ("seed", "dtype"), [*((seed, "float64") for seed in COMBINATIONS), *((seed, "float32") for seed in HALF)]
+        ("seed", "dtype"), [*((seed, "float64") for seed in COMBINATIONS), *((seed, "float32") for seed in COVERING)]
     )
     def test_combination(self, backend, seed, dtype):
         check_combination(backend, seed, dtype)
@@ -64,11 +63,11 @@ class TestNumpy:
 class TestEquations:
     BACKENDS = (backends.EQUATIONS,)
 
-    @pytest.mark.parametrize("seed", HALF)
+    @pytest.mark.parametrize("seed", COMBINATIONS)
     def test_combination(self, backend, seed):
         check_combination(backend, seed, "float64")
 
-    @pytest.mark.parametrize("seed", COMBINATIONS[::10])
+    @pytest.mark.parametrize("seed", COMBINATIONS[::6])
     def test_combination_in_float32(self, backend, seed):
         """Few: a dtype is all that differs from the test above, and array-api-strict would refuse a mixture."""
         check_combination(backend, seed, "float32")
@@ -77,11 +76,11 @@ class TestEquations:
 class TestKernels:
     BACKENDS = backends.KERNELS
 
-    @pytest.mark.parametrize("seed", HALF)
+    @pytest.mark.parametrize("seed", COMBINATIONS)
     def test_combination(self, backend, seed):
         check_combination(backend, seed, "float64")
 
-    @pytest.mark.parametrize("seed", COMBINATIONS[1::4])
+    @pytest.mark.parametrize("seed", COVERING_AGAIN)
     def test_combination_in_float32(self, backend, seed):
         check_combination(backend, seed, "float32")
 
@@ -145,7 +144,7 @@ class TestOtherLibraries:
     def test_torch(self, name):
         self.check_same_as_numpy(backends.Backend("torch", torch), variant_cases.alone(name))
 
-    @pytest.mark.parametrize("seed", COMBINATIONS[::15])
+    @pytest.mark.parametrize("seed", COMBINATIONS[::6])
     def test_torch_with_a_combination(self, seed):
         self.check_same_as_numpy(backends.Backend("torch", torch), variant_cases.combination(seed))
 
@@ -154,7 +153,7 @@ class TestOtherLibraries:
             expected = variant_cases.ours(case, numpy)
         check(case, expected, library, "float64", TOLERANCE["float64"])
 
-    @pytest.mark.parametrize("seed", COMBINATIONS[7::12])
+    @pytest.mark.parametrize("seed", COMBINATIONS[7::4])
     def test_torchs_autograd_agrees_with_our_backward(self, seed):
         case = variant_cases.combination(seed)
         library = backends.Backend("torch", torch)
@@ -282,22 +281,21 @@ class TestTheCasesCoverWhatTheyClaim:
     def test_every_option_meets_every_other_one(self):
         names = {"proj_size", "peephole", "layer_norm", "coupled", "cell_clip", "activations", "dropout",
                  "recurrent_dropout hidden", "recurrent_dropout candidate", "zoneout", "weight_drop"}  # fmt: skip
-        on = [options_of(case) for case in all_combinations()]
-        assert names <= set().union(*on)
+        lists = [[options_of(variant_cases.combination(n)) for n in seeds] for seeds in (COVERING, COVERING_AGAIN)]
         for first in names:
             for second in names - {first}:
                 exclude_each_other = {first, second} == {"recurrent_dropout hidden", "recurrent_dropout candidate"}
-                for some, least in ((on, 5), (on[::2], 2)):  # all, and HALF
-                    together = sum(first in each and second in each for each in some)
-                    assert together >= least or exclude_each_other, f"{first} and {second} meet {together} times"
+                for on in lists:
+                    together = sum(first in each and second in each for each in on)
+                    assert together >= 2 or exclude_each_other, f"{first} and {second} meet {together} times"
 
     def test_layouts(self):
         cases = all_combinations()
         layouts = {(case.num_layers, case.directions, case.batch_first, case.state is None) for case in cases}
         assert len(layouts) == 3 * 2 * 2 * 2
-        assert sum("bias_l0" not in case.params for case in cases) >= 30
+        assert sum("bias_l0" not in case.params for case in cases) >= 6
         lengths = [case.lengths for case in cases if case.lengths is not None]
-        assert sum(0 in each for each in lengths) >= 50 and sum(each.max() < 8 for each in lengths) >= 50
+        assert sum(0 in each for each in lengths) >= 10 and sum(each.max() < 8 for each in lengths) >= 10
         assert any((each == 0).all() for each in lengths)
 
     def test_sizes_are_all_different(self):

@@ -121,7 +121,9 @@ def _compile(text: str, flags: list[str], mode: str, target: Path) -> None:
 
 
 def _link(unit: str, flags: list[str], mode: str, target: Path) -> None:
-    objects = [str(_runtime_object(name, mode)) for name in _RUNTIME[mode]]
+    # Only two files of the runtime know of PTX; the others are those of "fibers".
+    of = {name: mode if mode != "ptx" or name in ("library.cpp", "ptx.cpp") else "fibers" for name in _RUNTIME[mode]}
+    objects = [str(_runtime_object(name, of[name])) for name in of]
     header = ["-include", str(_precompiled_header(tuple(flags), mode))]
     kernel_object = target.with_suffix(".o")
     try:
