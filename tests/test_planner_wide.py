@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from gpulstm.cuda import planner, wide_layouts
+from gpulstm.cuda import loop_times, planner, wide_layouts
 from gpulstm.cuda.planner import BACKWARD, FORWARD, LAYER_NORM, LAYER_NORM_AND_OPTIONS, Choice, Device, choose
 
 H200 = Device(90, 132, 232448, True)
@@ -65,7 +65,7 @@ def test_it_is_taken_where_the_loop_is_predicted_to_take_half_as_long_again(dtyp
         choice = choose(direction, batch, hidden, dtype, H200)
         with planner.only("persistent"):
             wide = choose(direction, batch, hidden, dtype, H200)
-        loop = planner.loop_microseconds(direction, 8.0 * batch * hidden * hidden, dtype)
+        loop = loop_times.microseconds(direction == planner.BACKWARD, 8.0 * batch * hidden * hidden, dtype)
         assert wide.arithmetic == "float32", "it multiplies so where TF32 is allowed too"
         assert (choice == wide) == (loop >= wide_layouts.WORTH * wide.microseconds)
         if choice == wide:

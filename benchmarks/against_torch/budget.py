@@ -4,7 +4,7 @@ import statistics
 import time
 from collections import defaultdict
 
-from gpulstm.cuda import planner
+from gpulstm.cuda import loop_times
 
 from .grid import Cell
 
@@ -63,8 +63,10 @@ def seconds_of_call(cell: Cell, device: str, *, training: bool) -> float:
     lanes = cell.num_layers * cell.directions
     rates = RATES[device]
     if rates is None:
-        directions = (planner.FORWARD, planner.BACKWARD) if training else (planner.FORWARD,)
         product = 8.0 * cell.batch * cell.hidden**2
-        return lanes * cell.steps * sum(planner.loop_microseconds(way, product, cell.dtype) for way in directions) / 1e6
+        passes = [
+            loop_times.microseconds(back, product, cell.dtype) for back in ((False, True) if training else (False,))
+        ]
+        return lanes * cell.steps * sum(passes) / 1e6
     overhead, operations = rates
     return (3 if training else 1) * (lanes * cell.steps * overhead + 2 * cell.work / operations)

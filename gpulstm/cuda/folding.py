@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import half_layouts, planner
+from . import half_layouts, loop_times, planner
 from .planner import BACKWARD, FORWARD, Device
 
 LAUNCH = 7.0  # microseconds of the CPU, measured as 6 to 8
@@ -74,7 +74,7 @@ def folded_microseconds(direction: str, layer: Layer, device: Device) -> float:
     rows = 2.0 * batch * hidden * proj
     if direction == BACKWARD:  # dm, and dW' instead of dW_hh
         rows += 8.0 * batch * hidden * (hidden - proj)
-    of_rows = planner.CUBLAS_TERAFLOPS.get(arithmetic, TERAFLOPS)  # those of weights are exact in TF32 too
+    of_rows = loop_times.CUBLAS_TERAFLOPS.get(arithmetic, TERAFLOPS)  # those of weights are exact in TF32 too
     products = weights / (1e6 * TERAFLOPS) + steps * rows / (1e6 * of_rows)
     return steps * a_step + MORE_LAUNCHES[direction] * LAUNCH + products
 
@@ -82,4 +82,4 @@ def folded_microseconds(direction: str, layer: Layer, device: Device) -> float:
 def loop_microseconds(direction: str, layer: Layer) -> float:
     """The same for the loop with two products and two kernels a step."""
     products = 10.0 * layer.batch * layer.hidden * layer.proj
-    return layer.steps * planner.loop_microseconds(direction, products, layer.arithmetic, pairs=2)
+    return layer.steps * loop_times.microseconds(direction == planner.BACKWARD, products, layer.arithmetic, pairs=2)

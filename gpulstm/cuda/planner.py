@@ -40,6 +40,7 @@ from . import (
     graph_layouts,
     half_layouts,
     layer_norm_layouts,
+    loop_times,
     resident_layouts,
     resident_tensor_layouts,
     wide_layouts,
@@ -147,7 +148,7 @@ def _choose(
 ) -> Choice:
     found, obstacles = _in_one_launch(direction, batch, hidden, dtype, device, not_plain, allowed)
     products = 8.0 * batch * hidden * hidden
-    loop = loop_microseconds(direction, products, dtype)
+    loop = loop_times.microseconds(direction == BACKWARD, products, dtype)
     best = min(found, key=lambda choice: choice.microseconds, default=None)
     why_not = "; ".join(f"{schedule} {obstacle}" for schedule, obstacle in obstacles.items())
     if not_held:
@@ -155,7 +156,7 @@ def _choose(
     if "graph" in allowed:
         of_graph = graph_layouts.obstacle(batch, hidden, dtype, not_plain)
         if not of_graph:
-            line = _microseconds_on_the_gpu(direction, products, dtype)
+            line = loop_times.on_the_gpu(direction == BACKWARD, products, dtype)
             graph = graph_layouts.microseconds(line, direction == BACKWARD, batch, hidden, dtype, not_plain)
             if (best is None or graph < best.microseconds) and ("loop" not in allowed or graph < loop):
                 reason = f"the loop's launches, captured once and replayed; {graph:.1f} {graph_layouts.PREDICTED}"
@@ -378,23 +379,6 @@ def _persistent_microseconds(
 
 def _predicted(microseconds: float, what: str = "") -> str:
     return f"{what}{'; ' if what else ''}{microseconds:.1f} us a step predicted"
-
-
-CUBLAS_TERAFLOPS = {"tf32": 417, "float16": 772, "bfloat16": 806}  # where it was measured to do 51 in float32
-
-
-def loop_microseconds(direction: str, products: float, dtype: str, pairs: int = 1) -> float:
-    """A step of the loop: bound by the CPU that launches it, or by launches and the products' arithmetic.
-
-    ``products`` are floating-point operations; ``pairs`` of a product and a kernel make a step.
-    """
-    return max(22.0 * pairs, _microseconds_on_the_gpu(direction, products, dtype, pairs))
-
-
-def _microseconds_on_the_gpu(direction: str, products: float, dtype: str, pairs: int = 1) -> float:
-    launches, teraflops = (18.0, 45.0) if direction == FORWARD else (15.0, 60.0)
-    teraflops *= CUBLAS_TERAFLOPS.get(dtype, 51) / 51
-    return launches * pairs + products / (1e6 * teraflops)
 
 
 def _up(a: int, b: int) -> int:
