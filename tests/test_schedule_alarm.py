@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,5 +300,6 @@ class TestAtTheEnd:
                     alarm.word[0] = numpy.uint32(device)
                     alarm.look()
         """
-        done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+        command = [sys.executable, "-c", textwrap.dedent(script)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
         assert (done.returncode, done.stdout, done.stderr) == (0, "", f"gpulstm: {cupy_alarm.AT_EXIT}.\n")
