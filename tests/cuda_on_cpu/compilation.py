@@ -24,15 +24,16 @@ MODES = ("fibers", "asan", "tsan", "ptx")
 CPP = Path(__file__).resolve().parent / "cpp"
 CACHE = Path(__file__).resolve().parents[2] / ".build" / "cuda_on_cpu"
 
-# The compiler takes longer than what is compiled: -g1 is enough for the lines in a report, and so little optimisation
-# for tests. Without any, AddressSanitizer sees every access that is written down.
-_COMMON = ["-g1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
-_ASAN = ["-O0", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow"]
+# The compiler takes longer than what is compiled: -g1 is enough for the lines in a sanitizer's report, nobody else asks
+# for any, and so little optimisation is enough for tests. Without any, AddressSanitizer sees every access that is
+# written down.
+_COMMON = ["-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
+_ASAN = ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow"]
 _ASAN += ["-fno-sanitize-recover=all"]
 _FLAGS = {
     "fibers": ["-O1", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"],
     "asan": _ASAN,
-    "tsan": ["-O1", "-fsanitize=thread", "-DHOST_CUDA_THREADS", "-Wno-tsan"],
+    "tsan": ["-O1", "-g1", "-fsanitize=thread", "-DHOST_CUDA_THREADS", "-Wno-tsan"],
 }
 _FLAGS["ptx"] = ["-O0", *_FLAGS["fibers"][1:], "-DHOST_CUDA_PTX"]  # of thousands of statements: a quarter of the time
 _BLOCKS = ("block.cpp", "cluster.cpp", "matrix_product.cpp")
