@@ -40,8 +40,6 @@ class Layer(NamedTuple):
 def every_layer() -> Iterator[Layer]:
     """Of all sizes, types and kinds."""
     for hidden, batch, dtype, beside in product(HIDDEN, BATCHES, DTYPES, BESIDE):
-        if beside in (LAYER_NORM, BOTH) and dtype != "float32" or beside and dtype == "tf32":
-            continue
         one = Layer(hidden, batch, dtype, beside)
         yield from (one, one._replace(directions=2))
         if not beside:
@@ -85,9 +83,8 @@ def _of_pass(direction: str, choice: Choice, layer: Layer, stored: str) -> Speci
 
 
 def _chosen(direction: str, layer: Layer, device: Device) -> Choice:
-    beside = layer.beside or ("tf32" if layer.dtype == "tf32" else "")
     size = layer.batch, layer.hidden
-    one = planner.choose(direction, *size, layer.dtype, device, "", beside)
+    one = planner.choose(direction, *size, layer.dtype, device, "", layer.beside)
     several: Choice | None = None
     if layer.directions > 1 and one.kernel:
         options = layer.beside == OPTIONS

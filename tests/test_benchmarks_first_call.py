@@ -42,14 +42,19 @@ LAYERS = (
     Layer(192, 2, "float32", BOTH),
     Layer(256, 2, "float16", layers=2),
     Layer(256, 3, "tf32"),
+    Layer(256, 2, "tf32", OPTIONS),
+    Layer(64, 2, "float16", LAYER_NORM),
+    Layer(192, 2, "bfloat16", BOTH),
+    Layer(192, 2, "tf32", LAYER_NORM),
     Layer(40, 2, "float64", OPTIONS),
+    Layer(40, 2, "float16", BOTH),
 )
 
 
 def test_the_kernels_of_layers_of_all_kinds(monkeypatch):
     """Those that a first training call asks for; none is compiled, and none computes anything."""
     asked: list = []
-    monkeypatch.setattr(modules, "_compile", lambda cupy, one, shared: (asked.append(one), MagicMock())[1])
+    monkeypatch.setattr(modules, "_compile", lambda cupy, one, shared: (asked.append(one), MagicMock(address=0))[1])
     with cupy_on_cpu(multiprocessors=132, schedules=("loop", "resident", "persistent")) as cupy:
         for layer in LAYERS:
             asked.clear()
