@@ -65,7 +65,8 @@ def main() -> int:
     gpu, device = Gpu(), cupy_one_launch.current_device()
     rows: list[dict] = []
     failed: list[dict] = []
-    document = {"machine": gpu.machine(), "device": device._asdict(), "steps": given.steps, "dtype": given.dtype}
+    described = {name: value for name, value in device._asdict().items() if name != "given_up"}  # that is this run's
+    document = {"machine": gpu.machine(), "device": described, "steps": given.steps, "dtype": given.dtype}
     document |= {"left": [], "failed": failed, "rows": rows}
     start, schedules, seconds = time.perf_counter(), tuple(given.schedules), on_device(gpu)
     where = where_first(product(given.hidden, given.batch), given.dtype, device, schedules)

@@ -52,6 +52,7 @@ class Recorded:
 
     def __init__(self, specialisation: Specialisation, into: dict[Specialisation, set[tuple[int, ...]]]) -> None:
         self.lengths = into.setdefault(specialisation, set())
+        self.taken: set[int] = set()
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, *, shared_mem: int = 0) -> None:
         self.lengths.add(tuple(a.nbytes if isinstance(a, (np.generic, np.ndarray)) else 8 for a in args))
