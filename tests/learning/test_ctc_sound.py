@@ -9,7 +9,7 @@ import gpulstm as gl
 from gpulstm import nn
 from gpulstm.training import Adam, Batch, Batches, schedules
 from tests.learning import sound
-from tests.learning.training import SEEDS, fit
+from tests.learning.training import WITH_NUMPY, fit
 
 STEPS = 700
 ERRORS = 0.015  # words that are missing, too many or wrong, at most, as a share of the words that were spoken
@@ -35,7 +35,7 @@ def one_batch(heard, labels):
     return next(Batches(heard, labels, len(heard), targets_are="labels").in_order())
 
 
-@pytest.fixture(scope="module", params=SEEDS, ids="seed {}".format)
+@pytest.fixture(scope="module", params=WITH_NUMPY, ids="seed {}".format)
 def trained(request):
     """A model after 700 steps, which take 5 seconds."""
     seed = request.param

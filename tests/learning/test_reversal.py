@@ -9,7 +9,7 @@ import gpulstm as gl
 from gpulstm import nn
 from gpulstm.training import Adam, schedules
 from tests.learning.reversal import END, LONGEST, START, Reverser, Writer, padded, sequences, task
-from tests.learning.training import SEEDS, fit
+from tests.learning.training import COMPILED, fit
 
 STEPS = 1500
 
@@ -21,7 +21,7 @@ class Trained:
     held_out: list[np.ndarray]
 
 
-@pytest.fixture(scope="module", params=SEEDS, ids="seed {}".format)
+@pytest.fixture(scope="module", params=COMPILED, ids="seed {}".format)
 def trained(request):
     """A model after 1500 steps, which take 6 seconds."""
     seed = request.param
