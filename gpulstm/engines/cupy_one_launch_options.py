@@ -72,7 +72,7 @@ def forward_steps(
     """
     steps, batch, _ = gates.shape
     first = cupy_one_launch._forward_arrays(gates, weights, cells, hiddens)
-    switches, peephole = _peepholes(choice, draws, [(weights.peephole,)])
+    switches, peephole = _beside_options(choice, draws, [(weights.peephole,)])
     more = (h, *peephole[0], arguments(draws, lane))
     sizes = (steps, batch, lane.width, y.shape[2], lane.first, keep, lane.reverse, first_time)
     cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, switches=switches)
@@ -84,7 +84,7 @@ def forward_steps_of_both(
     """`forward_steps` of both directions, of whose arrays there are pairs, but for y."""
     first, second = map(cupy_one_launch._forward_arrays, all_gates, all_weights, all_cells, all_hiddens)
     steps, batch, _ = all_gates[0].shape
-    switches, of_each = _peepholes(choice, draws, [(w.peephole,) for w in all_weights])
+    switches, of_each = _beside_options(choice, draws, [(w.peephole,) for w in all_weights])
     more = (all_h[0], *of_each[0], arguments(draws, lanes[0]), all_h[1], *of_each[1], np.uint32(lanes[1].stream))
     sizes = (steps, batch, lanes[0].width, y.shape[2], 0, keep, 0, 0)
     cupy_one_launch._launch(choice, (*first, y, lengths), sizes, more, second=second, switches=switches)
@@ -95,7 +95,7 @@ def backward_steps(
 ) -> None:
     """Turns activated gates into gradients of the pre-activations, in place, and dh and dc into the initial state's;
     d_peephole (batch, 3*hidden) or None is added to."""
-    switches, peephole = _peepholes(choice, draws, [(weights.peephole, d_peephole)])
+    switches, peephole = _beside_options(choice, draws, [(weights.peephole, d_peephole)])
 
     def more(first_time: int) -> tuple:
         own = lane._replace(first_time=lane.first_time + first_time)
@@ -110,7 +110,7 @@ def backward_steps_of_both(
 ) -> None:
     """`backward_steps` of both directions, of whose arrays there are pairs, but for dy."""
     of_each = [(w.peephole, d) for w, d in zip(all_weights, d_peephole, strict=True)]
-    switches, of_each = _peepholes(choice, draws, of_each)
+    switches, of_each = _beside_options(choice, draws, of_each)
 
     def more(first_time: int) -> tuple:
         own = lanes[0]._replace(first_time=lanes[0].first_time + first_time)
@@ -121,7 +121,7 @@ def backward_steps_of_both(
     cupy_one_launch._backward_steps(choice, directions, dy, lanes[0], lengths, more, switches)
 
 
-def _peepholes(choice: Choice, draws: Draws, of_each: list[tuple]) -> tuple[frozenset[str], list[tuple]]:
+def _beside_options(choice: Choice, draws: Draws, of_each: list[tuple]) -> tuple[frozenset[str], list[tuple]]:
     """Which of `catalogue.BESIDE_OPTIONS` are on, and what the kernel takes of peepholes for each direction:
     ``of_each``, whose first one is their weights, or nothing where it has a switch for them and coupled gates."""
     options = draws.options
